@@ -1,0 +1,81 @@
+//! Who calls, and what they may do.
+
+use super::failure::from_names;
+
+from_names! {
+    /// A permission of an API key.
+    pub enum Scope {
+        /// Get a token.
+        TokensIssue = "tokens:issue",
+        /// Pass over a fresh token with `no-cache`.
+        TokensRenew = "tokens:renew",
+        /// Read token records.
+        TokensRead = "tokens:read",
+        /// End tokens.
+        TokensInvalidate = "tokens:invalidate",
+        /// Read the audit trail.
+        AuditRead = "audit:read",
+        /// See and run maintenance.
+        Maintenance = "maintenance",
+    }
+}
+
+/// A set of scopes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct ScopeSet(u8);
+
+impl ScopeSet {
+    /// Whether the scope is in the set.
+    pub fn contains(self, scope: Scope) -> bool {
+        self.0 & 1 << scope as u8 != 0
+    }
+
+    /// The scopes of the set, in order.
+    pub fn iter(self) -> impl Iterator<Item = Scope> {
+        Scope::ALL
+            .iter()
+            .copied()
+            .filter(move |scope| self.contains(*scope))
+    }
+
+    /// Every scope there is.
+    pub fn all() -> Self {
+        Scope::ALL.iter().copied().collect()
+    }
+}
+
+impl FromIterator<Scope> for ScopeSet {
+    fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
+        ScopeSet(
+            scopes
+                .into_iter()
+                .fold(0, |set, scope| set | 1 << scope as u8),
+        )
+    }
+}
+
+/// An API key and what it may do. Its secret is known only as a hash.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The username of HTTP Basic, `[A-Za-z0-9_-]+`.
+    pub api_key: String,
+    /// What people call it.
+    pub name: String,
+    /// SHA-256 of its secret.
+    pub secret_sha256: Vec<u8>,
+    /// What it may do.
+    pub scopes: ScopeSet,
+    /// False once disabled.
+    pub is_enabled: bool,
+}
+
+/// Who is behind a request, as the audit names them.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The API key.
+    pub client: String,
+    /// The caller's own `X-Request-Id`, or ours.
+    pub request_id: String,
+    /// The address that the request came from.
+    pub source_ip: Option<String>,
+}

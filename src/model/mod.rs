@@ -1,0 +1,15 @@
+//! The vocabulary: what a token, a combination, a caller and an event are.
+//!
+//! Imports nothing of ours, does no I/O, and knows neither HTTP nor SQL.
+
+pub mod client;
+pub mod combination;
+pub mod event;
+pub mod failure;
+pub mod token;
+
+pub use client::{Caller, Client, Scope, ScopeSet};
+pub use combination::{Access, Combination, Country};
+pub use event::EventKind;
+pub use failure::{Failure, FailureKind, UpstreamAnswer};
+pub use token::{InvalidationReason, Issued, Token, TokenString};
