@@ -1,1 +1,252 @@
-//! crypto
+//! Token strings at rest: sealed under a key ring, named by a fingerprint.
+//!
+//! A sealed token is `version (1) ‖ key id length (1) ‖ key id ‖ nonce (24) ‖ ciphertext ‖ tag (16)`,
+//! XChaCha20-Poly1305 with a random nonce. The row's id and combination are associated data: a
+//! ciphertext opens only in its own row.
+
+use std::fmt;
+
+use chacha20poly1305::aead::{Aead, Generate, Payload};
+use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use uuid::Uuid;
+
+use crate::model::{Combination, TokenString};
+
+const VERSION: u8 = 1;
+const NONCE_LEN: usize = 24;
+
+/// A stored token does not open. Says why without a byte of it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// It is empty, cut off, or of a version that we do not write.
+    #[error("the stored token is not in a format of ours")]
+    Format,
+    /// It was sealed under a key that is not configured.
+    #[error("the stored token is sealed under key {0:?}, which is not in TOKEN_KEYS")]
+    UnknownKey(String),
+    /// It was changed, or belongs to another row.
+    #[error("the stored token fails authentication: changed, or of another row")]
+    Forged,
+}
+
+/// A token string as it is stored.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SealedToken {
+    /// The format above.
+    pub bytes: Vec<u8>,
+    /// The key that it is sealed under.
+    pub key_id: String,
+}
+
+impl fmt::Debug for SealedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealedToken")
+            .field("key_id", &self.key_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The keys that open stored tokens, the first of which seals, and the fingerprint key.
+pub struct KeyRing {
+    keys: Vec<(String, XChaCha20Poly1305)>,
+    fingerprint: Hmac<Sha256>,
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids = self.keys.iter().map(|(id, _)| id);
+        f.debug_list().entries(ids).finish()
+    }
+}
+
+impl KeyRing {
+    /// A ring of at least one key; ids are 1–32 bytes.
+    pub fn new<'a>(
+        keys: impl IntoIterator<Item = (&'a str, &'a [u8; 32])>,
+        fingerprint_key: &[u8; 32],
+    ) -> Self {
+        let keys: Vec<_> = keys
+            .into_iter()
+            .map(|(id, key)| (id.to_owned(), XChaCha20Poly1305::new(key.into())))
+            .collect();
+        assert!(!keys.is_empty(), "a key ring needs a key to seal with");
+        KeyRing {
+            keys,
+            fingerprint: KeyInit::new_from_slice(fingerprint_key)
+                .expect("HMAC takes keys of any length"),
+        }
+    }
+
+    /// Seals a token string for its row.
+    pub fn seal(&self, token: &TokenString, id: Uuid, combination: &Combination) -> SealedToken {
+        let (key_id, cipher) = &self.keys[0];
+        let nonce = XNonce::generate();
+        let payload = Payload {
+            msg: token.expose().as_bytes(),
+            aad: &associated_data(id, combination),
+        };
+        let ciphertext = cipher
+            .encrypt(&nonce, payload)
+            .expect("a token string is far below the cipher's limit");
+        let id_len = u8::try_from(key_id.len()).expect("key ids are at most 32 bytes");
+        let bytes = [
+            &[VERSION, id_len],
+            key_id.as_bytes(),
+            nonce.as_slice(),
+            &ciphertext,
+        ]
+        .concat();
+        SealedToken {
+            bytes,
+            key_id: key_id.clone(),
+        }
+    }
+
+    /// Opens the token string of that row.
+    pub fn open(
+        &self,
+        sealed: &[u8],
+        id: Uuid,
+        combination: &Combination,
+    ) -> Result<TokenString, OpenError> {
+        let [VERSION, id_len, rest @ ..] = sealed else {
+            return Err(OpenError::Format);
+        };
+        let (key_id, rest) = rest
+            .split_at_checked(usize::from(*id_len))
+            .ok_or(OpenError::Format)?;
+        let (nonce, ciphertext) = rest.split_at_checked(NONCE_LEN).ok_or(OpenError::Format)?;
+        let nonce = XNonce::try_from(nonce).map_err(|_| OpenError::Format)?;
+        let (_, cipher) = self
+            .keys
+            .iter()
+            .find(|(id, _)| id.as_bytes() == key_id)
+            .ok_or_else(|| OpenError::UnknownKey(String::from_utf8_lossy(key_id).into_owned()))?;
+        let payload = Payload {
+            msg: ciphertext,
+            aad: &associated_data(id, combination),
+        };
+        let plain = cipher
+            .decrypt(&nonce, payload)
+            .map_err(|_| OpenError::Forged)?;
+        let text = String::from_utf8(plain).map_err(|_| OpenError::Forged)?;
+        Ok(TokenString::new(text))
+    }
+
+    /// HMAC-SHA256 of a token string, in lower-case hex: names it without telling it.
+    pub fn fingerprint(&self, token: &str) -> String {
+        use std::fmt::Write;
+        let mut mac = self.fingerprint.clone();
+        mac.update(token.as_bytes());
+        let tag = mac.finalize().into_bytes();
+        tag.iter().fold(String::with_capacity(64), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+}
+
+/// Row id and combination, each part behind its length, so that no two rows encode alike.
+fn associated_data(id: Uuid, combination: &Combination) -> Vec<u8> {
+    let access = combination.access.bits().to_be_bytes();
+    let parts: [&[u8]; 5] = [
+        id.as_bytes(),
+        combination.user_id.as_bytes(),
+        combination.country_key().as_bytes(),
+        combination.bank_key().as_bytes(),
+        &access,
+    ];
+    let mut data = Vec::with_capacity(128);
+    for part in parts {
+        let len = u32::try_from(part.len()).expect("parts are at most 128 characters");
+        data.extend_from_slice(&len.to_be_bytes());
+        data.extend_from_slice(part);
+    }
+    data
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Access;
+
+    fn combination(user: &str, bank: Option<&str>) -> Combination {
+        Combination {
+            user_id: user.into(),
+            country: "LT".parse().ok(),
+            bank: bank.map(Into::into),
+            access: Access::from_bits(5),
+        }
+    }
+
+    fn ring() -> KeyRing {
+        KeyRing::new([("new", &[2; 32]), ("old", &[1; 32])], &[9; 32])
+    }
+
+    #[test]
+    fn opens_in_its_own_row_only() {
+        let ring = ring();
+        let id = Uuid::now_v7();
+        let own = combination("u-1", Some("Swedbank"));
+        let sealed = ring.seal(&TokenString::new("secret".into()), id, &own);
+        assert_eq!(
+            ring.open(&sealed.bytes, id, &own).unwrap().expose(),
+            "secret"
+        );
+        assert!(!String::from_utf8_lossy(&sealed.bytes).contains("secret"));
+
+        for other in [
+            combination("u-2", Some("Swedbank")),
+            combination("u-1S", Some("wedbank")),
+            combination("u-1", None),
+        ] {
+            assert_eq!(
+                ring.open(&sealed.bytes, id, &other).unwrap_err(),
+                OpenError::Forged
+            );
+        }
+        let error = ring.open(&sealed.bytes, Uuid::now_v7(), &own).unwrap_err();
+        assert_eq!(error, OpenError::Forged);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let ring = ring();
+        let (id, own) = (Uuid::now_v7(), combination("u", None));
+        let sealed = ring
+            .seal(&TokenString::new("secret".into()), id, &own)
+            .bytes;
+        for bit in 0..sealed.len() * 8 {
+            let mut forged = sealed.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            assert!(ring.open(&forged, id, &own).is_err(), "bit {bit}");
+        }
+        for len in 0..sealed.len() {
+            assert!(ring.open(&sealed[..len], id, &own).is_err(), "length {len}");
+        }
+    }
+
+    #[test]
+    fn older_keys_open_and_unknown_ones_are_named() {
+        let (id, own) = (Uuid::now_v7(), combination("u", None));
+        let old = KeyRing::new([("old", &[1; 32])], &[9; 32]);
+        let sealed = old.seal(&TokenString::new("secret".into()), id, &own);
+        assert_eq!(
+            ring().open(&sealed.bytes, id, &own).unwrap().expose(),
+            "secret"
+        );
+        let without = KeyRing::new([("new", &[2; 32])], &[9; 32]);
+        assert_eq!(
+            without.open(&sealed.bytes, id, &own).unwrap_err(),
+            OpenError::UnknownKey("old".into())
+        );
+    }
+
+    #[test]
+    fn debug_tells_ids_only() {
+        let text = format!("{:?} {:?}", ring(), TokenString::new("secret".into()));
+        assert_eq!(text, r#"["new", "old"] TokenString([REDACTED])"#);
+    }
+}

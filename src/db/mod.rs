@@ -1,5 +1,11 @@
 //! Postgres: the only folder with SQL.
 
+pub mod audit;
+pub mod budget;
+pub mod clients;
+pub mod mints;
+pub mod schema;
+pub mod slots;
 pub mod tokens;
 
 use std::future::Future;
@@ -17,6 +23,29 @@ pub enum DbError {
     /// No answer within the time allowed: the outcome is unknown.
     #[error("no answer from the database within {0:?}")]
     TimedOut(Duration),
+    /// The runtime ended under the work: the outcome is unknown.
+    #[error("the service is shutting down")]
+    ShuttingDown,
+    /// A row holds what this version cannot read.
+    #[error("a row of {table} is not readable: {what}")]
+    Unreadable {
+        /// The table.
+        table: &'static str,
+        /// The value.
+        what: String,
+    },
+}
+
+impl DbError {
+    /// The error is in the data of one row, not in the database: SQLSTATE classes 22 and 23, but
+    /// for 23514, which is what a missing partition gives.
+    pub fn is_of_the_row(&self) -> bool {
+        let DbError::Sqlx(sqlx::Error::Database(error)) = self else {
+            return false;
+        };
+        let code = error.code().unwrap_or_default();
+        (code.starts_with("22") || code.starts_with("23")) && code != "23514"
+    }
 }
 
 /// A pool, and the runtime that its connections live on.
@@ -30,8 +59,8 @@ pub struct Database {
     runtime: Handle,
 }
 
-/// No single piece of database work outside the handouts takes longer than this.
-const WORK_TIMEOUT: Duration = Duration::from_secs(10);
+/// No single piece of database work outside the handouts is waited for longer than this.
+const WORK_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Database {
     /// Wraps a pool; call it on the runtime that the connections shall live on.
@@ -47,21 +76,21 @@ impl Database {
         &self.pool
     }
 
-    /// Runs the work to its end on the main runtime, even if the caller stops waiting.
+    /// Runs the work on the main runtime, to its end even if nobody waits for it any more.
     pub async fn run<T, F, Fut>(&self, work: F) -> Result<T, DbError>
     where
         T: Send + 'static,
         F: FnOnce(PgPool) -> Fut,
         Fut: Future<Output = Result<T, DbError>> + Send + 'static,
     {
-        let work = tokio::time::timeout(WORK_TIMEOUT, work(self.pool.clone()));
-        match self.runtime.spawn(work).await {
+        let work = self.runtime.spawn(work(self.pool.clone()));
+        match tokio::time::timeout(WORK_TIMEOUT, work).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(DbError::TimedOut(WORK_TIMEOUT)),
-            Err(join) => match join.try_into_panic() {
+            Ok(Err(join)) => match join.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(DbError::TimedOut(WORK_TIMEOUT)),
+                Err(_) => Err(DbError::ShuttingDown),
             },
+            Err(_) => Err(DbError::TimedOut(WORK_TIMEOUT)),
         }
     }
 }

@@ -5,7 +5,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::DbError;
-use crate::model::{Country, Token};
+use crate::model::{Access, Combination, Country, InvalidationReason, Token};
 
 /// What a list of tokens is narrowed to; everything absent matches all.
 #[derive(Clone, Debug, Default)]
@@ -24,19 +24,130 @@ pub struct TokenFilter {
     pub to: Option<DateTime<Utc>>,
 }
 
-/// The record of that id.
-pub async fn find_token(pool: &PgPool, id: Uuid) -> Result<Option<Token>, DbError> {
-    let _ = (pool, id);
-    todo!()
+/// A row of `tokens` as of a reading: `is_valid` already takes the time into account.
+pub(super) struct TokenRow {
+    pub id: Uuid,
+    pub user_id: String,
+    pub country: String,
+    pub bank: String,
+    pub access: i16,
+    pub lifetime: i32,
+    pub issued_at: DateTime<Utc>,
+    pub expiration: DateTime<Utc>,
+    pub ends_at: DateTime<Utc>,
+    pub is_valid: bool,
+    pub invalidated_at: Option<DateTime<Utc>>,
+    pub invalidation_reason: Option<String>,
+    pub fingerprint: String,
 }
 
-/// Records newest first, at most `limit` of them, those after the given (issued at, id) of the page before.
+impl TryFrom<TokenRow> for Token {
+    type Error = DbError;
+
+    fn try_from(row: TokenRow) -> Result<Self, DbError> {
+        let country = match row.country.as_str() {
+            "" => None,
+            code => Some(code.parse().map_err(|_| unreadable(code))?),
+        };
+        let invalidation_reason = match row.invalidation_reason {
+            None => None,
+            Some(name) => {
+                Some(InvalidationReason::from_name(&name).ok_or_else(|| unreadable(&name))?)
+            }
+        };
+        Ok(Token {
+            id: row.id,
+            combination: Combination {
+                user_id: row.user_id,
+                country,
+                bank: Some(row.bank).filter(|bank| !bank.is_empty()),
+                access: Access::from_bits(row.access),
+            },
+            expiration: row.expiration,
+            ends_at: row.ends_at,
+            issued_at: row.issued_at,
+            lifetime: row.lifetime,
+            is_valid: row.is_valid,
+            invalidated_at: row.invalidated_at,
+            invalidation_reason,
+            fingerprint: row.fingerprint,
+        })
+    }
+}
+
+fn unreadable(what: &str) -> DbError {
+    DbError::Unreadable {
+        table: "tokens",
+        what: what.to_owned(),
+    }
+}
+
+/// The record of that id.
+pub async fn find_token(pool: &PgPool, id: Uuid) -> Result<Option<Token>, DbError> {
+    let row = sqlx::query_as!(
+        TokenRow,
+        r#"SELECT id, user_id, country, bank, access, lifetime, issued_at, expiration, ends_at,
+                  is_valid AND ends_at > clock_timestamp() AS "is_valid!",
+                  invalidated_at, invalidation_reason, fingerprint
+           FROM tokens WHERE id = $1"#,
+        id
+    )
+    .fetch_optional(pool)
+    .await?;
+    row.map(Token::try_from).transpose()
+}
+
+/// Records newest first, at most `limit` of them, those that come after the given (issued at, id)
+/// of the page before.
 pub async fn list_tokens(
     pool: &PgPool,
     filter: &TokenFilter,
     after: Option<(DateTime<Utc>, Uuid)>,
     limit: i64,
 ) -> Result<Vec<Token>, DbError> {
-    let _ = (pool, filter, after, limit);
-    todo!()
+    // Two statements, so that each walks the index made for it, whatever plan is cached.
+    let (after_time, after_id) = after.unzip();
+    let country = filter.country.map(Country::code);
+    let rows = match &filter.user_id {
+        Some(user_id) => {
+            sqlx::query_as!(
+                TokenRow,
+                r#"SELECT id, user_id, country, bank, access, lifetime, issued_at, expiration, ends_at,
+                          is_valid AND ends_at > clock_timestamp() AS "is_valid!",
+                          invalidated_at, invalidation_reason, fingerprint
+                   FROM tokens
+                   WHERE user_id = $1
+                     AND issued_at >= coalesce($2::timestamptz, '-infinity') AND issued_at < coalesce($3::timestamptz, 'infinity')
+                     AND (issued_at, id) < (coalesce($4::timestamptz, 'infinity'), coalesce($5::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))
+                     AND ($6::text IS NULL OR country = $6)
+                     AND ($7::text IS NULL OR bank = $7)
+                     AND ($8::bool IS NULL OR (is_valid AND ends_at > clock_timestamp()) = $8)
+                   ORDER BY issued_at DESC, id DESC LIMIT $9"#,
+                user_id, filter.from, filter.to, after_time, after_id,
+                country, filter.bank.as_deref(), filter.is_valid, limit
+            )
+            .fetch_all(pool)
+            .await?
+        }
+        None => {
+            sqlx::query_as!(
+                TokenRow,
+                r#"SELECT id, user_id, country, bank, access, lifetime, issued_at, expiration, ends_at,
+                          is_valid AND ends_at > clock_timestamp() AS "is_valid!",
+                          invalidated_at, invalidation_reason, fingerprint
+                   FROM tokens
+                   WHERE issued_at >= coalesce($1::timestamptz, '-infinity') AND issued_at < coalesce($2::timestamptz, 'infinity')
+                     AND (issued_at, id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))
+                     AND ($5::text IS NULL OR country = $5)
+                     AND ($6::text IS NULL OR bank = $6)
+                     AND ($7::bool IS NULL OR (is_valid AND ends_at > clock_timestamp()) = $7)
+                   ORDER BY issued_at DESC, id DESC LIMIT $8"#,
+                filter.from, filter.to, after_time, after_id,
+                country, filter.bank.as_deref(), filter.is_valid, limit
+            )
+            .fetch_all(pool)
+            .await?
+        }
+    };
+    rows.into_iter().map(Token::try_from).collect()
 }

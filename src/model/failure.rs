@@ -55,6 +55,8 @@ from_names! {
         DatabaseUnavailable = "database-unavailable",
         /// A stored token does not open: tampered with, or its key is missing.
         TokenUnreadable = "token-unreadable",
+        /// A fault of this program.
+        Internal = "internal",
     }
 }
 
@@ -93,7 +95,7 @@ impl Failure {
     pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
         let retry_after = !matches!(
             kind,
-            FailureKind::UpstreamRejected | FailureKind::UpstreamRefused
+            FailureKind::UpstreamRejected | FailureKind::UpstreamRefused | FailureKind::Internal
         );
         Failure {
             kind,
@@ -122,6 +124,11 @@ impl Failure {
             FailureKind::UpstreamTimeout,
             "there was no token in time; one that comes later is kept for the next request",
         )
+    }
+
+    /// A fault of this program.
+    pub fn internal() -> Self {
+        Failure::new(FailureKind::Internal, "something went wrong here")
     }
 
     /// Sets the upstream's own answer.

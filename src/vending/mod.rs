@@ -1,6 +1,35 @@
 //! The decisions: who is who, reuse or mint, record before answer. No actix, no SQL, no reqwest.
+//!
+//! A request's way: [`Vendor::issue`] proposes what the cache holds → [`handout`] lets Postgres
+//! dispose. On a miss it joins the [`flight`] of its combination, which [`mint`]s.
 
+pub mod cache;
+pub mod clients;
+pub mod clock;
+pub mod flight;
+pub mod handout;
+pub mod mint;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::crypto::KeyRing;
+use crate::db::Database;
 use crate::model::{Caller, Client, Combination, Failure, Issued};
+use crate::upstream::Upstream;
+use cache::{CachedToken, TokenCache};
+use clients::Clients;
+use clock::DatabaseClock;
+use flight::Flights;
+use handout::Handouts;
+use mint::Origin;
+
+/// What an answer may take beyond the upstream's time; the contract's 2 s less the way back.
+const OVERHEAD: Duration = Duration::from_millis(1_700);
 
 /// What a caller asks for.
 #[derive(Clone, Debug)]
@@ -15,17 +44,60 @@ pub struct Order {
     pub renew: bool,
 }
 
+impl Order {
+    /// The life that a token on record must have left: the larger of `min-fresh` and of what
+    /// `min_remaining` and half the lifetime ask.
+    fn min_life(&self, min_remaining: Duration) -> Duration {
+        let min_fresh = seconds(self.min_fresh.unwrap_or(0));
+        min_fresh.max(min_remaining.min(seconds(self.lifetime) / 2))
+    }
+
+    /// A token that was minted while the order waited does if the mint would have done for it:
+    /// what the waiting took of its life does not count.
+    fn is_satisfied_by_mint(&self, lifetime: i32) -> bool {
+        lifetime >= self.min_fresh.unwrap_or(0)
+    }
+
+    /// Whether the token does for this order, placed at `placed_at`; if so, the life to insist on
+    /// in the handout.
+    fn accepts(
+        &self,
+        token: &CachedToken,
+        placed_at: Instant,
+        now: Instant,
+        min_remaining: Duration,
+    ) -> Option<Duration> {
+        let life = token.life(now);
+        if token.minted_at.is_some_and(|at| at > placed_at) {
+            let does = self.is_satisfied_by_mint(token.issued.token.lifetime) && !life.is_zero();
+            return does.then_some(Duration::ZERO);
+        }
+        let min_life = self.min_life(min_remaining);
+        (!self.renew && life > min_life).then_some(min_life)
+    }
+}
+
+fn seconds(seconds: i32) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
 /// A token on its way out; its event is committed.
 #[derive(Clone, Debug)]
 pub struct Vended {
-    /// The token.
-    pub issued: Issued,
+    token: Arc<CachedToken>,
     /// Whole seconds of life left by our clock.
-    pub expires_in: i64,
+    pub expires_in: u64,
     /// Whether it was minted for this very request.
     pub minted: bool,
     /// How it was come by.
     pub source: Source,
+}
+
+impl Vended {
+    /// The token.
+    pub fn issued(&self) -> &Issued {
+        &self.token.issued
+    }
 }
 
 /// How a token was come by, in the terms of RFC 9211.
@@ -55,15 +127,155 @@ pub enum ForwardReason {
     Request,
 }
 
+/// The numbers that decide; see the configuration for their meaning.
+#[derive(Clone, Debug)]
+pub struct VendingSettings {
+    /// The time of one mint, all attempts together.
+    pub upstream_timeout: Duration,
+    /// Calls of one mint.
+    pub upstream_max_attempts: u32,
+    /// Calls in any rolling hour over all replicas; 0 for no limit.
+    pub upstream_hourly_budget: u32,
+    /// How long a failure is repeated.
+    pub mint_cooldown: Duration,
+    /// The life that a token must have left to be handed out again.
+    pub min_remaining: Duration,
+    /// Tokens in memory.
+    pub cache_max_tokens: u64,
+}
+
+impl VendingSettings {
+    /// How long a caller waits for a token.
+    fn patience(&self) -> Duration {
+        self.upstream_timeout + OVERHEAD
+    }
+}
+
 /// The service without its HTTP. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Vendor {}
+pub struct Vendor {
+    parts: Arc<Parts>,
+    flights: Flights,
+    handouts: Handouts,
+    clients: Clients,
+}
+
+/// What a mint works with.
+#[derive(Debug)]
+struct Parts {
+    db: Database,
+    upstream: Upstream,
+    keys: KeyRing,
+    cache: TokenCache,
+    clock: Arc<DatabaseClock>,
+    settings: VendingSettings,
+    replica: Uuid,
+    tracker: TaskTracker,
+}
+
+impl Parts {
+    fn min_life(&self, order: &Order) -> Duration {
+        order.min_life(self.settings.min_remaining)
+    }
+}
 
 impl Vendor {
-    /// Hands out a token of the combination: one on record if it does, else a new one.
+    /// Puts the parts together; call it on the main runtime. Mints under way are in `tracker`.
+    pub fn new(
+        db: Database,
+        upstream: Upstream,
+        keys: KeyRing,
+        handouts: Handouts,
+        clock: Arc<DatabaseClock>,
+        settings: VendingSettings,
+        tracker: TaskTracker,
+    ) -> Self {
+        Vendor {
+            clients: Clients::new(db.clone(), clock.clone()),
+            flights: Flights::new(tracker.clone()),
+            handouts,
+            parts: Arc::new(Parts {
+                db,
+                upstream,
+                keys,
+                cache: TokenCache::new(settings.cache_max_tokens),
+                clock,
+                settings,
+                replica: Uuid::now_v7(),
+                tracker,
+            }),
+        }
+    }
+
+    /// Hands out a token of the combination: one on record if it does, else a new one. Takes no
+    /// longer than the upstream's time and 2 s.
     pub async fn issue(&self, order: Order, caller: Caller) -> Result<Vended, Failure> {
-        let _ = (order, caller);
-        todo!()
+        timeout(
+            self.parts.settings.patience(),
+            self.find_or_mint(order, caller),
+        )
+        .await
+        .unwrap_or_else(|_| Err(Failure::timeout()))
+    }
+
+    async fn find_or_mint(&self, order: Order, caller: Caller) -> Result<Vended, Failure> {
+        let placed_at = Instant::now();
+        if let Some(token) = self.parts.cache.get(&order.combination)
+            && let Some(vended) = self
+                .propose(&token, &order, placed_at, &caller, Source::Hit)
+                .await?
+        {
+            return Ok(vended);
+        }
+        loop {
+            let (flight, is_ours) = self.flights.join(&order.combination, || {
+                mint::resolve(self.parts.clone(), order.clone(), caller.clone())
+            });
+            let landed = flight.await?;
+            if is_ours && landed.origin == Origin::Minted {
+                return minted(landed);
+            }
+            let source = match landed.origin {
+                Origin::Found => Source::Hit,
+                Origin::Awaited | Origin::Minted => Source::Forwarded {
+                    reason: landed.reason,
+                    stored: true,
+                    collapsed: true,
+                },
+            };
+            let proposed = self.propose(&landed.token, &order, placed_at, &caller, source);
+            if let Some(vended) = proposed.await? {
+                return Ok(vended);
+            }
+        }
+    }
+
+    /// Hands the token out if it does for the order and Postgres lets it go; else forgets it.
+    async fn propose(
+        &self,
+        token: &Arc<CachedToken>,
+        order: &Order,
+        placed_at: Instant,
+        caller: &Caller,
+        source: Source,
+    ) -> Result<Option<Vended>, Failure> {
+        let min_remaining = self.parts.settings.min_remaining;
+        let Some(min_life) = order.accepts(token, placed_at, Instant::now(), min_remaining) else {
+            return Ok(None);
+        };
+        let is_on_record = self.handouts.record(token, min_life, caller).await?;
+        // A commit can take long: the life that counts is the one left now.
+        let life = token.life(Instant::now());
+        if !is_on_record || life.is_zero() {
+            self.parts.cache.remove(token);
+            return Ok(None);
+        }
+        Ok(Some(Vended {
+            token: token.clone(),
+            expires_in: life.as_secs(),
+            minted: false,
+            source,
+        }))
     }
 
     /// The client of that key and secret; `None` for an unknown key, a wrong secret and a disabled
@@ -72,13 +284,34 @@ impl Vendor {
         &self,
         api_key: &str,
         secret: &[u8],
-    ) -> Result<Option<Client>, Failure> {
-        let _ = (api_key, secret);
-        todo!()
+    ) -> Result<Option<Arc<Client>>, Failure> {
+        self.clients.authenticate(api_key, secret).await
     }
 
     /// Whether handouts can be recorded: the writer of the audit runs.
     pub fn is_recording(&self) -> bool {
-        todo!()
+        self.handouts.is_running()
     }
 }
+
+/// The answer to the request that a token was minted for; its event came with the record.
+fn minted(landed: mint::Landed) -> Result<Vended, Failure> {
+    let life = landed.token.life(Instant::now());
+    let lifetime = landed.token.issued.token.lifetime;
+    if life.is_zero() && lifetime > 0 {
+        return Err(Failure::timeout());
+    }
+    Ok(Vended {
+        expires_in: life.as_secs(),
+        minted: true,
+        source: Source::Forwarded {
+            reason: landed.reason,
+            stored: lifetime > 0,
+            collapsed: false,
+        },
+        token: landed.token,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! The statement that decides handouts: a batch of them in, those that were valid and are now on
+//! record out.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgConnection};
+use uuid::Uuid;
+
+use super::DbError;
+use crate::model::{Caller, EventKind};
+
+/// The wish to hand out a token that is on record.
+#[derive(Debug)]
+pub struct HandoutRow {
+    /// The id of its event; the same in a replay.
+    pub event_id: Uuid,
+    /// When, by our estimate of the database's clock; the same in a replay.
+    pub occurred_at: DateTime<Utc>,
+    /// The token's user.
+    pub user_id: String,
+    /// The token.
+    pub token_id: Uuid,
+    /// To whom.
+    pub caller: Caller,
+    /// The life that it must have left.
+    pub min_life: Duration,
+}
+
+/// Writes the events of those handouts whose token may be handed out at this moment, and returns
+/// their ids: once it has returned they are durable. `floor` is the earliest time that it can be.
+pub async fn insert_handouts(
+    connection: &mut PgConnection,
+    rows: &[&HandoutRow],
+    floor: DateTime<Utc>,
+) -> Result<HashSet<Uuid>, DbError> {
+    let mut columns = Columns::with_capacity(rows.len());
+    rows.iter().for_each(|row| columns.push(row));
+    let ids = sqlx::query_scalar!(
+        "INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
+                                   country, bank, access, token_id, fingerprint)
+         SELECT r.event_id, r.occurred_at, $10, r.user_id, r.client, r.request_id, r.source_ip,
+                nullif(t.country, ''), nullif(t.bank, ''), t.access, t.id, t.fingerprint
+         FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::uuid[], $5::text[], $6::text[],
+                     $7::text[], $8::float8[])
+              AS r(event_id, occurred_at, user_id, token_id, client, request_id, source_ip, min_life)
+         JOIN tokens t ON t.user_id = r.user_id AND t.id = r.token_id
+         WHERE t.is_valid AND t.superseded_at IS NULL
+           AND t.ends_at > greatest(clock_timestamp(), $9) + make_interval(secs => r.min_life)
+         ON CONFLICT DO NOTHING
+         RETURNING id",
+        &columns.event_id,
+        &columns.occurred_at,
+        &columns.user_id as &[&str],
+        &columns.token_id,
+        &columns.client as &[&str],
+        &columns.request_id as &[&str],
+        &columns.source_ip as &[Option<&str>],
+        &columns.min_life,
+        floor,
+        EventKind::TokenReused.name(),
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.into_iter().collect())
+}
+
+/// Which of those handouts are on record: after a replay, whose own answer names only what the
+/// first try had not written.
+pub async fn find_handouts(
+    connection: &mut PgConnection,
+    rows: &[&HandoutRow],
+) -> Result<HashSet<Uuid>, DbError> {
+    let mut columns = Columns::with_capacity(rows.len());
+    rows.iter().for_each(|row| columns.push(row));
+    let ids = sqlx::query_scalar!(
+        "SELECT e.id
+         FROM unnest($1::uuid[], $2::timestamptz[], $3::text[]) AS r(event_id, occurred_at, user_id)
+         JOIN audit_events e ON e.user_id = r.user_id AND e.occurred_at = r.occurred_at AND e.id = r.event_id",
+        &columns.event_id,
+        &columns.occurred_at,
+        &columns.user_id as &[&str],
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.into_iter().collect())
+}
+
+/// The connection that handouts are written through, opened when it is needed.
+#[derive(Debug)]
+pub struct AuditConnection {
+    options: PgConnectOptions,
+    connection: Option<PgConnection>,
+}
+
+impl AuditConnection {
+    /// Opens nothing yet.
+    pub fn new(options: PgConnectOptions) -> Self {
+        AuditConnection {
+            options,
+            connection: None,
+        }
+    }
+
+    /// The connection, opened if there is none.
+    pub async fn get(&mut self) -> Result<&mut PgConnection, DbError> {
+        if self.connection.is_none() {
+            self.connection = Some(self.options.connect().await?);
+        }
+        Ok(self.connection.as_mut().expect("it was just opened"))
+    }
+
+    /// Lets go of a connection whose state is not known. What it was doing is not cancelled: a
+    /// COMMIT that is cancelled while it waits for a standby would report success.
+    pub fn abandon(&mut self) {
+        self.connection = None;
+    }
+}
+
+#[derive(Default)]
+struct Columns<'a> {
+    event_id: Vec<Uuid>,
+    occurred_at: Vec<DateTime<Utc>>,
+    user_id: Vec<&'a str>,
+    token_id: Vec<Uuid>,
+    client: Vec<&'a str>,
+    request_id: Vec<&'a str>,
+    source_ip: Vec<Option<&'a str>>,
+    min_life: Vec<f64>,
+}
+
+impl<'a> Columns<'a> {
+    fn with_capacity(rows: usize) -> Self {
+        Columns {
+            event_id: Vec::with_capacity(rows),
+            occurred_at: Vec::with_capacity(rows),
+            user_id: Vec::with_capacity(rows),
+            token_id: Vec::with_capacity(rows),
+            client: Vec::with_capacity(rows),
+            request_id: Vec::with_capacity(rows),
+            source_ip: Vec::with_capacity(rows),
+            min_life: Vec::with_capacity(rows),
+        }
+    }
+
+    fn push(&mut self, row: &'a HandoutRow) {
+        self.event_id.push(row.event_id);
+        self.occurred_at.push(row.occurred_at);
+        self.user_id.push(&row.user_id);
+        self.token_id.push(row.token_id);
+        self.client.push(&row.caller.client);
+        self.request_id.push(&row.caller.request_id);
+        self.source_ip.push(row.caller.source_ip.as_deref());
+        self.min_life.push(row.min_life.as_secs_f64());
+    }
+}

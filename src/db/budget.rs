@@ -1,0 +1,28 @@
+//! The hourly budget of calls to the upstream, shared by all replicas.
+
+use sqlx::PgPool;
+
+use super::DbError;
+
+/// Takes one attempt from the budget and returns how many are left, or `None` if it is spent.
+///
+/// One UPDATE of one row: counting rows would let a race through. The window is the minutes from
+/// 60 ago to the current one, so never less than an hour.
+pub async fn take_attempt(pool: &PgPool, hourly_limit: u32) -> Result<Option<i64>, DbError> {
+    let used = sqlx::query_scalar!(
+        r#"UPDATE upstream_budget b
+           SET attempts[t.cell] = CASE WHEN b.minutes[t.cell] = t.minute THEN b.attempts[t.cell] ELSE 0 END + 1,
+               minutes[t.cell] = t.minute
+           FROM (SELECT n.minute, (n.minute % 61 + 1)::int AS cell
+                 FROM (SELECT floor(extract(epoch FROM clock_timestamp()) / 60)::bigint AS minute) n) t
+           WHERE b.id = 1
+             AND (SELECT coalesce(sum(u.attempts), 0) FROM unnest(b.attempts, b.minutes) AS u(attempts, minute)
+                  WHERE u.minute > t.minute - 61) < $1
+           RETURNING (SELECT sum(u.attempts) FROM unnest(b.attempts, b.minutes) AS u(attempts, minute)
+                      WHERE u.minute > t.minute - 61) AS "used!""#,
+        i64::from(hourly_limit),
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(used.map(|used| i64::from(hourly_limit) - used))
+}

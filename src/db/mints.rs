@@ -1,0 +1,328 @@
+//! The protocol of a mint: claim before the call, finish or fail after it.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::DbError;
+use crate::crypto::SealedToken;
+use crate::model::{Caller, Combination, EventKind, Failure};
+
+/// The intent to call the upstream for a combination.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// UUIDv7; becomes the id of the token.
+    pub mint_id: Uuid,
+    /// What for.
+    pub combination: Combination,
+    /// Seconds that will be asked of the upstream.
+    pub lifetime: i32,
+    /// The replica.
+    pub holder: Uuid,
+    /// The request that it is made for.
+    pub caller: Caller,
+    /// The database's clock at the reading that led here.
+    pub now: DateTime<Utc>,
+    /// How long the lease holds from then.
+    pub lease_until: DateTime<Utc>,
+    /// A pointer that is usable until later than this forbids the claim …
+    pub fresh_until: DateTime<Utc>,
+    /// … unless it is passed over, and no mint has ended since this many had.
+    pub renew_since: Option<i64>,
+}
+
+/// The right to mint; the intent is on record.
+#[derive(Clone, Copy, Debug)]
+pub struct Lease {
+    /// Fences the finish.
+    pub epoch: i64,
+    /// The database's clock at the claim: the token's time counts from here.
+    pub claimed_at: DateTime<Utc>,
+}
+
+/// Takes the lease of the combination and records the intent, or does neither.
+///
+/// `ON CONFLICT … WHERE` is evaluated on the locked, latest row, so only one of any number of
+/// claims wins. What an earlier holder left open is marked as unknown, with an event.
+pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, DbError> {
+    let combination = &claim.combination;
+    let lease = sqlx::query!(
+        r#"WITH claim AS (
+               INSERT INTO slots AS s (user_id, country, bank, access, lease_holder, lease_epoch, lease_until)
+               VALUES ($1, $2, $3, $4, $5, 1, $6)
+               ON CONFLICT (user_id, country, bank, access) DO UPDATE
+               SET lease_holder = excluded.lease_holder, lease_epoch = s.lease_epoch + 1,
+                   lease_until = excluded.lease_until
+               WHERE s.lease_until <= $7 AND s.cooldown_until <= $7
+                 AND (s.usable_until <= $8 OR s.minted_seq = $9)
+               RETURNING s.lease_epoch
+           ), abandoned AS (
+               UPDATE mints m SET outcome = 'unknown', finished_at = clock_timestamp()
+               FROM claim
+               WHERE m.user_id = $1 AND m.country = $2 AND m.bank = $3 AND m.access = $4
+                 AND m.outcome = 'open' AND m.lease_epoch < claim.lease_epoch
+               RETURNING m.*
+           ), told AS (
+               INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
+                                         country, bank, access, token_id, detail)
+               SELECT gen_random_uuid(), a.finished_at, $10, a.user_id, a.client, a.request_id, a.source_ip,
+                      nullif(a.country, ''), nullif(a.bank, ''), a.access, a.id,
+                      jsonb_build_object('reason', 'nobody finished it', 'startedAt', a.started_at)
+               FROM abandoned a
+           )
+           INSERT INTO mints (user_id, id, country, bank, access, lifetime, lease_epoch, holder,
+                              client, request_id, source_ip, started_at)
+           SELECT $1, $5, $2, $3, $4, $11, claim.lease_epoch, $12, $13, $14, $15, clock_timestamp()
+           FROM claim
+           RETURNING lease_epoch AS epoch, started_at AS claimed_at"#,
+        combination.user_id,
+        combination.country_key(),
+        combination.bank_key(),
+        combination.access.bits(),
+        claim.mint_id,
+        claim.lease_until,
+        claim.now,
+        claim.fresh_until,
+        claim.renew_since,
+        EventKind::TokenMintUnknown.name(),
+        claim.lifetime,
+        claim.holder.to_string(),
+        claim.caller.client,
+        claim.caller.request_id,
+        claim.caller.source_ip,
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(lease.map(|row| Lease {
+        epoch: row.epoch,
+        claimed_at: row.claimed_at,
+    }))
+}
+
+/// What the calls to the upstream came to.
+#[derive(Clone, Debug, Default)]
+pub struct CallSummary {
+    /// Calls made.
+    pub attempts: i16,
+    /// Calls after which the upstream may have minted without our knowing.
+    pub unseen: i16,
+    /// The status of the last answer.
+    pub status: Option<u16>,
+    /// The error identifier of the last answer.
+    pub identifier: Option<String>,
+    /// From the first call to the last answer, in milliseconds.
+    pub latency_ms: i32,
+}
+
+/// A token on its way into the record.
+#[derive(Clone, Debug)]
+pub struct Finish {
+    /// The claim that it came of.
+    pub claim: Claim,
+    /// Its fence.
+    pub lease: Lease,
+    /// When it ends by the upstream's word.
+    pub expiration: DateTime<Utc>,
+    /// When it ends by our database's clock.
+    pub ends_at: DateTime<Utc>,
+    /// The sealed secret.
+    pub sealed: SealedToken,
+    /// Names the secret.
+    pub fingerprint: String,
+    /// How it was got.
+    pub calls: CallSummary,
+    /// The id of the `token.minted` event.
+    pub event_id: Uuid,
+}
+
+/// How a token was recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct Finished {
+    /// When.
+    pub issued_at: DateTime<Utc>,
+    /// The combination was invalidated while the mint was under way: the token is recorded as ended.
+    pub is_voided: bool,
+}
+
+/// Records the token, the pointer to it, the outcome of the mint and its event, all or nothing.
+///
+/// Fenced by holder and epoch, never by time. Who lost the lease meanwhile records a surplus token,
+/// which is not pointed to. A replay changes nothing and gives the same answer. `None` if the slot
+/// is gone.
+pub async fn finish_mint(pool: &PgPool, finish: &Finish) -> Result<Option<Finished>, DbError> {
+    let Finish { claim, calls, .. } = finish;
+    let combination = &claim.combination;
+    // Each step reads the one before it: that is what orders the locks, slot before tokens before
+    // mints. A holder's old pointer was committed before its claim, so the statement sees it.
+    let row = sqlx::query!(
+        r#"WITH slot AS (
+               SELECT token_id AS old_id, void_reason, clock_timestamp() AS now,
+                      lease_holder = $5 AND lease_epoch = $6 AS holds,
+                      void_epoch >= $6 AS voided
+               FROM slots
+               WHERE user_id = $1 AND country = $2 AND bank = $3 AND access = $4
+               FOR UPDATE
+           ), token AS (
+               INSERT INTO tokens (user_id, id, country, bank, access, lifetime, issued_at, expiration, ends_at,
+                                   is_valid, superseded_at, invalidated_at, invalidation_reason,
+                                   ciphertext, key_id, fingerprint)
+               SELECT $1, $5, $2, $3, $4, $7, s.now, $8, $9,
+                      NOT s.voided,
+                      CASE WHEN NOT s.holds AND NOT s.voided THEN s.now END,
+                      CASE WHEN s.voided THEN s.now END,
+                      CASE WHEN s.voided THEN coalesce(s.void_reason, 'requested') END,
+                      CASE WHEN s.voided THEN ''::bytea ELSE $10 END, $11, $12
+               FROM slot s
+               ON CONFLICT (user_id, id) DO NOTHING
+               RETURNING id
+           ), pointed AS (
+               UPDATE slots t
+               SET token_id = CASE WHEN s.voided THEN t.token_id ELSE $5 END,
+                   usable_until = CASE WHEN s.voided THEN t.usable_until ELSE $9 END,
+                   minted_seq = t.minted_seq + CASE WHEN s.voided THEN 0 ELSE 1 END,
+                   lease_until = '-infinity', cooldown_until = '-infinity', failure = NULL
+               FROM slot s, token
+               WHERE s.holds AND t.user_id = $1 AND t.country = $2 AND t.bank = $3 AND t.access = $4
+           ), superseded AS (
+               UPDATE tokens o SET superseded_at = s.now
+               FROM slot s, token
+               WHERE s.holds AND NOT s.voided AND o.user_id = $1 AND o.id = s.old_id AND o.id <> $5
+           ), mint AS (
+               UPDATE mints m
+               SET outcome = 'minted', finished_at = s.now, attempts = $13, unseen = $14,
+                   upstream_status = $15, latency_ms = $16
+               FROM slot s, token WHERE m.user_id = $1 AND m.id = $5
+           ), told AS (
+               INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
+                                         country, bank, access, token_id, fingerprint, detail)
+               SELECT $17, s.now, $18, $1, $19, $20, $21, nullif($2, ''), nullif($3, ''), $4, $5, $12,
+                      jsonb_build_object('attempts', $13::int2, 'latencyMs', $16::int4, 'lifetime', $7::int4)
+                      || CASE WHEN s.voided THEN '{"invalidated": true}' WHEN s.holds THEN '{}' ELSE '{"surplus": true}' END::jsonb
+               FROM slot s, token
+           )
+           SELECT s.now AS "issued_at!", s.voided AS "is_voided!", token.id IS NOT NULL AS "is_new!"
+           FROM slot s LEFT JOIN token ON true"#,
+        combination.user_id,
+        combination.country_key(),
+        combination.bank_key(),
+        combination.access.bits(),
+        claim.mint_id,
+        finish.lease.epoch,
+        claim.lifetime,
+        finish.expiration,
+        finish.ends_at,
+        finish.sealed.bytes,
+        finish.sealed.key_id,
+        finish.fingerprint,
+        calls.attempts,
+        calls.unseen,
+        calls.status.map(status_column),
+        calls.latency_ms,
+        finish.event_id,
+        EventKind::TokenMinted.name(),
+        claim.caller.client,
+        claim.caller.request_id,
+        claim.caller.source_ip,
+    )
+    .fetch_optional(pool)
+    .await?;
+    match row {
+        Some(row) if row.is_new => Ok(Some(Finished {
+            issued_at: row.issued_at,
+            is_voided: row.is_voided,
+        })),
+        Some(_) => find_finished(pool, claim).await,
+        None => Ok(None),
+    }
+}
+
+/// A replay: what the first try recorded, which may have been ended since.
+async fn find_finished(pool: &PgPool, claim: &Claim) -> Result<Option<Finished>, DbError> {
+    let row = sqlx::query!(
+        "SELECT issued_at, is_valid FROM tokens WHERE user_id = $1 AND id = $2",
+        claim.combination.user_id,
+        claim.mint_id,
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.map(|row| Finished {
+        issued_at: row.issued_at,
+        is_voided: !row.is_valid,
+    }))
+}
+
+/// Records that a mint gave no token, frees the lease and lets the combination cool down, all or
+/// nothing. Fenced like the finish; a replay changes nothing.
+pub async fn fail_mint(
+    pool: &PgPool,
+    claim: &Claim,
+    lease: Lease,
+    failure: &Failure,
+    is_unknown: bool,
+    calls: &CallSummary,
+    cooldown: std::time::Duration,
+) -> Result<(), DbError> {
+    let combination = &claim.combination;
+    let (outcome, kind) = if is_unknown {
+        ("unknown", EventKind::TokenMintUnknown)
+    } else {
+        ("failed", EventKind::TokenMintFailed)
+    };
+    let stored = serde_json::to_value(failure).expect("a failure is plain data");
+    let detail = serde_json::json!({
+        "failure": failure.kind.name(),
+        "attempts": calls.attempts,
+        "possiblyMinted": calls.unseen,
+        "upstreamStatus": calls.status,
+        "upstreamIdentifier": calls.identifier,
+        "latencyMs": calls.latency_ms,
+    });
+    sqlx::query!(
+        "WITH slot AS (
+             UPDATE slots
+             SET lease_until = '-infinity', failure = $7,
+                 cooldown_until = clock_timestamp() + make_interval(secs => $8)
+             WHERE user_id = $1 AND country = $2 AND bank = $3 AND access = $4
+               AND lease_holder = $5 AND lease_epoch = $6
+             RETURNING user_id
+         ), mint AS (
+             UPDATE mints m
+             SET outcome = $9, finished_at = clock_timestamp(), failure = $10, attempts = $11, unseen = $12,
+                 upstream_status = $13, upstream_identifier = $14, latency_ms = $15
+             WHERE m.user_id = $1 AND m.id = $5 AND m.outcome = 'open'
+               AND (SELECT count(*) FROM slot) >= 0
+             RETURNING m.*
+         )
+         INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
+                                   country, bank, access, token_id, detail)
+         SELECT $16, m.finished_at, $17, m.user_id, m.client, m.request_id, m.source_ip,
+                nullif(m.country, ''), nullif(m.bank, ''), m.access, m.id, $18
+         FROM mint m",
+        combination.user_id,
+        combination.country_key(),
+        combination.bank_key(),
+        combination.access.bits(),
+        claim.mint_id,
+        lease.epoch,
+        stored,
+        cooldown.as_secs_f64(),
+        outcome,
+        failure.kind.name(),
+        calls.attempts,
+        calls.unseen,
+        calls.status.map(status_column),
+        calls.identifier,
+        calls.latency_ms,
+        Uuid::now_v7(),
+        kind.name(),
+        detail,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// HTTP statuses are below 1000.
+fn status_column(status: u16) -> i16 {
+    i16::try_from(status).unwrap_or(i16::MAX)
+}

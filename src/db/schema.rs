@@ -1,0 +1,241 @@
+//! The database as a whole: reaching it, migrating it, and whether it is fit to serve from.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, PgConnection, PgPool};
+
+use super::DbError;
+
+/// The migrations of this version.
+pub static MIGRATOR: Migrator = sqlx::migrate!();
+
+/// Months of audit partitions that there must be beyond the current one.
+pub const PARTITIONS_AHEAD: i32 = 3;
+
+/// Why the service does not start on this database.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// The address does not parse. Its text is not repeated: it may hold a password.
+    #[error("DATABASE_URL is not a Postgres address")]
+    Address,
+    /// It did not answer in time.
+    #[error("no database within {waited:?}: {last}")]
+    Unreachable {
+        /// How long it was tried.
+        waited: Duration,
+        /// The last error.
+        last: DbError,
+    },
+    /// A version that is not supported.
+    #[error("Postgres 15 or later is needed, this is {0}")]
+    TooOld(String),
+    /// The schema is older than this version needs.
+    #[error(
+        "the schema is at version {found}, this version needs {needed}: run `token-vendor migrate`"
+    )]
+    OldSchema {
+        /// The newest migration applied, 0 if none.
+        found: i64,
+        /// The newest migration of this version.
+        needed: i64,
+    },
+    /// It does not keep what it commits.
+    #[error("the database does not keep what it commits: {0}")]
+    NotDurable(String),
+    /// A statement failed.
+    #[error(transparent)]
+    Failed(#[from] DbError),
+}
+
+/// How connections are made. Statements are prepared and sent without a transaction around them,
+/// so a transaction pooler in front is fine.
+pub fn connect_options(url: &SecretString) -> Result<PgConnectOptions, Unfit> {
+    let options: PgConnectOptions = url.expose_secret().parse().map_err(|_| Unfit::Address)?;
+    Ok(options
+        .application_name("token-vendor")
+        .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1)))
+}
+
+/// A pool that opens connections as they are needed.
+pub fn open_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(Duration::from_secs(2))
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                // Longer than any of ours takes; without an end a lost lock would hold the pool.
+                sqlx::raw_sql("SET statement_timeout = '5s'; SET lock_timeout = '2s'")
+                    .execute(connection)
+                    .await
+                    .map(|_| ())
+            })
+        })
+        .connect_lazy_with(options)
+}
+
+/// Waits until the database answers, at most that long.
+pub async fn wait_for_database(
+    options: &PgConnectOptions,
+    patience: Duration,
+) -> Result<(), Unfit> {
+    let started = Instant::now();
+    loop {
+        let attempt = tokio::time::timeout(Duration::from_secs(5), options.connect());
+        let last = match attempt.await {
+            Ok(Ok(connection)) => {
+                let _ = sqlx::Connection::close(connection).await;
+                return Ok(());
+            }
+            Ok(Err(error)) => error.into(),
+            Err(_) => DbError::TimedOut(Duration::from_secs(5)),
+        };
+        if started.elapsed() >= patience {
+            return Err(Unfit::Unreachable {
+                waited: patience,
+                last,
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Applies what is pending. Safe beside others: one at a time does it.
+pub async fn migrate(options: &PgConnectOptions) -> Result<(), Unfit> {
+    let mut connection = options.connect().await.map_err(DbError::from)?;
+    let mut migrator = Migrator::with_migrations(MIGRATOR.iter().cloned().collect());
+    // A newer version has been here: its migrations are not ours to judge.
+    migrator.set_ignore_missing(true);
+    migrator
+        .run(&mut connection)
+        .await
+        .map_err(|error| DbError::from(sqlx::Error::from(error)))?;
+    Ok(())
+}
+
+/// Refuses a database that is too old, behind in its schema, or does not keep what it commits.
+pub async fn check_fitness(connection: &mut PgConnection) -> Result<(), Unfit> {
+    let row = sqlx::query!(
+        r#"SELECT current_setting('server_version_num')::int AS "version!",
+                  current_setting('server_version') AS "version_text!",
+                  current_setting('fsync') AS "fsync!",
+                  current_setting('synchronous_commit') AS "synchronous_commit!",
+                  pg_is_in_recovery() OR current_setting('transaction_read_only')::bool AS "read_only!""#
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(DbError::from)?;
+    if row.version < 150_000 {
+        return Err(Unfit::TooOld(row.version_text));
+    }
+    if row.read_only {
+        return Err(Unfit::NotDurable("it is read-only".into()));
+    }
+    if row.fsync != "on" {
+        return Err(Unfit::NotDurable(format!("fsync is {}", row.fsync)));
+    }
+    if !matches!(row.synchronous_commit.as_str(), "on" | "remote_apply") {
+        let setting = row.synchronous_commit;
+        return Err(Unfit::NotDurable(format!(
+            "synchronous_commit is {setting}, below on"
+        )));
+    }
+    let (found, needed) = (schema_version(connection).await?, needed_version());
+    if found < needed {
+        return Err(Unfit::OldSchema { found, needed });
+    }
+    Ok(())
+}
+
+/// What readiness tells of the database.
+#[derive(Clone, Copy, Debug)]
+pub struct DatabaseHealth {
+    /// The schema is what this version needs, or newer.
+    pub is_schema_current: bool,
+    /// Months beyond the current one that have an audit partition.
+    pub partitions_ahead: i32,
+    /// A synchronous standby has what was acknowledged: it outlives the loss of the primary.
+    pub has_synchronous_standby: bool,
+}
+
+/// Asks the primary.
+pub async fn find_database_health(pool: &PgPool) -> Result<DatabaseHealth, DbError> {
+    let mut connection = pool.acquire().await?;
+    let row = sqlx::query!(
+        r#"SELECT current_setting('synchronous_standby_names') <> '' AS "has_standby!",
+                  (SELECT count(*)::int FROM generate_series(1, $1) AS ahead
+                   JOIN pg_class c ON c.relname = 'audit_events_'
+                       || to_char((now() AT TIME ZONE 'UTC') + make_interval(months => ahead), 'YYYY_MM')
+                   JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = 'audit_events'::regclass)
+                  AS "ahead!""#,
+        PARTITIONS_AHEAD
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    Ok(DatabaseHealth {
+        is_schema_current: schema_version(&mut connection).await? >= needed_version(),
+        partitions_ahead: row.ahead,
+        has_synchronous_standby: row.has_standby,
+    })
+}
+
+/// Makes the audit partitions of this month and the next [`PARTITIONS_AHEAD`]; returns how many
+/// were missing. Does nothing while another does it.
+pub async fn create_partitions(pool: &PgPool) -> Result<i64, DbError> {
+    let mut tx = pool.begin().await?;
+    let is_ours = sqlx::query_scalar!(
+        r#"SELECT pg_try_advisory_xact_lock(hashtext('token-vendor audit partitions')) AS "is_ours!""#
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    if !is_ours {
+        return Ok(0);
+    }
+    let created = sqlx::query_scalar!(
+        r#"SELECT count(*) FILTER (WHERE create_audit_partition(now() + make_interval(months => ahead))) AS "created!"
+           FROM generate_series(0, $1) AS ahead"#,
+        PARTITIONS_AHEAD
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(created)
+}
+
+/// The database's clock, and the time of the newest event: no time before it is now.
+pub async fn find_newest_time(pool: &PgPool) -> Result<(DateTime<Utc>, DateTime<Utc>), DbError> {
+    let row = sqlx::query!(
+        r#"SELECT clock_timestamp() AS "now!",
+                  coalesce((SELECT occurred_at FROM audit_events ORDER BY occurred_at DESC LIMIT 1),
+                           clock_timestamp()) AS "newest!""#
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok((row.now, row.newest))
+}
+
+fn needed_version() -> i64 {
+    MIGRATOR
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0)
+}
+
+/// The newest migration applied. Asked without a prepared statement: the table may not be there.
+async fn schema_version(connection: &mut PgConnection) -> Result<i64, DbError> {
+    let is_there: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !is_there {
+        return Ok(0);
+    }
+    let version: Option<i64> =
+        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+            .fetch_one(connection)
+            .await?;
+    Ok(version.unwrap_or(0))
+}

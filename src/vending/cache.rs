@@ -1,0 +1,94 @@
+//! Tokens in memory: they propose, Postgres disposes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use moka::Expiry;
+use moka::sync::Cache;
+
+use crate::model::{Combination, Issued};
+
+/// A token that may be proposed for a handout.
+#[derive(Debug)]
+pub struct CachedToken {
+    /// The record and the secret.
+    pub issued: Issued,
+    /// When its life is over by this machine's monotonic clock, never later than by the database's.
+    pub deadline: Instant,
+    /// When this replica saw its mint end, if it was there to see it: requests that began before
+    /// shared in that mint.
+    pub minted_at: Option<Instant>,
+}
+
+impl CachedToken {
+    /// The life left.
+    pub fn life(&self, now: Instant) -> Duration {
+        self.deadline.saturating_duration_since(now)
+    }
+}
+
+/// The tokens of this replica, one a combination.
+#[derive(Clone, Debug)]
+pub struct TokenCache(Cache<Combination, Arc<CachedToken>>);
+
+impl TokenCache {
+    /// Holds at most so many tokens.
+    pub fn new(max_tokens: u64) -> Self {
+        let cache = Cache::builder()
+            .max_capacity(max_tokens)
+            .expire_after(AtDeadline)
+            .build();
+        TokenCache(cache)
+    }
+
+    /// The token to propose.
+    pub fn get(&self, combination: &Combination) -> Option<Arc<CachedToken>> {
+        self.0.get(combination)
+    }
+
+    /// Proposes this one from now on.
+    pub fn insert(&self, token: Arc<CachedToken>) {
+        self.0.insert(token.issued.token.combination.clone(), token);
+    }
+
+    /// Proposes this one no more; a newer one stays.
+    pub fn remove(&self, token: &Arc<CachedToken>) {
+        let combination = &token.issued.token.combination;
+        if self
+            .0
+            .get(combination)
+            .is_some_and(|cached| Arc::ptr_eq(&cached, token))
+        {
+            self.0.invalidate(combination);
+        }
+    }
+
+    /// How many there are, about.
+    pub fn len(&self) -> u64 {
+        self.0.entry_count()
+    }
+}
+
+/// Ends an entry with its token.
+struct AtDeadline;
+
+impl Expiry<Combination, Arc<CachedToken>> for AtDeadline {
+    fn expire_after_create(
+        &self,
+        _: &Combination,
+        token: &Arc<CachedToken>,
+        now: Instant,
+    ) -> Option<Duration> {
+        Some(token.life(now))
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &Combination,
+        token: &Arc<CachedToken>,
+        now: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(token.life(now))
+    }
+}

@@ -1,0 +1,179 @@
+//! The group commit: many handouts, one statement, each caller answered after the commit.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::cache::CachedToken;
+use super::clock::DatabaseClock;
+use crate::db::DbError;
+use crate::db::audit::{AuditConnection, HandoutRow, find_handouts, insert_handouts};
+use crate::model::{Caller, Failure};
+
+/// Handouts that may wait for the writer before more are refused.
+const QUEUE: usize = 16_384;
+/// Handouts in one statement.
+const BATCH: usize = 500;
+/// A statement that takes longer is given up, its outcome unknown.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A handout on its way to the writer.
+#[derive(Debug)]
+struct Handout {
+    row: HandoutRow,
+    reply: oneshot::Sender<Result<bool, Failure>>,
+}
+
+/// The way to the writer.
+#[derive(Clone, Debug)]
+pub struct Handouts {
+    queue: mpsc::Sender<Handout>,
+    clock: std::sync::Arc<DatabaseClock>,
+}
+
+impl Handouts {
+    /// Starts the writer; it ends, with nothing left in its queue, once `stop` is cancelled.
+    pub fn start(
+        connection: AuditConnection,
+        clock: std::sync::Arc<DatabaseClock>,
+        stop: CancellationToken,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let writer = Writer {
+            connection,
+            clock: clock.clone(),
+        };
+        let task = tokio::spawn(writer.run(waiting, stop));
+        (Handouts { queue, clock }, task)
+    }
+
+    /// Puts the handout on record if the token may be handed out at this moment: true, and it is
+    /// durable; false, and the token must not be used.
+    pub async fn record(
+        &self,
+        token: &CachedToken,
+        min_life: Duration,
+        caller: &Caller,
+    ) -> Result<bool, Failure> {
+        let token = &token.issued.token;
+        let row = HandoutRow {
+            event_id: Uuid::now_v7(),
+            occurred_at: self.clock.estimate(),
+            user_id: token.combination.user_id.clone(),
+            token_id: token.id,
+            caller: caller.clone(),
+            min_life,
+        };
+        let (reply, answer) = oneshot::channel();
+        self.queue
+            .try_send(Handout { row, reply })
+            .map_err(|_| Failure::overloaded())?;
+        answer.await.unwrap_or_else(|_| Err(Failure::database()))
+    }
+
+    /// Whether the writer runs.
+    pub fn is_running(&self) -> bool {
+        !self.queue.is_closed()
+    }
+
+    /// How many wait.
+    pub fn depth(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+}
+
+struct Writer {
+    connection: AuditConnection,
+    clock: std::sync::Arc<DatabaseClock>,
+}
+
+impl Writer {
+    /// Takes what has gathered while the last flush ran; there is no timer.
+    async fn run(mut self, mut waiting: mpsc::Receiver<Handout>, stop: CancellationToken) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                biased;
+                taken = waiting.recv_many(&mut batch, BATCH) => if taken == 0 { break },
+                () = stop.cancelled(), if !waiting.is_closed() => waiting.close(),
+            }
+            // Nobody waits for these any more.
+            batch.retain(|handout| !handout.reply.is_closed());
+            if !batch.is_empty() {
+                self.flush(std::mem::take(&mut batch)).await;
+            }
+        }
+    }
+
+    /// Decides a batch and answers it. A row that poisons it is found by halving; only its caller
+    /// fails.
+    async fn flush(&mut self, batch: Vec<Handout>) {
+        let mut parts = vec![batch];
+        while let Some(mut part) = parts.pop() {
+            let rows: Vec<&HandoutRow> = part.iter().map(|handout| &handout.row).collect();
+            match self.decide(&rows).await {
+                Ok(on_record) => part.into_iter().for_each(|handout| {
+                    let is_on_record = on_record.contains(&handout.row.event_id);
+                    let _ = handout.reply.send(Ok(is_on_record));
+                }),
+                Err(error) if error.is_of_the_row() && part.len() > 1 => {
+                    let rest = part.split_off(part.len() / 2);
+                    parts.extend([part, rest]);
+                }
+                Err(error) => {
+                    tracing::error!(%error, handouts = part.len(), "handouts could not be put on record");
+                    part.into_iter().for_each(|handout| {
+                        let _ = handout.reply.send(Err(Failure::database()));
+                    });
+                }
+            }
+        }
+    }
+
+    /// The ids of those handouts that are on record after this.
+    async fn decide(&mut self, rows: &[&HandoutRow]) -> Result<HashSet<Uuid>, DbError> {
+        match self.insert(rows).await {
+            Err(error) if !error.is_of_the_row() => {
+                tracing::warn!(%error, handouts = rows.len(), "a flush was lost; replaying it");
+                self.connection.abandon();
+                let replay = self.replay(rows).await;
+                if replay.is_err() {
+                    self.connection.abandon();
+                }
+                replay
+            }
+            decided => decided,
+        }
+    }
+
+    /// After a flush of unknown outcome: the same again, and then, in a statement of its own, what
+    /// is on record. Asking first could miss a transaction still under way; inserting waits for it.
+    async fn replay(&mut self, rows: &[&HandoutRow]) -> Result<HashSet<Uuid>, DbError> {
+        self.insert(rows).await?;
+        within(FLUSH_TIMEOUT, async {
+            find_handouts(self.connection.get().await?, rows).await
+        })
+        .await
+    }
+
+    async fn insert(&mut self, rows: &[&HandoutRow]) -> Result<HashSet<Uuid>, DbError> {
+        let floor = self.clock.floor();
+        within(FLUSH_TIMEOUT, async {
+            insert_handouts(self.connection.get().await?, rows, floor).await
+        })
+        .await
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, DbError>>,
+) -> Result<T, DbError> {
+    timeout(limit, work)
+        .await
+        .unwrap_or(Err(DbError::TimedOut(limit)))
+}

@@ -1,0 +1,491 @@
+//! A cache miss: read the slot, claim the mint, call the upstream, finish. Runs in a flight, for
+//! all who wait.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use super::cache::CachedToken;
+use super::clock::STEP_TOLERANCE;
+use super::{ForwardReason, Order, Parts};
+use crate::db::budget::take_attempt;
+use crate::db::mints::{
+    CallSummary, Claim, Finish, Finished, Lease, claim_mint, fail_mint, finish_mint,
+};
+use crate::db::slots::{Slot, StoredToken, find_slot, point_slot};
+use crate::model::{Caller, Failure, FailureKind, Issued, Token};
+use crate::upstream::{CallError, Minted};
+
+/// What a lease holds beyond the time of the call: for the way to the call and the commit after it.
+const LEASE_MARGIN: Duration = Duration::from_secs(6);
+/// What must be left of the lease after the call, for the commit.
+const COMMIT_TIME: Duration = Duration::from_secs(3);
+/// How long those who wait are kept waiting for a commit; it is tried for longer.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a minted token is tried to be recorded.
+const RECORD_FOR: Duration = Duration::from_secs(30);
+/// How long a flight waits for a place among the calls in flight.
+const RESERVE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What a flight came to.
+#[derive(Clone, Debug)]
+pub struct Landed {
+    /// The token.
+    pub token: Arc<CachedToken>,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Why what was on record before did not do.
+    pub reason: ForwardReason,
+}
+
+/// Where a flight's token came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// It was on record.
+    Found,
+    /// Another replica minted it meanwhile.
+    Awaited,
+    /// This flight minted it, in the name of who started it.
+    Minted,
+}
+
+/// Finds or mints a token for the order.
+pub(super) async fn resolve(
+    parts: Arc<Parts>,
+    order: Order,
+    caller: Caller,
+) -> Result<Landed, Failure> {
+    let started = Instant::now();
+    let mut seen_seq = None;
+    while started.elapsed() < parts.settings.patience() {
+        let read_at = Instant::now();
+        let slot = read_slot(&parts, &order).await?;
+        let since = *seen_seq.get_or_insert(slot.minted_seq);
+        let reason = forward_reason(&slot);
+        if let Some(pointer) = &slot.pointer {
+            let is_newer = slot.minted_seq > since;
+            let life = pointer.token.ends_at - slot.judged_at;
+            if is_newer && order.is_satisfied_by_mint(pointer.token.lifetime) {
+                let token = remember(&parts, pointer, slot.judged_at, read_at, true)?;
+                return Ok(Landed {
+                    token,
+                    origin: Origin::Awaited,
+                    reason,
+                });
+            }
+            if !order.renew
+                && life > TimeDelta::from_std(parts.min_life(&order)).unwrap_or_default()
+            {
+                let token = remember(&parts, pointer, slot.judged_at, read_at, false)?;
+                return Ok(Landed {
+                    token,
+                    origin: Origin::Found,
+                    reason,
+                });
+            }
+            // What others minted meanwhile does not do for this order: it counts as seen.
+            seen_seq = Some(slot.minted_seq);
+        }
+        if let Some(failure) = slot.cooling {
+            return Err(failure);
+        }
+        if slot.is_leased {
+            sleep(Duration::from_millis(fastrand::u64(50..250))).await;
+            continue;
+        }
+        if slot.wants_pointing && !order.renew {
+            if let Some(stored) = point(&parts, &order).await? {
+                let token = remember(&parts, &stored, slot.judged_at, read_at, false)?;
+                return Ok(Landed {
+                    token,
+                    origin: Origin::Found,
+                    reason,
+                });
+            }
+        }
+        let seen_seq = seen_seq.unwrap_or(since);
+        match claim_and_mint(&parts, &order, &caller, &slot, seen_seq, read_at).await? {
+            Some(token) => {
+                return Ok(Landed {
+                    token,
+                    origin: Origin::Minted,
+                    reason,
+                });
+            }
+            // Somebody else won the claim, or the combination was invalidated under the mint.
+            None => sleep(Duration::from_millis(fastrand::u64(5..25))).await,
+        }
+    }
+    Err(Failure::timeout())
+}
+
+fn forward_reason(slot: &Slot) -> ForwardReason {
+    match slot {
+        Slot {
+            has_fresh_pointer: true,
+            pointer: Some(_),
+            ..
+        } => ForwardReason::Request,
+        Slot {
+            had_token: true, ..
+        } => ForwardReason::Stale,
+        _ => ForwardReason::UriMiss,
+    }
+}
+
+async fn read_slot(parts: &Parts, order: &Order) -> Result<Slot, Failure> {
+    let (combination, floor, min_life) = (
+        order.combination.clone(),
+        parts.clock.floor(),
+        parts.min_life(order),
+    );
+    let slot = parts
+        .db
+        .run(|pool| async move { find_slot(&pool, &combination, floor, min_life).await })
+        .await
+        .map_err(|error| database_failure("a slot could not be read", &error))?;
+    parts.clock.observe(slot.now);
+    Ok(slot)
+}
+
+async fn point(parts: &Parts, order: &Order) -> Result<Option<StoredToken>, Failure> {
+    let (combination, floor, min_life) = (
+        order.combination.clone(),
+        parts.clock.floor(),
+        parts.min_life(order),
+    );
+    parts
+        .db
+        .run(|pool| async move { point_slot(&pool, &combination, floor, min_life).await })
+        .await
+        .map_err(|error| database_failure("a slot could not be pointed", &error))
+}
+
+/// Opens a stored token and proposes it from now on. Its monotonic deadline counts from before
+/// the reading, so it is never late.
+fn remember(
+    parts: &Parts,
+    stored: &StoredToken,
+    judged_at: DateTime<Utc>,
+    read_at: Instant,
+    was_awaited: bool,
+) -> Result<Arc<CachedToken>, Failure> {
+    let token = &stored.token;
+    let token_string = parts
+        .keys
+        .open(&stored.ciphertext, token.id, &token.combination)
+        .map_err(|error| {
+            tracing::error!(token_id = %token.id, %error, "ALARM: a stored token cannot be opened");
+            let detail = "the token on record cannot be opened";
+            Failure::new(FailureKind::TokenUnreadable, detail)
+        })?;
+    let life = (token.ends_at - judged_at).to_std().unwrap_or_default();
+    let cached = Arc::new(CachedToken {
+        issued: Issued {
+            token: token.clone(),
+            token_string,
+        },
+        deadline: read_at + life,
+        minted_at: was_awaited.then(Instant::now),
+    });
+    parts.cache.insert(cached.clone());
+    Ok(cached)
+}
+
+/// Claims the mint and makes it. `None` if the claim was lost or the token recorded as ended.
+async fn claim_and_mint(
+    parts: &Arc<Parts>,
+    order: &Order,
+    caller: &Caller,
+    slot: &Slot,
+    seen_seq: i64,
+    read_at: Instant,
+) -> Result<Option<Arc<CachedToken>>, Failure> {
+    if parts.clock.floor() - slot.now > STEP_TOLERANCE {
+        tracing::error!(
+            "the database's clock is behind what it was; nothing is minted until it has caught up"
+        );
+        return Err(Failure::database());
+    }
+    parts.upstream.circuit.admit()?;
+    let _place = parts.upstream.reserve(RESERVE_PATIENCE).await?;
+    let length = parts.settings.upstream_timeout + LEASE_MARGIN;
+    let claim = Claim {
+        mint_id: Uuid::now_v7(),
+        combination: order.combination.clone(),
+        lifetime: order.lifetime,
+        holder: parts.replica,
+        caller: caller.clone(),
+        now: slot.now,
+        lease_until: slot.now + length,
+        fresh_until: slot.judged_at + parts.min_life(order),
+        renew_since: order.renew.then_some(seen_seq),
+    };
+    let claimed_at = Instant::now();
+    let asked = claim.clone();
+    let lease = parts
+        .db
+        .run(|pool| async move { claim_mint(&pool, &asked).await })
+        .await
+        .map_err(|error| database_failure("a mint could not be claimed", &error))?;
+    let Some(lease) = lease else { return Ok(None) };
+    let mint = Mint {
+        parts,
+        claim,
+        lease,
+        lease_ends: read_at + length,
+        claimed_at,
+    };
+    let taken = lease.claimed_at - mint.claim.now;
+    if taken < TimeDelta::zero() || taken.to_std().unwrap_or_default() > length / 2 {
+        let calls = CallSummary::default();
+        return Err(mint.fail(Failure::database(), false, &calls).await);
+    }
+    mint.run().await
+}
+
+/// A mint whose intent is on record.
+struct Mint<'a> {
+    parts: &'a Arc<Parts>,
+    claim: Claim,
+    lease: Lease,
+    /// By this machine's clock, counted from before the reading: never later than by the database's.
+    lease_ends: Instant,
+    /// Before the claim was sent: the token's life counts from here.
+    claimed_at: Instant,
+}
+
+impl Mint<'_> {
+    async fn run(self) -> Result<Option<Arc<CachedToken>>, Failure> {
+        let started = Instant::now();
+        let mut calls = CallSummary::default();
+        let outcome = self.call(started, &mut calls).await;
+        calls.latency_ms = i32::try_from(started.elapsed().as_millis()).unwrap_or(i32::MAX);
+        match outcome {
+            Ok(minted) => self.finish(minted, calls).await,
+            Err((failure, is_unknown)) => Err(self.fail(failure, is_unknown, &calls).await),
+        }
+    }
+
+    /// Calls until there is an answer to keep, within the one deadline. Waits as the provider
+    /// advises: 1 s, 2 s, 4 s, with jitter; shorter where the whole time is short.
+    async fn call(
+        &self,
+        started: Instant,
+        calls: &mut CallSummary,
+    ) -> Result<Minted, (Failure, bool)> {
+        let settings = &self.parts.settings;
+        let deadline = started + settings.upstream_timeout;
+        let mut waits = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_secs(1).min(settings.upstream_timeout / 8))
+            .with_jitter()
+            .with_max_times(settings.upstream_max_attempts.saturating_sub(1) as usize)
+            .build();
+        loop {
+            self.take_budget()
+                .await
+                .map_err(|failure| (failure, false))?;
+            let time = deadline.saturating_duration_since(Instant::now());
+            if Instant::now() + time + COMMIT_TIME > self.lease_ends {
+                return Err((Failure::database(), false));
+            }
+            calls.attempts += 1;
+            let claim = &self.claim;
+            let error = match self
+                .parts
+                .upstream
+                .mint(&claim.combination, claim.lifetime, time)
+                .await
+            {
+                Ok(minted) => {
+                    self.parts.upstream.circuit.note_success();
+                    calls.status = Some(201);
+                    return Ok(minted);
+                }
+                Err(error) => error,
+            };
+            note_error(calls, &error);
+            match waits.next() {
+                Some(wait) if error.is_retryable && Instant::now() + wait < deadline => {
+                    sleep(wait).await
+                }
+                _ => {
+                    self.note_in_circuit(&error);
+                    return Err((error.failure, error.is_lost));
+                }
+            }
+        }
+    }
+
+    async fn take_budget(&self) -> Result<(), Failure> {
+        let limit = self.parts.settings.upstream_hourly_budget;
+        if limit == 0 {
+            return Ok(());
+        }
+        let taken = self
+            .parts
+            .db
+            .run(move |pool| async move { take_attempt(&pool, limit).await })
+            .await
+            .map_err(|error| database_failure("the budget could not be taken", &error))?;
+        taken.map(|_| ()).ok_or_else(|| {
+            let detail = "the calls to the upstream for this hour are used up";
+            Failure::new(FailureKind::UpstreamBudgetSpent, detail).with_retry_after(60)
+        })
+    }
+
+    fn note_in_circuit(&self, error: &CallError) {
+        let status = error.failure.upstream.as_ref().map(|answer| answer.status);
+        if status.is_none_or(|status| status >= 500 || status == 429) {
+            self.parts.upstream.circuit.note_failure();
+        } else {
+            self.parts.upstream.circuit.note_success();
+        }
+    }
+
+    /// Records the token. Nobody waits for that longer than [`COMMIT_PATIENCE`], but it is tried
+    /// for [`RECORD_FOR`]: a token that comes on record late still serves the next request.
+    async fn finish(
+        self,
+        minted: Minted,
+        calls: CallSummary,
+    ) -> Result<Option<Arc<CachedToken>>, Failure> {
+        let claim = &self.claim;
+        let life = life_of(&minted, claim.lifetime);
+        let finish = Finish {
+            claim: claim.clone(),
+            lease: self.lease,
+            expiration: minted.expiration,
+            ends_at: self.lease.claimed_at + life,
+            sealed: self
+                .parts
+                .keys
+                .seal(&minted.token_string, claim.mint_id, &claim.combination),
+            fingerprint: self.parts.keys.fingerprint(minted.token_string.expose()),
+            calls,
+            event_id: Uuid::now_v7(),
+        };
+        let token = Token {
+            id: claim.mint_id,
+            combination: claim.combination.clone(),
+            expiration: finish.expiration,
+            ends_at: finish.ends_at,
+            issued_at: finish.ends_at,
+            lifetime: claim.lifetime,
+            is_valid: true,
+            invalidated_at: None,
+            invalidation_reason: None,
+            fingerprint: finish.fingerprint.clone(),
+        };
+        let (done, finished) = oneshot::channel();
+        let parts = self.parts.clone();
+        self.parts.tracker.spawn(async move {
+            let _ = done.send(record(&parts, finish).await);
+        });
+        let Ok(Ok(finished)) = timeout(COMMIT_PATIENCE, finished).await else {
+            return Err(Failure::database());
+        };
+        let finished = finished?;
+        if finished.is_voided {
+            return Ok(None);
+        }
+        let cached = Arc::new(CachedToken {
+            issued: Issued {
+                token: Token {
+                    issued_at: finished.issued_at,
+                    ..token
+                },
+                token_string: minted.token_string,
+            },
+            deadline: self.claimed_at + life,
+            minted_at: Some(Instant::now()),
+        });
+        if claim.lifetime > 0 {
+            self.parts.cache.insert(cached.clone());
+        }
+        Ok(Some(cached))
+    }
+
+    /// Records that there is no token, and gives the failure back.
+    async fn fail(&self, failure: Failure, is_unknown: bool, calls: &CallSummary) -> Failure {
+        tracing::warn!(
+            mint_id = %self.claim.mint_id,
+            failure = failure.kind.name(),
+            attempts = calls.attempts,
+            upstream_status = calls.status,
+            upstream_identifier = calls.identifier,
+            is_unknown,
+            "a mint gave no token: {}", failure.detail
+        );
+        let (claim, lease, calls, told) = (
+            self.claim.clone(),
+            self.lease,
+            calls.clone(),
+            failure.clone(),
+        );
+        let cooldown = self.parts.settings.mint_cooldown;
+        let recorded = self.parts.db.run(move |pool| async move {
+            fail_mint(&pool, &claim, lease, &told, is_unknown, &calls, cooldown).await
+        });
+        if let Err(error) = recorded.await {
+            // It stays open, and whoever takes over marks it as unknown.
+            tracing::error!(%error, mint_id = %self.claim.mint_id, "a failed mint could not be recorded");
+        }
+        failure
+    }
+}
+
+fn note_error(calls: &mut CallSummary, error: &CallError) {
+    calls.unseen += i16::from(error.may_have_minted);
+    let answer = error.failure.upstream.as_ref();
+    calls.status = answer.map(|answer| answer.status);
+    calls.identifier = answer.and_then(|answer| answer.identifier.clone());
+}
+
+/// The provider's word on a token's life, never more than was asked; a second less where it is
+/// less, since its `Date` has whole seconds.
+fn life_of(minted: &Minted, lifetime: i32) -> Duration {
+    let asked = TimeDelta::seconds(i64::from(lifetime));
+    let life = match minted.life {
+        Some(life) if life < asked => life - TimeDelta::seconds(1),
+        _ => asked,
+    };
+    life.to_std().unwrap_or_default()
+}
+
+async fn record(parts: &Parts, finish: Finish) -> Result<Finished, Failure> {
+    let started = Instant::now();
+    loop {
+        let asked = finish.clone();
+        let recorded = parts
+            .db
+            .run(|pool| async move { finish_mint(&pool, &asked).await })
+            .await;
+        let mint_id = finish.claim.mint_id;
+        match recorded {
+            Ok(Some(finished)) => return Ok(finished),
+            Ok(None) => {
+                tracing::error!(%mint_id, "the slot of a minted token is gone; the token is lost");
+                return Err(Failure::database());
+            }
+            Err(error) if started.elapsed() < RECORD_FOR => {
+                tracing::warn!(%error, %mint_id, "a minted token could not be recorded yet");
+                sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => {
+                tracing::error!(%error, %mint_id, "a minted token could not be recorded; it is lost");
+                return Err(Failure::database());
+            }
+        }
+    }
+}
+
+fn database_failure(what: &'static str, error: &crate::db::DbError) -> Failure {
+    tracing::error!(%error, "{what}");
+    Failure::database()
+}
