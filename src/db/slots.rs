@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
 
 use super::DbError;
@@ -18,6 +18,13 @@ pub struct StoredToken {
     pub ciphertext: Vec<u8>,
 }
 
+impl StoredToken {
+    /// The life left at that time.
+    pub fn life(&self, at: DateTime<Utc>) -> TimeDelta {
+        self.token.ends_at - at
+    }
+}
+
 /// What a mint needs to know of a combination before it claims one.
 #[derive(Debug)]
 pub struct Slot {
@@ -27,13 +34,11 @@ pub struct Slot {
     pub judged_at: DateTime<Utc>,
     /// The token that is handed out, if it is valid, however short its life.
     pub pointer: Option<StoredToken>,
-    /// The token pointed to is still within its time, whatever else it lacks.
-    pub has_fresh_pointer: bool,
     /// The pointer leads to a token that was ended, or another valid token has the life asked
     /// for: [`point_slot`] mends it.
     pub wants_pointing: bool,
-    /// The combination had a token before.
-    pub had_token: bool,
+    /// The time of the token pointed to is over.
+    pub is_stale: bool,
     /// How many mints have ended in a new pointer.
     pub minted_seq: i64,
     /// Somebody holds the lease.
@@ -52,10 +57,9 @@ pub async fn find_slot(
 ) -> Result<Slot, DbError> {
     let row = sqlx::query!(
         r#"SELECT c.now AS "now!", c.judged AS "judged_at!",
-                  s.token_id IS NOT NULL AS "had_token!",
+                  coalesce(s.usable_until > '-infinity' AND s.usable_until <= c.judged, false) AS "is_stale!",
                   coalesce(s.minted_seq, 0) AS "minted_seq!",
                   coalesce(s.lease_until > c.now, false) AS "is_leased!",
-                  coalesce(s.usable_until > c.judged, false) AS "has_fresh_pointer!",
                   CASE WHEN s.cooldown_until > c.now THEN s.failure END AS failure,
                   (t.id IS NULL AND coalesce(s.usable_until > c.judged, false))
                   OR ((t.id IS NULL OR t.ends_at <= c.judged + make_interval(secs => $6))
@@ -113,9 +117,8 @@ pub async fn find_slot(
         now: row.now,
         judged_at: row.judged_at,
         pointer,
-        has_fresh_pointer: row.has_fresh_pointer,
         wants_pointing: row.wants_pointing,
-        had_token: row.had_token,
+        is_stale: row.is_stale,
         minted_seq: row.minted_seq,
         is_leased: row.is_leased,
         cooling,

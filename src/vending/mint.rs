@@ -61,36 +61,33 @@ pub(super) async fn resolve(
     caller: Caller,
 ) -> Result<Landed, Failure> {
     let started = Instant::now();
-    let mut seen_seq = None;
+    let min_life = TimeDelta::from_std(parts.min_life(&order)).unwrap_or_default();
+    let (mut seen_seq, mut reason) = (None, None);
     while started.elapsed() < parts.settings.patience() {
         let read_at = Instant::now();
         let slot = read_slot(&parts, &order).await?;
-        let since = *seen_seq.get_or_insert(slot.minted_seq);
-        let reason = forward_reason(&slot);
+        let since = seen_seq.unwrap_or(slot.minted_seq);
+        let reason = *reason.get_or_insert_with(|| forward_reason(&slot, &order, min_life));
+        let land = |token, origin| {
+            Ok(Landed {
+                token,
+                origin,
+                reason,
+            })
+        };
         if let Some(pointer) = &slot.pointer {
-            let is_newer = slot.minted_seq > since;
-            let life = pointer.token.ends_at - slot.judged_at;
-            if is_newer && order.is_satisfied_by_mint(pointer.token.lifetime) {
+            let was_awaited = slot.minted_seq > since;
+            if was_awaited && order.is_satisfied_by_mint(pointer.token.lifetime) {
                 let token = remember(&parts, pointer, slot.judged_at, read_at, true)?;
-                return Ok(Landed {
-                    token,
-                    origin: Origin::Awaited,
-                    reason,
-                });
+                return land(token, Origin::Awaited);
             }
-            if !order.renew
-                && life > TimeDelta::from_std(parts.min_life(&order)).unwrap_or_default()
-            {
+            if !order.renew && pointer.life(slot.judged_at) > min_life {
                 let token = remember(&parts, pointer, slot.judged_at, read_at, false)?;
-                return Ok(Landed {
-                    token,
-                    origin: Origin::Found,
-                    reason,
-                });
+                return land(token, Origin::Found);
             }
-            // What others minted meanwhile does not do for this order: it counts as seen.
-            seen_seq = Some(slot.minted_seq);
         }
+        // What others have minted so far does not do for this order.
+        seen_seq = Some(slot.minted_seq);
         if let Some(failure) = slot.cooling {
             return Err(failure);
         }
@@ -98,25 +95,15 @@ pub(super) async fn resolve(
             sleep(Duration::from_millis(fastrand::u64(50..250))).await;
             continue;
         }
-        if slot.wants_pointing && !order.renew {
-            if let Some(stored) = point(&parts, &order).await? {
-                let token = remember(&parts, &stored, slot.judged_at, read_at, false)?;
-                return Ok(Landed {
-                    token,
-                    origin: Origin::Found,
-                    reason,
-                });
-            }
+        if slot.wants_pointing
+            && !order.renew
+            && let Some(stored) = point(&parts, &order).await?
+        {
+            let token = remember(&parts, &stored, slot.judged_at, read_at, false)?;
+            return land(token, Origin::Found);
         }
-        let seen_seq = seen_seq.unwrap_or(since);
-        match claim_and_mint(&parts, &order, &caller, &slot, seen_seq, read_at).await? {
-            Some(token) => {
-                return Ok(Landed {
-                    token,
-                    origin: Origin::Minted,
-                    reason,
-                });
-            }
+        match claim_and_mint(&parts, &order, &caller, &slot, read_at).await? {
+            Some(token) => return land(token, Origin::Minted),
             // Somebody else won the claim, or the combination was invalidated under the mint.
             None => sleep(Duration::from_millis(fastrand::u64(5..25))).await,
         }
@@ -124,17 +111,14 @@ pub(super) async fn resolve(
     Err(Failure::timeout())
 }
 
-fn forward_reason(slot: &Slot) -> ForwardReason {
-    match slot {
-        Slot {
-            has_fresh_pointer: true,
-            pointer: Some(_),
-            ..
-        } => ForwardReason::Request,
-        Slot {
-            had_token: true, ..
-        } => ForwardReason::Stale,
-        _ => ForwardReason::UriMiss,
+fn forward_reason(slot: &Slot, order: &Order, min_life: TimeDelta) -> ForwardReason {
+    match &slot.pointer {
+        Some(pointer) if order.renew && pointer.life(slot.judged_at) > min_life => {
+            ForwardReason::Request
+        }
+        Some(_) => ForwardReason::Stale,
+        None if slot.is_stale => ForwardReason::Stale,
+        None => ForwardReason::UriMiss,
     }
 }
 
@@ -203,7 +187,6 @@ async fn claim_and_mint(
     order: &Order,
     caller: &Caller,
     slot: &Slot,
-    seen_seq: i64,
     read_at: Instant,
 ) -> Result<Option<Arc<CachedToken>>, Failure> {
     if parts.clock.floor() - slot.now > STEP_TOLERANCE {
@@ -224,7 +207,7 @@ async fn claim_and_mint(
         now: slot.now,
         lease_until: slot.now + length,
         fresh_until: slot.judged_at + parts.min_life(order),
-        renew_since: order.renew.then_some(seen_seq),
+        renew_since: order.renew.then_some(slot.minted_seq),
     };
     let claimed_at = Instant::now();
     let asked = claim.clone();
