@@ -1,1 +1,183 @@
-//! api
+//! HTTP in: the only folder that names actix.
+//!
+//! A request passes `request_context` (its id, its log line, the shape of a refusal), the route
+//! table below (404, 405), an [`auth::Permit`] (401, 403, 429), its `body` (415, 413, 400), and its
+//! handler in `tokens` or [`health`].
+
+pub mod auth;
+mod body;
+mod cache_control;
+mod cursor;
+mod fault;
+mod fields;
+pub mod health;
+mod issue_token;
+mod json;
+mod problem;
+mod problem_kind;
+mod query;
+mod request_context;
+mod source_ip;
+mod token_view;
+mod tokens;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::middleware::from_fn;
+use actix_web::{App, FromRequest, Handler, HttpServer, Resource, Responder, web};
+use ipnet::IpNet;
+
+use self::auth::RateLimit;
+use self::health::DatabaseCheck;
+use self::problem::Problem;
+use crate::db::Database;
+use crate::vending::Vendor;
+
+/// How long an idle connection stays open: longer than the usual 60 s of a proxy in front, which
+/// is then the one to close it, and never sends a request into a connection that just closed.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long a request's head may take to arrive; a client that drips it gets 408.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a client may take to hang up after its last answer.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connections that a worker holds open at once; more wait in the listener's backlog, whose length
+/// is decided by whoever bound it.
+const MAX_CONNECTIONS: usize = 10_000;
+
+/// What the handlers work with.
+#[derive(Debug)]
+pub struct ApiState {
+    /// The decisions.
+    pub vendor: Vendor,
+    /// The primary: reads by id.
+    pub db: Database,
+    /// Where lists are read, perhaps a standby.
+    pub reads: Database,
+    /// The peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What a percent-encoded token string is appended to.
+    pub verification_base_url: String,
+    /// Each client's own limit.
+    pub rate_limit: RateLimit,
+    /// True once the service is to stop: readiness says so, requests are still served.
+    pub stopping: Arc<AtomicBool>,
+    /// The look at the database behind readiness.
+    pub database_check: DatabaseCheck,
+}
+
+/// The route table: every path with and without its final slash, every `GET` also as `HEAD`.
+pub fn configure(config: &mut web::ServiceConfig) {
+    route(config, "/bank/tokens/", "GET, HEAD, POST", |path| {
+        path.get(tokens::list_tokens).post(tokens::issue_token)
+    });
+    route(config, "/bank/tokens/{id}", "GET, HEAD", |path| {
+        path.get(tokens::get_token)
+    });
+    route(config, "/health/live", "GET, HEAD", |path| {
+        path.get(health::get_liveness)
+    });
+    route(config, "/health/ready", "GET, HEAD", |path| {
+        path.get(health::get_readiness)
+    });
+    config.default_service(web::to(async || {
+        Err::<String, _>(Problem::not_found("there is nothing at this path"))
+    }));
+}
+
+/// A segment that is a UUID; any other makes a path that is not there, before anyone is asked who
+/// they are.
+const UUID_SEGMENT: &str =
+    "{id:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}}";
+
+/// A path of the table, as logs name it.
+#[derive(Clone, Copy)]
+struct Route(&'static str);
+
+/// Two literal paths rather than one that is normalised or matched by an expression: comparing
+/// them costs a hot request nothing.
+fn route(
+    config: &mut web::ServiceConfig,
+    name: &'static str,
+    methods: &'static str,
+    handlers: impl Fn(Path) -> Path,
+) {
+    let with_slash = name.trim_end_matches('/').replace("{id}", UUID_SEGMENT) + "/";
+    for pattern in [with_slash.trim_end_matches('/'), &with_slash] {
+        let not_allowed =
+            move || async move { Err::<String, _>(Problem::method_not_allowed(methods)) };
+        let resource = web::resource(pattern)
+            .app_data(Route(name))
+            .default_service(web::to(not_allowed));
+        config.service(handlers(Path(resource)).0);
+    }
+}
+
+/// A path to hang handlers on.
+struct Path(Resource);
+
+impl Path {
+    fn get<F, Args>(self, handler: F) -> Self
+    where
+        F: Handler<Args>,
+        Args: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        let Path(resource) = self;
+        Path(resource.get(handler.clone()).head(handler))
+    }
+
+    fn post<F, Args>(self, handler: F) -> Self
+    where
+        F: Handler<Args>,
+        Args: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        Path(self.0.post(handler))
+    }
+}
+
+/// Serves on the listener, over TLS if given, until the returned server's handle stops it; then
+/// what runs has `shutdown_timeout` to finish. It is to be polled on a tokio runtime; each worker
+/// (one a core, unless told) is a thread of its own. Signals are the caller's business.
+///
+/// HTTP/1.1 alone: so is what TLS offers (ALPN).
+pub fn serve(
+    state: ApiState,
+    listen: TcpListener,
+    tls: Option<rustls::ServerConfig>,
+    workers: Option<usize>,
+    shutdown_timeout: Duration,
+) -> std::io::Result<Server> {
+    let state = web::Data::new(state);
+    let mut server = HttpServer::new(move || {
+        App::new()
+            .app_data(state.clone())
+            .configure(configure)
+            .wrap(from_fn(request_context::request_context))
+    })
+    .keep_alive(KEEP_ALIVE)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+    .tls_handshake_timeout(HANDSHAKE_TIMEOUT)
+    .max_connections(MAX_CONNECTIONS)
+    .shutdown_timeout(shutdown_timeout.as_millis().div_ceil(1000) as u64)
+    .disable_signals();
+    if let Some(workers) = workers {
+        server = server.workers(workers);
+    }
+    let server = match tls {
+        Some(tls) => server.listen_rustls_0_23(listen, tls)?,
+        None => server.listen(listen)?,
+    };
+    Ok(server.run())
+}

@@ -1,0 +1,78 @@
+//! The rules of text fields: one place for bodies and query strings.
+
+use super::fault::Detail;
+use crate::model::Country;
+
+/// The longest user id, in characters.
+const MAX_USER_ID: usize = 128;
+
+/// The longest name of a bank, in characters.
+const MAX_BANK: usize = 32;
+
+/// The company's own id of its user: 1–128 characters, none of them a control character, and no
+/// e-mail address, for it is kept in a trail that nobody can edit.
+pub fn user_id(text: String) -> Result<String, Detail> {
+    check_length(&text, MAX_USER_ID)?;
+    if looks_like_an_address(&text) {
+        return Err("must be an opaque id, not an e-mail address".into());
+    }
+    Ok(text)
+}
+
+/// One of the 28 codes.
+pub fn country(text: &str) -> Result<Country, Detail> {
+    text.parse::<Country>()
+        .map_err(|error| error.to_string().into())
+}
+
+/// The bank as the upstream names it: 1–32 characters, none of them a control character, no white
+/// space (Unicode White_Space) at either end.
+pub fn bank(text: String) -> Result<String, Detail> {
+    check_length(&text, MAX_BANK)?;
+    if text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
+        return Err("must not begin or end with white space".into());
+    }
+    Ok(text)
+}
+
+fn check_length(text: &str, max: usize) -> Result<(), Detail> {
+    // A character has at most four bytes: a long text need not be counted.
+    if text.is_empty() || text.len() > 4 * max || text.chars().count() > max {
+        return Err(format!("must have 1 to {max} characters").into());
+    }
+    if text.contains(char::is_control) {
+        return Err("must not contain control characters".into());
+    }
+    Ok(())
+}
+
+/// `somebody@some.tld`: with less than that, an `@` is just a character.
+fn looks_like_an_address(text: &str) -> bool {
+    let Some((local, domain)) = text.rsplit_once('@') else {
+        return false;
+    };
+    let Some((host, top)) = domain.rsplit_once('.') else {
+        return false;
+    };
+    !local.is_empty()
+        && !host.is_empty()
+        && top.chars().count() >= 2
+        && top.chars().all(char::is_alphabetic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_ids() {
+        let longest = "ž".repeat(128);
+        for good in ["u", "a@b", "@", "a@b.1", "@x.com", "a.b.com", " ", &longest] {
+            assert_eq!(user_id(good.into()), Ok(good.into()), "{good}");
+        }
+        let over = "u".repeat(129);
+        for bad in ["", "jonas@example.com", "a\0", "\u{7f}", "\u{9f}", &over] {
+            assert!(user_id(bad.into()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Strict query strings.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use percent_encoding::percent_decode_str;
+
+use super::fault::{Detail, Faults};
+use super::problem::Problem;
+
+/// The page of a list whose request does not say.
+const DEFAULT_LIMIT: u32 = 100;
+
+/// The largest page of a list.
+const MAX_LIMIT: u32 = 500;
+
+/// The values of the named parameters, in the order of `names`.
+///
+/// Notes every other parameter, every one that is there twice, and what is not percent-encoded
+/// UTF-8. A plus sign is a space, as forms write it.
+pub fn parameters<const N: usize>(
+    query: &str,
+    names: [&str; N],
+    faults: &mut Faults,
+) -> [Option<String>; N] {
+    let mut found = [const { None }; N];
+    let mut duplicates = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (raw_name, raw_value) = pair.split_once('=').unwrap_or((pair, ""));
+        let Some(name) = decode(raw_name) else {
+            faults.parameter(raw_name, "has a name that is not percent-encoded UTF-8");
+            continue;
+        };
+        let Some(index) = names.iter().position(|known| *known == name) else {
+            faults.parameter(name, "is not a parameter of this path");
+            continue;
+        };
+        if found[index].is_some() {
+            if !duplicates.contains(&index) {
+                faults.parameter(name, "must be there only once");
+                duplicates.push(index);
+            }
+            continue;
+        }
+        found[index] = Some(decode(raw_value).unwrap_or_else(|| {
+            faults.parameter(name, "is not percent-encoded UTF-8");
+            String::new()
+        }));
+    }
+    found
+}
+
+/// Refuses every parameter: for paths that have none.
+pub fn no_parameters(query: &str) -> Result<(), Problem> {
+    let mut faults = Faults::default();
+    let [] = parameters(query, [], &mut faults);
+    Ok(faults.check(Some(()))?)
+}
+
+/// `None` where a percent sign is not followed by two hex digits, or what comes out is not UTF-8.
+fn decode(text: &str) -> Option<String> {
+    let is_hex = |index: usize| {
+        text.as_bytes()
+            .get(index)
+            .is_some_and(u8::is_ascii_hexdigit)
+    };
+    if text
+        .match_indices('%')
+        .any(|(index, _)| !is_hex(index + 1) || !is_hex(index + 2))
+    {
+        return None;
+    }
+    let text: Cow<'_, str> = match text.contains('+') {
+        true => text.replace('+', " ").into(),
+        false => text.into(),
+    };
+    let decoded = percent_decode_str(&text).decode_utf8().ok()?;
+    Some(decoded.into_owned())
+}
+
+/// The size of a page, 1…500.
+pub fn limit(text: Option<String>) -> Result<u32, Detail> {
+    let Some(text) = text else {
+        return Ok(DEFAULT_LIMIT);
+    };
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse()
+        .ok()
+        .filter(|limit| is_number && (1..=MAX_LIMIT).contains(limit))
+        .ok_or(Detail::Borrowed("must be an integer from 1 to 500"))
+}
+
+/// `true` or `false`.
+pub fn boolean(text: &str) -> Result<bool, Detail> {
+    text.parse()
+        .map_err(|_| Detail::Borrowed("must be true or false"))
+}
+
+/// A moment, RFC 3339 with its offset, rounded up to the microsecond that times on record have:
+/// so that `from` ≤ t < `to` holds as written.
+pub fn moment(text: &str) -> Result<DateTime<Utc>, Detail> {
+    let time = DateTime::parse_from_rfc3339(text)
+        .ok()
+        .map(|time| time.to_utc())
+        .filter(|time| (0..=9999).contains(&time.year()))
+        .ok_or(Detail::Borrowed(
+            "must be an RFC 3339 time with its offset, as 2026-11-22T09:39:08Z \
+             or 2026-11-22T11:39:08%2B02:00 (a plus sign is written %2B)",
+        ))?;
+    let past = i64::from(time.timestamp_subsec_nanos() % 1000);
+    Ok(time + TimeDelta::nanoseconds((1000 - past) % 1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values of `a` and `b`, and the parameters that have faults.
+    fn read(query: &str) -> ([Option<String>; 2], Vec<String>) {
+        let mut faults = Faults::default();
+        let values = parameters(query, ["a", "b"], &mut faults);
+        let faults = serde_json::to_value(faults.into_vec()).unwrap();
+        let name = |fault: &serde_json::Value| fault["parameter"].as_str().unwrap().to_owned();
+        (
+            values,
+            faults.as_array().unwrap().iter().map(name).collect(),
+        )
+    }
+
+    #[test]
+    fn good_queries() {
+        for (query, a, b) in [
+            ("", None, None),
+            ("&&", None, None),
+            ("a=1&b=2", Some("1"), Some("2")),
+            ("b=&", None, Some("")),
+            ("a", Some(""), None),
+            ("a=x=y%26+%2B%C5%BE", Some("x=y& +ž"), None),
+            ("%61=1", Some("1"), None),
+        ] {
+            let expected = [a.map(str::to_owned), b.map(str::to_owned)];
+            assert_eq!(read(query), (expected, vec![]), "{query}");
+        }
+    }
+
+    #[test]
+    fn every_bad_parameter_is_named() {
+        for (query, bad) in [
+            ("x=1&y=2&a=3", &["x", "y"][..]),
+            ("a=1&a=1&a=1", &["a"]),
+            ("a=1&%61=2", &["a"]),
+            ("A=1", &["A"]),
+            ("a=%&b=%zz", &["a", "b"]),
+            ("a=%f", &["a"]),
+            ("a=%ff", &["a"]),
+            ("%ff=1", &["%ff"]),
+            ("=1", &[""]),
+        ] {
+            assert_eq!(read(query).1, bad, "{query}");
+        }
+        assert!(no_parameters("").is_ok());
+        assert!(no_parameters("x").is_err());
+    }
+
+    #[test]
+    fn limits_and_booleans() {
+        assert_eq!(limit(None), Ok(100));
+        for (text, value) in [("1", 1), ("500", 500), ("007", 7)] {
+            assert_eq!(limit(Some(text.into())), Ok(value));
+        }
+        for bad in ["", "0", "501", "-1", "+1", "1.0", "x", "99999999999"] {
+            assert!(limit(Some(bad.into())).is_err(), "{bad}");
+        }
+        assert_eq!(boolean("true"), Ok(true));
+        for bad in ["", "True", "1", "yes"] {
+            assert!(boolean(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn moments() {
+        for (text, rfc3339) in [
+            ("2026-11-22T09:39:08Z", "2026-11-22T09:39:08+00:00"),
+            (
+                "2026-11-22T11:39:08.5+02:00",
+                "2026-11-22T09:39:08.500+00:00",
+            ),
+            (
+                "2026-11-22T09:39:08.0000001Z",
+                "2026-11-22T09:39:08.000001+00:00",
+            ),
+        ] {
+            assert_eq!(moment(text).unwrap().to_rfc3339(), rfc3339);
+        }
+        for bad in [
+            "",
+            "2026-11-22",
+            "2026-11-22T09:39:08",
+            "2026-11-22T11:39:08 02:00",
+            "2026-13-22T09:39:08Z",
+            "9999-12-31T23:59:59-01:00",
+            "yesterday",
+        ] {
+            assert!(moment(bad).is_err(), "{bad}");
+        }
+    }
+}

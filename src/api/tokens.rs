@@ -1,0 +1,213 @@
+//! `/bank/tokens/`: get a token, read records.
+
+use actix_web::http::header::{self, HeaderName};
+use actix_web::{HttpRequest, HttpResponse, web};
+use uuid::Uuid;
+
+use super::ApiState;
+use super::auth::{Permit, TokensIssue, TokensRead};
+use super::body::Body;
+use super::cache_control::{Directives, cache_status};
+use super::cursor::Cursor;
+use super::fault::Faults;
+use super::fields;
+use super::issue_token::IssueToken;
+use super::json::Json;
+use super::problem::Problem;
+use super::query::{self, no_parameters, parameters};
+use super::request_context::Outcome;
+use super::token_view::{PageView, RecordView, TokenView, outcome};
+use crate::db::tokens::{TokenFilter, find_token, list_tokens as list_records};
+use crate::model::Scope;
+use crate::vending::{Order, Vended};
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// `POST /bank/tokens/`: a token of the combination; 201 for the request that had it minted, 200
+/// for every other.
+pub async fn issue_token(
+    permit: Permit<TokensIssue>,
+    request: HttpRequest,
+    body: Body,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    let document = body.read().await?;
+    let order = read_order(document, &request, permit.also(Scope::TokensRenew))?;
+    let vended = state.vendor.issue(order, permit.into_caller()).await?;
+    Ok(answer_token(&vended, &state.verification_base_url))
+}
+
+/// Reads all that a request for a token says, and names all that is wrong with it at once.
+fn read_order(document: Json, request: &HttpRequest, may_renew: bool) -> Result<Order, Faults> {
+    let mut faults = Faults::default();
+    let [] = parameters(request.query_string(), [], &mut faults);
+    let IssueToken {
+        combination,
+        lifetime,
+    } = IssueToken::from_json(document, &mut faults);
+    let directives = Directives::read(request.headers(), lifetime, &mut faults);
+    let order = combination
+        .zip(lifetime)
+        .map(|(combination, lifetime)| Order {
+            combination,
+            lifetime,
+            min_fresh: directives.min_fresh,
+            renew: directives.no_cache && may_renew,
+        });
+    faults.check(order)
+}
+
+fn answer_token(vended: &Vended, verification_base_url: &str) -> HttpResponse {
+    let mut answer = if vended.minted {
+        let location = format!("/bank/tokens/{}", vended.issued.token.id);
+        let mut created = HttpResponse::Created();
+        created.insert_header((header::LOCATION, location));
+        created
+    } else {
+        HttpResponse::Ok()
+    };
+    let mut answer = answer
+        .insert_header((CACHE_STATUS, cache_status(vended)))
+        .json(TokenView::new(vended, verification_base_url));
+    answer.extensions_mut().insert(Outcome(outcome(vended)));
+    answer
+}
+
+/// `GET /bank/tokens/{id}`: the record, as the primary has it now.
+pub async fn get_token(
+    _permit: Permit<TokensRead>,
+    request: HttpRequest,
+    id: web::Path<Uuid>,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    no_parameters(request.query_string())?;
+    let id = id.into_inner();
+    let found = state
+        .db
+        .run(move |pool| async move { find_token(&pool, id).await });
+    let token = found
+        .await?
+        .ok_or_else(|| Problem::not_found("no token has this id"))?;
+    Ok(HttpResponse::Ok().json(RecordView::new(&token)))
+}
+
+/// `GET /bank/tokens/`: records that match, newest first, a page at a time.
+pub async fn list_tokens(
+    _permit: Permit<TokensRead>,
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    let ListTokens {
+        filter,
+        limit,
+        after,
+    } = ListTokens::from_query(request.query_string())?;
+    let narrowed = filter.clone();
+    let after = after.map(|cursor| (cursor.at, cursor.id));
+    let one_more = i64::from(limit) + 1;
+    let listed = state
+        .reads
+        .run(move |pool| async move { list_records(&pool, &narrowed, after, one_more).await });
+    let mut tokens = listed.await?;
+    let has_more = tokens.len() > limit as usize;
+    tokens.truncate(limit as usize);
+    let last = tokens.last().filter(|_| has_more).map(|token| Cursor {
+        at: token.issued_at,
+        id: token.id,
+    });
+    Ok(HttpResponse::Ok().json(PageView {
+        items: tokens.iter().map(RecordView::new).collect(),
+        next_cursor: last.map(|cursor| cursor.encode(&filter)),
+    }))
+}
+
+/// The query of the list.
+#[derive(Debug)]
+struct ListTokens {
+    filter: TokenFilter,
+    limit: u32,
+    after: Option<Cursor>,
+}
+
+impl ListTokens {
+    fn from_query(query: &str) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let names = [
+            "userId", "country", "bank", "isValid", "from", "to", "limit", "cursor",
+        ];
+        let [user_id, country, bank, is_valid, from, to, limit, cursor] =
+            parameters(query, names, &mut faults);
+        let filter = TokenFilter {
+            user_id: user_id.and_then(|text| faults.query("userId", fields::user_id(text))),
+            country: country.and_then(|text| faults.query("country", fields::country(&text))),
+            bank: bank.and_then(|text| faults.query("bank", fields::bank(text))),
+            is_valid: is_valid.and_then(|text| faults.query("isValid", query::boolean(&text))),
+            from: from.and_then(|text| faults.query("from", query::moment(&text))),
+            to: to.and_then(|text| faults.query("to", query::moment(&text))),
+        };
+        if let (Some(from), Some(to)) = (filter.from, filter.to)
+            && from > to
+        {
+            faults.parameter("to", "must not lie before from");
+        }
+        let limit = faults.query("limit", query::limit(limit));
+        let after = cursor.and_then(|text| faults.query("cursor", Cursor::decode(&text, &filter)));
+        let query = limit.map(|limit| ListTokens {
+            filter,
+            limit,
+            after,
+        });
+        faults.check(query)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bad_parameters(query: &str) -> Vec<String> {
+        let faults = ListTokens::from_query(query).expect_err(query);
+        let faults = serde_json::to_value(faults.into_vec()).unwrap();
+        let name = |fault: &serde_json::Value| fault["parameter"].as_str().unwrap().to_owned();
+        faults.as_array().unwrap().iter().map(name).collect()
+    }
+
+    #[test]
+    fn an_empty_query_lists_all() {
+        let query = ListTokens::from_query("").unwrap();
+        assert_eq!(query.limit, 100);
+        assert!(query.after.is_none() && query.filter.user_id.is_none());
+    }
+
+    #[test]
+    fn a_query_narrows_the_list() {
+        let query = ListTokens::from_query(
+            "userId=u%2D1&country=LT&bank=A%20B&isValid=false&limit=500\
+             &from=2026-11-22T09:39:08Z&to=2026-11-22T11:39:08%2B02:00",
+        );
+        let ListTokens { filter, limit, .. } = query.unwrap();
+        assert_eq!(filter.user_id.as_deref(), Some("u-1"));
+        assert_eq!(filter.country.map(|country| country.code()), Some("LT"));
+        assert_eq!(filter.bank.as_deref(), Some("A B"));
+        assert_eq!(filter.is_valid, Some(false));
+        assert_eq!(filter.from, filter.to);
+        assert_eq!(limit, 500);
+    }
+
+    #[test]
+    fn every_bad_parameter_is_named() {
+        assert_eq!(
+            bad_parameters(
+                "x=1&userId=&country=lt&bank=%00&isValid=1&from=x&to=y&limit=0&cursor=z"
+            ),
+            [
+                "x", "userId", "country", "bank", "isValid", "from", "to", "limit", "cursor"
+            ]
+        );
+        assert_eq!(
+            bad_parameters("from=2026-11-23T00:00:00Z&to=2026-11-22T00:00:00Z"),
+            ["to"]
+        );
+        assert_eq!(bad_parameters("limit=1&limit=1"), ["limit"]);
+    }
+}
