@@ -1,1 +1,215 @@
-//! app
+//! Builds the shared parts once, from the configuration, and takes them down in order.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use secrecy::ExposeSecret;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::auth::RateLimit;
+use crate::api::health::DatabaseCheck;
+use crate::api::{self, ApiState, ServerHandle};
+use crate::config::{Config, HttpConfig, KeysConfig, TlsFiles};
+use crate::crypto::KeyRing;
+use crate::db::audit::AuditConnection;
+use crate::db::{Database, schema};
+use crate::upstream::{Upstream, UpstreamSettings};
+use crate::vending::clock::DatabaseClock;
+use crate::vending::handout::Handouts;
+use crate::vending::{VendingSettings, Vendor};
+
+/// How often the audit partitions ahead are looked after.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// A running service.
+#[derive(Debug)]
+pub struct Service {
+    addr: SocketAddr,
+    server: ServerHandle,
+    serving: JoinHandle<std::io::Result<()>>,
+    stopping: Arc<AtomicBool>,
+    mints: TaskTracker,
+    writer: JoinHandle<()>,
+    stop_writer: CancellationToken,
+    upkeep: JoinHandle<()>,
+    db: Database,
+    http: HttpConfig,
+}
+
+impl Service {
+    /// Waits for the database, checks it, and serves. Call it on the runtime that shall carry the
+    /// connections and the mints.
+    pub async fn start(config: Config) -> anyhow::Result<Service> {
+        let tls = config.http.tls.as_ref().map(read_tls).transpose()?;
+        let options = schema::connect_options(&config.database.url)?;
+        schema::wait_for_database(&options, config.database.startup_wait).await?;
+        // One of the allowed connections is the writer's own.
+        let pool = schema::open_pool(options.clone(), config.database.max_connections - 1);
+        schema::check_fitness(&mut *pool.acquire().await?).await?;
+        let db = Database::new(pool);
+        schema::create_partitions(db.pool()).await?;
+        let reads = match &config.database.read_url {
+            Some(url) => Database::new(schema::open_pool(
+                schema::connect_options(url)?,
+                config.database.max_connections,
+            )),
+            None => db.clone(),
+        };
+
+        let (now, newest) = schema::find_newest_time(db.pool()).await?;
+        let clock = Arc::new(DatabaseClock::starting_at(now.max(newest)));
+        let (stop_writer, mints) = (CancellationToken::new(), TaskTracker::new());
+        let connection = AuditConnection::new(options);
+        let (handouts, writer) = Handouts::start(connection, clock.clone(), stop_writer.clone());
+        let vendor = Vendor::new(
+            db.clone(),
+            upstream(&config)?,
+            key_ring(&config.keys),
+            handouts,
+            clock,
+            vending_settings(&config),
+            mints.clone(),
+        );
+
+        let stopping = Arc::new(AtomicBool::new(false));
+        let checked = db.clone();
+        let state = ApiState {
+            vendor,
+            db: db.clone(),
+            reads,
+            trusted_proxies: config.http.trusted_proxies.clone(),
+            verification_base_url: config.http.verification_base_url.clone(),
+            rate_limit: RateLimit::per_second(config.http.client_rate_limit),
+            stopping: stopping.clone(),
+            database_check: DatabaseCheck::new(move || {
+                let db = checked.clone();
+                async move {
+                    db.run(|pool| async move { schema::find_database_health(&pool).await })
+                        .await
+                }
+            }),
+        };
+        let listen_addr = config.http.listen_addr;
+        let listener = TcpListener::bind(listen_addr)
+            .with_context(|| format!("LISTEN_ADDR: {listen_addr} cannot be listened on"))?;
+        let addr = listener.local_addr()?;
+        let server = api::serve(state, listener, tls, None, config.http.shutdown_timeout)?;
+        Ok(Service {
+            addr,
+            server: server.handle(),
+            serving: tokio::spawn(server),
+            stopping,
+            mints,
+            writer,
+            stop_writer,
+            upkeep: tokio::spawn(keep_partitions(db.clone())),
+            db,
+            http: config.http,
+        })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Serves until `signal` comes, then stops. An error if a part of it ends before.
+    pub async fn run_until(mut self, signal: impl Future<Output = ()>) -> anyhow::Result<()> {
+        tokio::select! {
+            () = signal => {}
+            _ = &mut self.writer => bail!("the writer of the audit ended"),
+            ended = &mut self.serving => {
+                ended??;
+                bail!("the HTTP server ended");
+            }
+        }
+        self.stop().await;
+        Ok(())
+    }
+
+    /// Readiness off, `SHUTDOWN_DELAY`, no more requests; then what runs finishes, its events
+    /// included, within `SHUTDOWN_TIMEOUT`.
+    pub async fn stop(self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        tracing::info!("stopping: readiness is off");
+        sleep(self.http.shutdown_delay).await;
+        let deadline = Instant::now() + self.http.shutdown_timeout;
+        self.server.stop(true).await;
+        let _ = self.serving.await;
+        // A mint whose caller hung up still belongs on record.
+        self.mints.close();
+        if timeout_at(deadline, self.mints.wait()).await.is_err() {
+            tracing::error!(
+                mints = self.mints.len(),
+                "mints were cut off by SHUTDOWN_TIMEOUT"
+            );
+        }
+        self.stop_writer.cancel();
+        let _ = self.writer.await;
+        self.upkeep.abort();
+        self.db.pool().close().await;
+        tracing::info!("stopped");
+    }
+}
+
+fn upstream(config: &Config) -> anyhow::Result<Upstream> {
+    Upstream::new(UpstreamSettings {
+        base_url: config.upstream.base_url.clone(),
+        api_key: config.upstream.api_key.clone(),
+        api_secret: config.upstream.api_secret.clone(),
+        max_in_flight: config.upstream.max_in_flight,
+    })
+}
+
+fn key_ring(keys: &KeysConfig) -> KeyRing {
+    let token_keys = keys
+        .token_keys
+        .iter()
+        .map(|token| (token.id.as_str(), token.key.expose_secret()));
+    KeyRing::new(token_keys, keys.fingerprint_key.expose_secret())
+}
+
+fn vending_settings(config: &Config) -> VendingSettings {
+    VendingSettings {
+        upstream_timeout: config.upstream.timeout,
+        upstream_max_attempts: config.upstream.max_attempts,
+        upstream_hourly_budget: config.upstream.hourly_budget,
+        mint_cooldown: config.vending.mint_cooldown,
+        min_remaining: config.vending.min_remaining,
+        cache_max_tokens: config.vending.cache_max_tokens,
+    }
+}
+
+fn read_tls(files: &TlsFiles) -> anyhow::Result<rustls::ServerConfig> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let certificates = CertificateDer::pem_file_iter(&files.cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .context("TLS_CERT is no PEM file of certificates")?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .context("TLS_KEY is no PEM file of a private key")?;
+    rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)
+        .context("TLS_CERT and TLS_KEY do not go together")
+}
+
+/// Sees to it that the months ahead have their audit partitions.
+async fn keep_partitions(db: Database) {
+    loop {
+        sleep(UPKEEP_INTERVAL).await;
+        let created = db.run(|pool| async move { schema::create_partitions(&pool).await });
+        match created.await {
+            Ok(0) => {}
+            Ok(created) => tracing::info!(created, "audit partitions were made"),
+            Err(error) => tracing::error!(%error, "audit partitions could not be made"),
+        }
+    }
+}

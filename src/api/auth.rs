@@ -107,7 +107,7 @@ async fn authenticate(
     let context = RequestContext::of(request);
     context.identify(request, &client.api_key);
     let caller = Caller {
-        client: client.api_key,
+        client: client.api_key.clone(),
         request_id: context.request_id().to_owned(),
         source_ip: source_ip(request, &state.trusted_proxies).map(|address| address.to_string()),
     };

@@ -15,24 +15,13 @@ use super::problem::Problem;
 use super::query::no_parameters;
 use super::request_context::Outcome;
 use crate::db::DbError;
+use crate::db::schema::DatabaseHealth;
 
 /// A database that takes longer to answer counts as down.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Anyone may ask for readiness; the database is asked no more often than this.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What a look at the database shows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DatabaseHealth {
-    /// It has every migration that this program needs.
-    pub schema_is_current: bool,
-    /// Months after this one that the audit trail has partitions for; negative where this month
-    /// has none, so that nothing can be recorded.
-    pub partitions_ahead_months: i32,
-    /// A commit waits for a standby: what was acknowledged outlives the primary.
-    pub synchronous_standby: bool,
-}
 
 /// Looks at the database now and then, however often it is asked.
 pub struct DatabaseCheck {
@@ -129,8 +118,8 @@ impl Checks {
             Some(false) => bad,
             None => "unknown",
         };
-        let schema = database.map(|health| health.schema_is_current);
-        let partitions = database.map(|health| health.partitions_ahead_months >= 0);
+        let schema = database.map(|health| health.is_schema_current);
+        let partitions = database.map(|health| health.partitions_ahead >= 0);
         Checks {
             database: check(Some(database.is_some()), "unavailable"),
             schema: check(schema, "outdated"),
@@ -177,8 +166,8 @@ pub async fn get_readiness(
         status: if is_ready { OK } else { "unavailable" },
         checks,
         database: health.map(|health| DatabaseView {
-            partitions_ahead_months: health.partitions_ahead_months,
-            synchronous_standby: health.synchronous_standby,
+            partitions_ahead_months: health.partitions_ahead,
+            synchronous_standby: health.has_synchronous_standby,
         }),
     };
     if is_ready {
@@ -199,20 +188,20 @@ mod tests {
     use super::*;
 
     const GOOD: DatabaseHealth = DatabaseHealth {
-        schema_is_current: true,
-        partitions_ahead_months: 0,
-        synchronous_standby: false,
+        is_schema_current: true,
+        partitions_ahead: 0,
+        has_synchronous_standby: false,
     };
 
     #[test]
     fn every_check_can_stop_requests() {
         assert!(Checks::new(Some(GOOD), true, false).are_good());
         let outdated = DatabaseHealth {
-            schema_is_current: false,
+            is_schema_current: false,
             ..GOOD
         };
         let full = DatabaseHealth {
-            partitions_ahead_months: -1,
+            partitions_ahead: -1,
             ..GOOD
         };
         for checks in [

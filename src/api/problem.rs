@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::fault::{Fault, Faults};
 use super::problem_kind::ProblemKind;
 use crate::db::DbError;
+use crate::model::FailureKind;
 use crate::model::{Failure, UpstreamAnswer};
 
 /// The challenge of a 401, RFC 7617.
@@ -54,7 +55,7 @@ impl Problem {
     /// A mistake of ours: the cause is logged, not shown.
     pub fn internal(cause: impl fmt::Display) -> Self {
         let mut problem = Problem::new(
-            ProblemKind::Internal,
+            ProblemKind::Failed(FailureKind::Internal),
             "the request failed by a mistake of this service",
         );
         problem.0.cause = Some(cause.to_string());

@@ -29,8 +29,6 @@ pub enum ProblemKind {
     RateLimited,
     /// A failure of the vending, named as the model names it.
     Failed(FailureKind),
-    /// A mistake of ours.
-    Internal,
 }
 
 impl ProblemKind {
@@ -50,7 +48,6 @@ impl ProblemKind {
             Self::BodyTooLarge => ("body-too-large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::UnsupportedMediaType => ("unsupported-media-type", S::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
             Self::RateLimited => ("rate-limited", S::TOO_MANY_REQUESTS, "Too many requests"),
-            Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "Internal error"),
             Self::Failed(kind) => {
                 let (status, title) = match kind {
                     F::UpstreamRejected => (S::UNPROCESSABLE_ENTITY, "The upstream rejected the request"),
@@ -62,6 +59,7 @@ impl ProblemKind {
                     F::Overloaded => (S::SERVICE_UNAVAILABLE, "Overloaded"),
                     F::DatabaseUnavailable => (S::SERVICE_UNAVAILABLE, "The database is unavailable"),
                     F::TokenUnreadable => (S::SERVICE_UNAVAILABLE, "The token is unreadable"),
+                    F::Internal => (S::INTERNAL_SERVER_ERROR, "Internal error"),
                 };
                 (kind.name(), status, title)
             }
@@ -83,7 +81,9 @@ impl ProblemKind {
         match self {
             ProblemKind::Failed(kind) => !matches!(
                 kind,
-                FailureKind::UpstreamRejected | FailureKind::UpstreamRefused
+                FailureKind::UpstreamRejected
+                    | FailureKind::UpstreamRefused
+                    | FailureKind::Internal
             ),
             _ => self == ProblemKind::RateLimited,
         }

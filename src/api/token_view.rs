@@ -26,7 +26,7 @@ pub struct TokenView<'a> {
     /// When it ends, by the upstream's word.
     expiration: DateTime<Utc>,
     /// Whole seconds that are left, by our clock.
-    expires_in: i64,
+    expires_in: u64,
     is_valid: bool,
     country: Option<Country>,
     bank: Option<&'a str>,
@@ -44,8 +44,8 @@ pub struct TokenView<'a> {
 impl<'a> TokenView<'a> {
     /// The view of a handout; the token is appended to the base address, percent-encoded.
     pub fn new(vended: &'a Vended, verification_base_url: &str) -> Self {
-        let token = &vended.issued.token;
-        let token_string = vended.issued.token_string.expose();
+        let token = &vended.issued().token;
+        let token_string = vended.issued().token_string.expose();
         let encoded = utf8_percent_encode(token_string, RESERVED);
         TokenView {
             id: token.id,

@@ -59,7 +59,7 @@ fn read_order(document: Json, request: &HttpRequest, may_renew: bool) -> Result<
 
 fn answer_token(vended: &Vended, verification_base_url: &str) -> HttpResponse {
     let mut answer = if vended.minted {
-        let location = format!("/bank/tokens/{}", vended.issued.token.id);
+        let location = format!("/bank/tokens/{}", vended.issued().token.id);
         let mut created = HttpResponse::Created();
         created.insert_header((header::LOCATION, location));
         created

@@ -1,1 +1,145 @@
-//! cli
+//! The command line: one function a command.
+//!
+//! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage or
+//! configuration.
+
+mod check;
+mod client;
+mod dev;
+mod sandbox;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{ConfigError, DatabaseCommandConfig, Flags, LogFormat, Source};
+use crate::db::schema;
+use crate::telemetry::{self, TelemetryError};
+
+/// Vends bank verification tokens: one upstream call for any herd, every handout on record.
+#[derive(Debug, Parser)]
+#[command(name = "token-vendor", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service.
+    Serve(serve::Serve),
+    /// Apply pending migrations.
+    Migrate(Migrate),
+    /// Run everything on this machine: Postgres, a stand-in upstream, the service.
+    Dev(dev::Dev),
+    /// Run the stand-in upstream alone.
+    Sandbox(sandbox::SandboxCommand),
+    /// Manage the API keys of this service.
+    #[command(subcommand)]
+    Client(client::ClientCommand),
+    /// Validate the configuration and print it, secrets masked.
+    Check(check::Check),
+}
+
+#[derive(Debug, clap::Args)]
+struct Migrate {
+    #[command(flatten)]
+    settings: Flags<DatabaseCommandConfig>,
+}
+
+/// Why a command did not do its work.
+#[derive(Debug)]
+enum CliError {
+    /// Exit code 2: the caller's to mend.
+    Usage(String),
+    /// Exit code 1.
+    Failed(anyhow::Error),
+}
+
+impl From<ConfigError> for CliError {
+    fn from(error: ConfigError) -> Self {
+        CliError::Usage(error.to_string())
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for CliError
+where
+    E: IsFailure,
+{
+    fn from(error: E) -> Self {
+        CliError::Failed(error.into())
+    }
+}
+
+/// What makes a command fail, as opposed to being used wrongly.
+trait IsFailure {}
+impl IsFailure for anyhow::Error {}
+impl IsFailure for schema::Unfit {}
+impl IsFailure for crate::db::DbError {}
+impl IsFailure for crate::local_postgres::LocalPostgresError {}
+impl IsFailure for std::io::Error {}
+
+/// Parses the command line and runs it.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(CliError::Usage(message)) => {
+            eprintln!("error: {message}");
+            ExitCode::from(2)
+        }
+        Err(CliError::Failed(error)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Serve(serve) => serve::serve(serve).await,
+        Command::Migrate(migrate) => apply_migrations(migrate).await,
+        Command::Dev(dev) => dev::dev(dev).await,
+        Command::Sandbox(sandbox) => sandbox::sandbox(sandbox).await,
+        Command::Client(client) => client::client(client).await,
+        Command::Check(check) => check::check(check).await,
+    }
+}
+
+async fn apply_migrations(migrate: Migrate) -> Result<(), CliError> {
+    let config = migrate.settings.load(Source::of_process())?;
+    start_logs(config.log.format)?;
+    let options = schema::connect_options(&config.database.url)?;
+    schema::wait_for_database(&options, config.database.startup_wait).await?;
+    schema::migrate(&options).await?;
+    tracing::info!("the schema is up to date");
+    Ok(())
+}
+
+fn start_logs(format: LogFormat) -> Result<(), CliError> {
+    telemetry::init(format).map_err(|error| match error {
+        TelemetryError::Levels(_) => CliError::Usage(error.to_string()),
+        TelemetryError::AlreadySet(_) => CliError::Failed(error.into()),
+    })
+}
+
+/// Resolves when this process is told to stop: SIGTERM or Ctrl-C.
+fn told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

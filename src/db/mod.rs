@@ -11,7 +11,8 @@ pub mod tokens;
 use std::future::Future;
 use std::time::Duration;
 
-use sqlx::PgPool;
+pub use sqlx::PgPool;
+pub use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
 
 /// A statement did not do its work, or nobody knows whether it did.

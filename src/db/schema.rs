@@ -1,5 +1,6 @@
 //! The database as a whole: reaching it, migrating it, and whether it is fit to serve from.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -58,6 +59,17 @@ pub fn connect_options(url: &SecretString) -> Result<PgConnectOptions, Unfit> {
     Ok(options
         .application_name("token-vendor")
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1)))
+}
+
+/// Whether the database is on this machine.
+pub fn is_local(options: &PgConnectOptions) -> bool {
+    let host = options.get_host();
+    options.get_socket().is_some()
+        || host.starts_with('/')
+        || host == "localhost"
+        || host
+            .parse()
+            .is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// A pool that opens connections as they are needed.
@@ -151,11 +163,12 @@ pub async fn check_fitness(connection: &mut PgConnection) -> Result<(), Unfit> {
 }
 
 /// What readiness tells of the database.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DatabaseHealth {
     /// The schema is what this version needs, or newer.
     pub is_schema_current: bool,
-    /// Months beyond the current one that have an audit partition.
+    /// Months after this one that have an audit partition without a gap; -1 where this one has
+    /// none, so that nothing can be recorded.
     pub partitions_ahead: i32,
     /// A synchronous standby has what was acknowledged: it outlives the loss of the primary.
     pub has_synchronous_standby: bool,
@@ -166,10 +179,11 @@ pub async fn find_database_health(pool: &PgPool) -> Result<DatabaseHealth, DbErr
     let mut connection = pool.acquire().await?;
     let row = sqlx::query!(
         r#"SELECT current_setting('synchronous_standby_names') <> '' AS "has_standby!",
-                  (SELECT count(*)::int FROM generate_series(1, $1) AS ahead
-                   JOIN pg_class c ON c.relname = 'audit_events_'
-                       || to_char((now() AT TIME ZONE 'UTC') + make_interval(months => ahead), 'YYYY_MM')
-                   JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = 'audit_events'::regclass)
+                  (SELECT coalesce(min(ahead), $1 + 1) - 1 FROM generate_series(0, $1) AS ahead
+                   WHERE NOT EXISTS (
+                       SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                       WHERE i.inhparent = 'audit_events'::regclass AND c.relname = 'audit_events_'
+                           || to_char((now() AT TIME ZONE 'UTC') + make_interval(months => ahead), 'YYYY_MM')))
                   AS "ahead!""#,
         PARTITIONS_AHEAD
     )

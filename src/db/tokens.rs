@@ -151,3 +151,13 @@ pub async fn list_tokens(
     };
     rows.into_iter().map(Token::try_from).collect()
 }
+
+/// The keys that tokens still to be handed out are sealed under.
+pub async fn list_key_ids(pool: &PgPool) -> Result<Vec<String>, DbError> {
+    let ids = sqlx::query_scalar!(
+        "SELECT DISTINCT key_id FROM tokens WHERE is_valid AND ends_at > clock_timestamp()"
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(ids)
+}

@@ -271,6 +271,20 @@ impl CallError {
     }
 }
 
+/// Whether something answers HTTP at that address; says what. No credentials are sent.
+pub async fn probe(base_url: &Url, patience: Duration) -> anyhow::Result<String> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::builder()
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .timeout(patience)
+        .build()?;
+    match client.get(base_url.clone()).send().await {
+        Ok(response) => Ok(format!("{base_url} answers, with {}", response.status())),
+        Err(error) => anyhow::bail!("{base_url} cannot be reached: {}", transport_cause(&error)),
+    }
+}
+
 /// The innermost cause: reqwest's own text would repeat the address.
 fn transport_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;

@@ -1,0 +1,29 @@
+//! `token-vendor serve`.
+
+use super::{CliError, start_logs, told_to_stop};
+use crate::app::Service;
+use crate::config::{Config, Flags, Source};
+use crate::db::schema;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Serve {
+    /// Apply pending migrations first.
+    #[arg(long)]
+    migrate: bool,
+    #[command(flatten)]
+    settings: Flags<Config>,
+}
+
+pub(super) async fn serve(serve: Serve) -> Result<(), CliError> {
+    let config = serve.settings.load(Source::of_process())?;
+    start_logs(config.log.format)?;
+    let stop = told_to_stop()?;
+    if serve.migrate {
+        let options = schema::connect_options(&config.database.url)?;
+        schema::wait_for_database(&options, config.database.startup_wait).await?;
+        schema::migrate(&options).await?;
+    }
+    let service = Service::start(config).await?;
+    tracing::info!(address = %service.addr(), "serving");
+    Ok(service.run_until(stop).await?)
+}

@@ -1,0 +1,11 @@
+//! What the tests stand on: a real Postgres, the real sandbox, the real router on a real port.
+
+mod answer;
+pub mod cluster;
+mod invariants;
+mod process;
+mod world;
+
+pub use answer::Answer;
+pub use process::Process;
+pub use world::{Replica, World};

@@ -1,0 +1,187 @@
+//! A database, an upstream, and any number of replicas of the service between them.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use reqwest::Method;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use token_vendor::app::Service;
+use token_vendor::config::{Config, Source};
+use token_vendor::db::clients::insert_client;
+use token_vendor::model::{Client, Scope, ScopeSet};
+use token_vendor::sandbox::{Sandbox, SandboxOptions};
+
+use super::answer::Answer;
+use super::cluster::create_database;
+use super::invariants::breaches;
+
+/// The key and the secret of the client that holds every scope.
+pub const ADMIN: (&str, &str) = ("admin", "admin-secret");
+
+/// A database with its upstream. Checks the invariants when it goes.
+pub struct World {
+    pub url: String,
+    pub db: PgPool,
+    pub sandbox: Sandbox,
+    pub is_checked: bool,
+}
+
+/// One instance of the service.
+pub struct Replica {
+    pub base: String,
+    pub service: Service,
+    http: reqwest::Client,
+}
+
+impl World {
+    /// A fresh one, with the `admin` client in it.
+    pub async fn new() -> World {
+        World::on(create_database().await).await
+    }
+
+    /// One on a database that has the current schema.
+    pub async fn on(url: String) -> World {
+        let db = PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap();
+        let sandbox = Sandbox::start(SandboxOptions {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            hourly_limit: 0,
+            ..SandboxOptions::default()
+        });
+        let world = World { url, db, sandbox: sandbox.await.unwrap(), is_checked: true };
+        world.add_client(ADMIN, Scope::ALL).await;
+        world
+    }
+
+    /// Adds a client.
+    pub async fn add_client(&self, (key, secret): (&str, &str), scopes: &[Scope]) {
+        let client = Client {
+            api_key: key.into(),
+            name: key.into(),
+            secret_sha256: Sha256::digest(secret).to_vec(),
+            scopes: scopes.iter().copied().collect::<ScopeSet>(),
+            is_enabled: true,
+        };
+        assert!(insert_client(&self.db, &client, "test").await.unwrap());
+    }
+
+    /// The variables that a replica here runs with.
+    pub fn variables(&self, more: &[(&str, &str)]) -> Vec<(String, String)> {
+        let key = |byte: u8| BASE64_STANDARD.encode([byte; 32]);
+        let upstream = SandboxOptions::default();
+        let mut variables: Vec<(String, String)> = [
+            ("DATABASE_URL", self.url.clone()),
+            ("LISTEN_ADDR", "127.0.0.1:0".into()),
+            ("UPSTREAM_BASE_URL", self.sandbox.base_url()),
+            ("UPSTREAM_API_KEY", upstream.api_key),
+            ("UPSTREAM_API_SECRET", upstream.api_secret),
+            ("TOKEN_KEYS", format!("k1:{}", key(1))),
+            ("FINGERPRINT_KEY", key(2)),
+        ]
+        .map(|(name, value)| (name.into(), value))
+        .into();
+        for (name, value) in more {
+            variables.retain(|(known, _)| known != name);
+            variables.push(((*name).into(), (*value).into()));
+        }
+        variables
+    }
+
+    /// Starts a replica.
+    pub async fn replica(&self) -> Replica {
+        self.replica_with(&[]).await
+    }
+
+    /// Starts a replica with other settings.
+    pub async fn replica_with(&self, more: &[(&str, &str)]) -> Replica {
+        let source = Source::from_variables(self.variables(more));
+        let config = Config::load(&source).unwrap();
+        let service = Service::start(config).await.unwrap();
+        Replica {
+            base: format!("http://{}", service.addr()),
+            service,
+            http: http_client(),
+        }
+    }
+
+    /// How many rows the query counts.
+    pub async fn count(&self, query: &'static str) -> i64 {
+        sqlx::query_scalar(query).fetch_one(&self.db).await.unwrap()
+    }
+
+    /// The kinds of all events in order of time, those of clients left out.
+    pub async fn kinds(&self) -> Vec<String> {
+        sqlx::query_scalar(
+            "SELECT kind FROM audit_events WHERE kind LIKE 'token.%' ORDER BY occurred_at, id",
+        )
+        .fetch_all(&self.db)
+        .await
+        .unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() || !self.is_checked {
+            return;
+        }
+        let url = self.url.clone();
+        let check = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(breaches(&url))
+        };
+        let broken = std::thread::spawn(check).join().unwrap();
+        assert!(broken.is_empty(), "{}", broken.join("\n"));
+    }
+}
+
+/// A client without a limit of its own that a test could run into.
+pub fn http_client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(30))
+        .no_proxy()
+        .build()
+        .unwrap()
+}
+
+impl Replica {
+    /// A replica that runs elsewhere.
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let (key, secret) = ADMIN;
+        self.http
+            .request(method, format!("{}{path}", self.base))
+            .basic_auth(key, Some(secret))
+    }
+
+    /// `GET`, as the admin.
+    pub async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path)).await.unwrap()
+    }
+
+    /// A `POST` of JSON, as the admin, not sent yet.
+    pub fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
+        self.request(Method::POST, path)
+            .header("content-type", "application/json")
+            .body(body.to_string())
+    }
+
+    /// Asks for a token, as the admin.
+    pub async fn issue(&self, body: Value) -> Answer {
+        Answer::of(self.post("/bank/tokens/", &body)).await.unwrap()
+    }
+
+    /// Asks for a token with a `Cache-Control`.
+    pub async fn issue_with(&self, body: Value, cache_control: &str) -> Answer {
+        let request = self.post("/bank/tokens/", &body);
+        Answer::of(request.header("cache-control", cache_control)).await.unwrap()
+    }
+
+    /// A request of anybody's: nothing is set but the address.
+    pub fn anonymous(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base))
+    }
+}
