@@ -18,12 +18,18 @@ impl Answer {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let bytes = response.bytes().await.ok()?;
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Some(Answer { status, headers, body })
+        Some(Answer {
+            status,
+            headers,
+            body,
+        })
     }
 
     /// A header's text, empty if it is missing.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 
     /// A member of the body as text, empty if it is none.
@@ -39,16 +45,28 @@ impl Answer {
     /// The problem's slug; checks that the answer is a problem in the contract's shape.
     #[track_caller]
     pub fn problem(&self) -> &str {
-        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        assert_eq!(
+            self.header("content-type"),
+            "application/problem+json",
+            "{self:?}"
+        );
         assert_eq!(self.body["status"], self.status, "{self:?}");
-        assert_eq!(self.text("requestId"), self.header("x-request-id"), "{self:?}");
+        assert_eq!(
+            self.text("requestId"),
+            self.header("x-request-id"),
+            "{self:?}"
+        );
         assert!(!self.text("title").is_empty(), "{self:?}");
-        self.text("type").strip_prefix("urn:token-vendor:problem:").unwrap()
+        self.text("type")
+            .strip_prefix("urn:token-vendor:problem:")
+            .unwrap()
     }
 
     /// What the problem's errors point to, in order.
     pub fn pointers(&self) -> Vec<&str> {
-        let errors = self.body["errors"].as_array().map_or(&[][..], Vec::as_slice);
+        let errors = self.body["errors"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
         let kinds = ["pointer", "parameter", "header"];
         errors
             .iter()

@@ -18,9 +18,13 @@ static CLUSTER: OnceCell<LocalPostgres> = OnceCell::const_new();
 pub async fn create_database() -> String {
     let cluster = CLUSTER.get_or_init(start).await;
     let name = format!("test_{}_{}", std::process::id(), next());
-    let mut admin = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
+    let mut admin = PgConnection::connect(&cluster.url("postgres"))
+        .await
+        .unwrap();
     admin
-        .execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")))
+        .execute(sqlx::AssertSqlSafe(format!(
+            "CREATE DATABASE {name} TEMPLATE {TEMPLATE}"
+        )))
         .await
         .unwrap();
     cluster.url(&name)
@@ -30,7 +34,9 @@ pub async fn create_database() -> String {
 pub async fn create_empty_database() -> String {
     let cluster = CLUSTER.get_or_init(start).await;
     let name = format!("test_{}_{}", std::process::id(), next());
-    let mut admin = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
+    let mut admin = PgConnection::connect(&cluster.url("postgres"))
+        .await
+        .unwrap();
     admin
         .execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
         .await
@@ -82,19 +88,27 @@ fn remove_leftovers(own: &std::path::Path) {
 }
 
 async fn make_template(cluster: &LocalPostgres) {
-    let mut admin = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
-    admin.execute("SELECT pg_advisory_lock(1)").await.unwrap();
-    let is_there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
-        .bind(TEMPLATE)
-        .fetch_one(&mut admin)
+    let mut admin = PgConnection::connect(&cluster.url("postgres"))
         .await
         .unwrap();
+    admin.execute("SELECT pg_advisory_lock(1)").await.unwrap();
+    let is_there: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
+            .bind(TEMPLATE)
+            .fetch_one(&mut admin)
+            .await
+            .unwrap();
     if !is_there {
         // Under another name until it is whole.
-        admin.execute("DROP DATABASE IF EXISTS template_raw").await.unwrap();
+        admin
+            .execute("DROP DATABASE IF EXISTS template_raw")
+            .await
+            .unwrap();
         admin.execute("CREATE DATABASE template_raw").await.unwrap();
         let url = cluster.url("template_raw").into();
-        schema::migrate(&schema::connect_options(&url).unwrap()).await.unwrap();
+        schema::migrate(&schema::connect_options(&url).unwrap())
+            .await
+            .unwrap();
         let rename = format!("ALTER DATABASE template_raw RENAME TO {TEMPLATE}");
         admin.execute(sqlx::AssertSqlSafe(rename)).await.unwrap();
     }

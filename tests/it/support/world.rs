@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use token_vendor::app::Service;
-use token_vendor::config::{Config, Source};
+use token_vendor::config::{CommandConfig, Config, Source};
 use token_vendor::db::clients::insert_client;
 use token_vendor::model::{Client, Scope, ScopeSet};
 use token_vendor::sandbox::{Sandbox, SandboxOptions};
@@ -32,9 +32,23 @@ pub struct World {
 
 /// One instance of the service.
 pub struct Replica {
-    pub base: String,
+    pub api: Api,
     pub service: Service,
+}
+
+/// The way to an instance of the service, in this process or another.
+#[derive(Clone)]
+pub struct Api {
+    pub base: String,
     http: reqwest::Client,
+}
+
+impl std::ops::Deref for Replica {
+    type Target = Api;
+
+    fn deref(&self) -> &Api {
+        &self.api
+    }
 }
 
 impl World {
@@ -45,13 +59,22 @@ impl World {
 
     /// One on a database that has the current schema.
     pub async fn on(url: String) -> World {
-        let db = PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap();
+        let db = PgPoolOptions::new()
+            .max_connections(4)
+            .connect(&url)
+            .await
+            .unwrap();
         let sandbox = Sandbox::start(SandboxOptions {
             listen: "127.0.0.1:0".parse().unwrap(),
             hourly_limit: 0,
             ..SandboxOptions::default()
         });
-        let world = World { url, db, sandbox: sandbox.await.unwrap(), is_checked: true };
+        let world = World {
+            url,
+            db,
+            sandbox: sandbox.await.unwrap(),
+            is_checked: true,
+        };
         world.add_client(ADMIN, Scope::ALL).await;
         world
     }
@@ -97,14 +120,11 @@ impl World {
 
     /// Starts a replica with other settings.
     pub async fn replica_with(&self, more: &[(&str, &str)]) -> Replica {
-        let source = Source::from_variables(self.variables(more));
+        let source = Source::of_environment(self.variables(more));
         let config = Config::load(&source).unwrap();
         let service = Service::start(config).await.unwrap();
-        Replica {
-            base: format!("http://{}", service.addr()),
-            service,
-            http: http_client(),
-        }
+        let api = Api::at(format!("http://{}", service.addr()));
+        Replica { api, service }
     }
 
     /// How many rows the query counts.
@@ -130,7 +150,9 @@ impl Drop for World {
         }
         let url = self.url.clone();
         let check = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
             runtime.unwrap().block_on(breaches(&url))
         };
         let broken = std::thread::spawn(check).join().unwrap();
@@ -148,8 +170,16 @@ pub fn http_client() -> reqwest::Client {
         .unwrap()
 }
 
-impl Replica {
-    /// A replica that runs elsewhere.
+impl Api {
+    /// The instance at that address.
+    pub fn at(base: String) -> Api {
+        Api {
+            base,
+            http: http_client(),
+        }
+    }
+
+    /// A request as the admin.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let (key, secret) = ADMIN;
         self.http
@@ -177,7 +207,9 @@ impl Replica {
     /// Asks for a token with a `Cache-Control`.
     pub async fn issue_with(&self, body: Value, cache_control: &str) -> Answer {
         let request = self.post("/bank/tokens/", &body);
-        Answer::of(request.header("cache-control", cache_control)).await.unwrap()
+        Answer::of(request.header("cache-control", cache_control))
+            .await
+            .unwrap()
     }
 
     /// A request of anybody's: nothing is set but the address.
