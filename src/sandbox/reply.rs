@@ -7,7 +7,7 @@ use actix_web::body::SizedStream;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
-use chrono::{SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
 use serde_json::{Map, Value, json};
 
@@ -59,14 +59,16 @@ fn random_token_string() -> String {
     text
 }
 
-/// Answers; `document` is there where a token was minted.
+/// Answers, as decided at `at`: a latency is one of the way back, and `Date` is from before it.
+/// `document` is there where a token was minted.
 pub(super) async fn send(
     request: &HttpRequest,
+    at: DateTime<Utc>,
     answer: Answer,
     document: Option<Map<String, Value>>,
 ) -> HttpResponse {
     let document = json!(document).to_string();
-    let mut response = head(&answer);
+    let mut response = head(at, &answer);
     match answer {
         Answer::Status {
             identifier,
@@ -112,14 +114,15 @@ pub(super) async fn send(
     }
 }
 
-/// The status and the headers, `Date` included: the web framework's own may be half a second late.
-fn head(answer: &Answer) -> HttpResponseBuilder {
+/// The status and the headers, `Date` included: the web framework's own is of the sending, and may
+/// be half a second late.
+fn head(at: DateTime<Utc>, answer: &Answer) -> HttpResponseBuilder {
     let status = answer
         .http_status()
         .filter(|status| *status >= 200)
         .and_then(|status| StatusCode::from_u16(status).ok())
         .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let date = (Utc::now() + ahead(answer)).format("%a, %d %b %Y %H:%M:%S GMT");
+    let date = (at + ahead(answer)).format("%a, %d %b %Y %H:%M:%S GMT");
     let mut response = HttpResponse::build(status);
     response.insert_header((header::DATE, date.to_string()));
     response.content_type("application/json");

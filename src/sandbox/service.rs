@@ -180,9 +180,10 @@ async fn answer(
     body: Result<web::Bytes, Error>,
     state: web::Data<State>,
 ) -> HttpResponse {
+    let at = Utc::now();
     let (answer, document, delay) = state.take(&request, body.ok().as_deref());
     tokio::time::sleep(delay).await;
-    reply::send(&request, answer, document).await
+    reply::send(&request, at, answer, document).await
 }
 
 async fn append_script(
@@ -198,13 +199,13 @@ async fn append_script(
     });
     match queued {
         Ok(()) => HttpResponse::NoContent().finish(),
-        Err(refusal) => reply::send(&request, refusal, None).await,
+        Err(refusal) => reply::send(&request, Utc::now(), refusal, None).await,
     }
 }
 
 async fn get_ledger(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
     if let Err(refusal) = state.authenticate(&request) {
-        return reply::send(&request, refusal, None).await;
+        return reply::send(&request, Utc::now(), refusal, None).await;
     }
     let (requests, minted, entries) = {
         let changing = state.lock();
@@ -216,7 +217,7 @@ async fn get_ledger(request: HttpRequest, state: web::Data<State>) -> HttpRespon
 
 async fn reset_ledger(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
     if let Err(refusal) = state.authenticate(&request) {
-        return reply::send(&request, refusal, None).await;
+        return reply::send(&request, Utc::now(), refusal, None).await;
     }
     state.lock().reset();
     HttpResponse::NoContent().finish()

@@ -1,0 +1,188 @@
+//! I2, I3, I6: the intent before the call, one holder at a time, and what a crash leaves behind.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use sqlx::Executor;
+use token_vendor::sandbox::Answer as Upstream;
+
+use crate::support::{Answer, Api, Process, World};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_intent_is_on_record_before_the_call() {
+    let world = World::new().await;
+    world.sandbox.script([Upstream::Hang]);
+    let replica = world.replica_with(&[("UPSTREAM_TIMEOUT", "1s")]).await;
+    let api = replica.api.clone();
+    let waiting = tokio::spawn(async move { api.issue(json!({"userId": "u-1"})).await });
+    while world.sandbox.requests() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM mints WHERE outcome = 'open'")
+            .await,
+        1
+    );
+
+    waiting.await.unwrap().is_problem(504, "upstream-timeout");
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM mints WHERE outcome = 'unknown'")
+            .await,
+        1
+    );
+    assert_eq!(world.kinds().await, ["token.mint_unknown"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_holder_leaves_an_unknown_mint_and_another_takes_over() {
+    let world = World::new().await;
+    world.sandbox.script([Upstream::Hang]);
+    let variables = world.variables(&[("UPSTREAM_TIMEOUT", "1s")]);
+    let doomed = Process::serve(&variables).await;
+    let api = Api::at(doomed.base.clone());
+    let order = json!({"userId": "u-1", "bank": "Swedbank"});
+    let waiting = tokio::spawn(Answer::of(api.post("/bank/tokens/", &order)));
+    while world.sandbox.requests() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    kill(Pid::from_raw(doomed.pid()), Signal::SIGKILL).unwrap();
+    assert!(waiting.await.unwrap().is_none());
+
+    let other = world.replica().await;
+    // While the lease of the dead holds, nobody else calls.
+    let answer = other.issue(order.clone()).await;
+    assert_eq!(answer.status, 201);
+    assert_eq!(world.sandbox.requests(), 2);
+    assert_eq!(world.kinds().await, ["token.mint_unknown", "token.minted"]);
+    let event = "SELECT count(*) FROM audit_events e JOIN mints m ON m.id = e.token_id
+                 WHERE e.kind = 'token.mint_unknown' AND e.bank = 'Swedbank' AND e.client = 'admin'
+                   AND m.outcome = 'unknown' AND e.occurred_at > m.started_at + interval '5 s'";
+    assert_eq!(world.count(event).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lost_the_lease_records_a_surplus_token_that_is_not_handed_out() {
+    let world = World::new().await;
+    world.sandbox.set_latency(Duration::from_millis(600));
+    let replica = world.replica().await;
+    let api = replica.api.clone();
+    let order = json!({"userId": "u-1"});
+    let late = {
+        let order = order.clone();
+        tokio::spawn(async move { api.issue(order).await })
+    };
+    while world.sandbox.requests() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world
+        .db
+        .execute("UPDATE slots SET lease_until = '-infinity'")
+        .await
+        .unwrap();
+    world.sandbox.set_latency(Duration::ZERO);
+    let other = world.replica().await;
+    let winner = other.issue(order.clone()).await;
+    assert_eq!(winner.status, 201);
+
+    // It is on record, so its own caller gets it; nobody else does.
+    let late = late.await.unwrap();
+    assert_eq!(late.status, 201);
+    assert_ne!(late.token(), winner.token());
+    let surplus = "SELECT count(*) FROM tokens WHERE superseded_at IS NOT NULL AND is_valid";
+    assert_eq!(world.count(surplus).await, 1);
+    assert_eq!(other.issue(order.clone()).await.token(), winner.token());
+    assert_eq!(replica.issue(order.clone()).await.token(), winner.token());
+
+    // Until the winner ends: then it serves instead of another mint.
+    let end = format!(
+        "UPDATE tokens SET is_valid = false WHERE id = '{}'",
+        winner.text("id")
+    );
+    world.db.execute(sqlx::AssertSqlSafe(end)).await.unwrap();
+    for replica in [&other, &replica] {
+        assert_eq!(replica.issue(order.clone()).await.token(), late.token());
+    }
+    assert_eq!(world.sandbox.requests(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mint_under_way_while_its_user_is_voided_ends_as_invalidated() {
+    let world = World::new().await;
+    world.sandbox.set_latency(Duration::from_millis(400));
+    let replica = world.replica().await;
+    let api = replica.api.clone();
+    let waiting = tokio::spawn(async move { api.issue(json!({"userId": "u-1"})).await });
+    while world.sandbox.requests() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let void = "UPDATE slots SET void_epoch = lease_epoch, void_reason = 'compromised', usable_until = '-infinity'";
+    world.db.execute(void).await.unwrap();
+
+    // Its caller gets a token that was minted after.
+    let answer = waiting.await.unwrap();
+    assert_eq!(answer.status, 201);
+    assert_eq!(world.sandbox.requests(), 2);
+    let ended =
+        "SELECT count(*) FROM tokens WHERE NOT is_valid AND invalidation_reason = 'compromised'
+                 AND invalidated_at IS NOT NULL AND ciphertext = ''";
+    assert_eq!(world.count(ended).await, 1);
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM tokens WHERE is_valid")
+            .await,
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finish_of_unknown_outcome_is_repeated_without_doing_anything_twice() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    for user in ["u-1", "u-2", "u-3"] {
+        let mut lock = world.db.begin().await.unwrap();
+        lock.execute("LOCK TABLE tokens IN SHARE MODE")
+            .await
+            .unwrap();
+        let api = replica.api.clone();
+        let waiting = tokio::spawn(async move { api.issue(json!({ "userId": user })).await });
+        let mut terminated = 0;
+        while terminated == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            terminated = world
+                .count(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                     WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'WITH slot AS%'",
+                )
+                .await;
+        }
+        lock.rollback().await.unwrap();
+        assert_eq!(waiting.await.unwrap().status, 201);
+    }
+    assert_eq!(world.sandbox.requests(), 3);
+    assert_eq!(world.kinds().await, ["token.minted"; 3]);
+    assert_eq!(world.count("SELECT count(*) FROM tokens").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_written_in_time_is_503_and_serves_later() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let order = json!({"userId": "u-1"});
+    let mut lock = world.db.begin().await.unwrap();
+    lock.execute("LOCK TABLE tokens IN SHARE MODE")
+        .await
+        .unwrap();
+    replica
+        .issue(order.clone())
+        .await
+        .is_problem(503, "database-unavailable");
+    lock.rollback().await.unwrap();
+
+    let answer = replica.issue(order).await;
+    assert_eq!((answer.status, answer.text("outcome")), (200, "reused"));
+    assert_eq!(world.sandbox.requests(), 1);
+}
