@@ -1,5 +1,6 @@
 //! The one integration test binary: the real service on a real Postgres, the sandbox as upstream.
 
+mod chaos;
 mod combinations;
 mod handouts;
 mod herd;

@@ -1,0 +1,208 @@
+//! Two replicas that claim, finish, fail, end and take over at random: nothing disagrees after.
+
+use std::time::{Duration, Instant};
+
+use chrono::{TimeDelta, Utc};
+use futures_util::future::join_all;
+use sqlx::PgPool;
+use token_vendor::crypto::SealedToken;
+use token_vendor::db::audit::{HandoutRow, insert_handouts};
+use token_vendor::db::mints::{
+    CallSummary, Claim, Finish, Lease, claim_mint, fail_mint, finish_mint,
+};
+use token_vendor::db::slots::{find_slot, point_slot};
+use token_vendor::model::{Access, Caller, Combination, Failure, FailureKind};
+use uuid::Uuid;
+
+use crate::support::World;
+
+const RUN: Duration = Duration::from_secs(20);
+const COMBINATIONS: u32 = 3;
+
+fn combination(n: u32) -> Combination {
+    Combination {
+        user_id: "u-1".into(),
+        country: None,
+        bank: Some(format!("bank-{n}")),
+        access: Access::default(),
+    }
+}
+
+fn caller() -> Caller {
+    Caller {
+        client: "chaos".into(),
+        request_id: Uuid::new_v4().to_string(),
+        source_ip: None,
+    }
+}
+
+/// Sleeps up to so many milliseconds: at times longer than a lease holds.
+async fn dawdle(up_to: u64) {
+    tokio::time::sleep(Duration::from_millis(fastrand::u64(0..up_to))).await;
+}
+
+async fn claim(db: &PgPool, combination: &Combination, holder: Uuid) -> Option<(Claim, Lease)> {
+    let min_life = Duration::from_millis(fastrand::u64(0..40));
+    let slot = find_slot(db, combination, Utc::now() - TimeDelta::days(1), min_life)
+        .await
+        .unwrap();
+    dawdle(5).await;
+    let claim = Claim {
+        mint_id: Uuid::now_v7(),
+        combination: combination.clone(),
+        lifetime: 1,
+        holder,
+        caller: caller(),
+        now: slot.now,
+        lease_until: slot.now + TimeDelta::milliseconds(30),
+        fresh_until: slot.judged_at + min_life,
+        renew_since: fastrand::bool().then_some(slot.minted_seq),
+    };
+    let lease = claim_mint(db, &claim).await.unwrap()?;
+    Some((claim, lease))
+}
+
+/// What one replica's flight may do, with every delay that a machine can think of.
+async fn act(db: &PgPool, holder: Uuid) {
+    let combination = combination(fastrand::u32(0..COMBINATIONS));
+    match fastrand::u32(0..10) {
+        0 => {
+            let floor = Utc::now() - TimeDelta::days(1);
+            point_slot(db, &combination, floor, Duration::from_millis(20))
+                .await
+                .unwrap();
+        }
+        1 => {
+            // One row: more of them, in no order, would deadlock with one another.
+            let end = "UPDATE tokens SET is_valid = false WHERE user_id = 'u-1' AND id =
+                           (SELECT id FROM tokens WHERE bank = $1 AND is_valid ORDER BY random() LIMIT 1)";
+            sqlx::query(end)
+                .bind(combination.bank_key())
+                .execute(db)
+                .await
+                .unwrap();
+        }
+        2 => hand_out(db, &combination).await,
+        _ => {
+            let Some((claim, lease)) = claim(db, &combination, holder).await else {
+                return dawdle(10).await;
+            };
+            dawdle(60).await;
+            match fastrand::u32(0..10) {
+                // It died, and nobody will finish.
+                0 => {}
+                1 | 2 => {
+                    let failure = Failure::new(FailureKind::UpstreamFailed, "chaos");
+                    let (calls, cooldown) = (CallSummary::default(), Duration::from_millis(10));
+                    let is_unknown = fastrand::bool();
+                    fail_mint(db, &claim, lease, &failure, is_unknown, &calls, cooldown)
+                        .await
+                        .unwrap();
+                }
+                _ => finish(db, claim, lease).await,
+            }
+        }
+    }
+}
+
+async fn finish(db: &PgPool, claim: Claim, lease: Lease) {
+    let life = TimeDelta::milliseconds(fastrand::i64(0..300));
+    let finish = Finish {
+        expiration: lease.claimed_at + life,
+        ends_at: lease.claimed_at + life,
+        sealed: SealedToken {
+            bytes: vec![1],
+            key_id: "k".into(),
+        },
+        fingerprint: claim.mint_id.to_string(),
+        calls: CallSummary::default(),
+        event_id: Uuid::now_v7(),
+        claim,
+        lease,
+    };
+    // Some are replayed, as after a commit whose outcome was lost.
+    for _ in 0..fastrand::u32(1..3) {
+        finish_mint(db, &finish).await.unwrap().expect("slots stay");
+    }
+}
+
+async fn hand_out(db: &PgPool, combination: &Combination) {
+    let floor = Utc::now() - TimeDelta::days(1);
+    let slot = find_slot(db, combination, floor, Duration::ZERO)
+        .await
+        .unwrap();
+    let Some(stored) = slot.pointer else { return };
+    let row = HandoutRow {
+        event_id: Uuid::now_v7(),
+        occurred_at: slot.now,
+        user_id: combination.user_id.clone(),
+        token_id: stored.token.id,
+        caller: caller(),
+        min_life: Duration::ZERO,
+    };
+    insert_handouts(&mut *db.acquire().await.unwrap(), &[&row], floor)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_at_random_leave_no_deadlock_no_open_mint_and_no_slot_that_disagrees() {
+    let world = World::new().await;
+    let ends = Instant::now() + RUN;
+    let pool = || {
+        sqlx::postgres::PgPoolOptions::new()
+            .max_connections(8)
+            .connect(&world.url)
+    };
+    let replicas = [
+        (pool().await.unwrap(), Uuid::new_v4()),
+        (pool().await.unwrap(), Uuid::new_v4()),
+    ];
+    let flights = (0..16).map(|n| {
+        let (db, holder) = replicas[n % 2].clone();
+        tokio::spawn(async move {
+            while Instant::now() < ends {
+                act(&db, holder).await;
+            }
+        })
+    });
+    for flight in join_all(flights).await {
+        flight.unwrap();
+    }
+
+    // Whoever takes over closes what the dead left open.
+    for n in 0..COMBINATIONS {
+        while claim(&world.db, &combination(n), Uuid::new_v4())
+            .await
+            .is_none()
+        {}
+        while let Some((claim, lease)) = claim(&world.db, &combination(n), Uuid::new_v4()).await {
+            finish(&world.db, claim, lease).await;
+        }
+    }
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(world.count(deadlocks).await, 0);
+    let open = "SELECT count(*) FROM mints m WHERE outcome = 'open'
+                AND lease_epoch < (SELECT max(lease_epoch) FROM slots s WHERE s.bank = m.bank)";
+    assert_eq!(world.count(open).await, 0);
+    let disagreeing = "SELECT count(*) FROM slots s JOIN tokens t ON t.user_id = s.user_id AND t.id = s.token_id
+                       WHERE t.superseded_at IS NOT NULL OR s.usable_until NOT IN (t.ends_at, '-infinity')";
+    assert_eq!(world.count(disagreeing).await, 0);
+    let unsuperseded = "SELECT count(*) FROM tokens t WHERE superseded_at IS NULL AND is_valid
+                        AND NOT EXISTS (SELECT FROM slots s WHERE s.token_id = t.id)";
+    assert_eq!(world.count(unsuperseded).await, 0);
+    let minted = world
+        .count("SELECT count(*) FROM mints WHERE outcome = 'minted'")
+        .await;
+    assert!(minted > 200, "only {minted} mints");
+    let tokens = "SELECT count(*) FROM tokens t FULL JOIN (SELECT * FROM mints WHERE outcome = 'minted') m USING (id)
+                  WHERE t.id IS NULL OR m.id IS NULL";
+    assert_eq!(world.count(tokens).await, 0);
+    let surplus = world
+        .count("SELECT count(*) FROM audit_events WHERE detail ? 'surplus'")
+        .await;
+    assert!(surplus > 0, "nobody came too late");
+    let twice = "SELECT count(*) FROM (SELECT 1 FROM audit_events WHERE kind = 'token.minted'
+                 GROUP BY token_id HAVING count(*) > 1) x";
+    assert_eq!(world.count(twice).await, 0);
+}
