@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, FutureExt, Shared};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-use super::mint::Landed;
+use super::resolve::Landed;
 use crate::model::{Combination, Failure};
 
 /// What a flight ends in, for all who joined it.

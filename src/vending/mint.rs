@@ -1,23 +1,22 @@
-//! A cache miss: read the slot, claim the mint, call the upstream, finish. Runs in a flight, for
-//! all who wait.
+//! A mint: claim it, call the upstream, finish.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::cache::CachedToken;
 use super::clock::STEP_TOLERANCE;
-use super::{ForwardReason, Order, Parts};
+use super::{Order, Parts, database_failure};
 use crate::db::budget::take_attempt;
 use crate::db::mints::{
     CallSummary, Claim, Finish, Finished, Lease, claim_mint, fail_mint, finish_mint,
 };
-use crate::db::slots::{Slot, StoredToken, find_slot, point_slot};
+use crate::db::slots::Slot;
 use crate::model::{Caller, Failure, FailureKind, Issued, Token};
 use crate::upstream::{CallError, Minted};
 
@@ -32,157 +31,8 @@ const RECORD_FOR: Duration = Duration::from_secs(30);
 /// How long a flight waits for a place among the calls in flight.
 const RESERVE_PATIENCE: Duration = Duration::from_millis(500);
 
-/// What a flight came to.
-#[derive(Clone, Debug)]
-pub struct Landed {
-    /// The token.
-    pub token: Arc<CachedToken>,
-    /// Where it came from.
-    pub origin: Origin,
-    /// Why what was on record before did not do.
-    pub reason: ForwardReason,
-}
-
-/// Where a flight's token came from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Origin {
-    /// It was on record.
-    Found,
-    /// Another replica minted it meanwhile.
-    Awaited,
-    /// This flight minted it, in the name of who started it.
-    Minted,
-}
-
-/// Finds or mints a token for the order.
-pub(super) async fn resolve(
-    parts: Arc<Parts>,
-    order: Order,
-    caller: Caller,
-) -> Result<Landed, Failure> {
-    let started = Instant::now();
-    let min_life = TimeDelta::from_std(parts.min_life(&order)).unwrap_or_default();
-    let (mut seen_seq, mut reason) = (None, None);
-    while started.elapsed() < parts.settings.patience() {
-        let read_at = Instant::now();
-        let slot = read_slot(&parts, &order).await?;
-        let since = seen_seq.unwrap_or(slot.minted_seq);
-        let reason = *reason.get_or_insert_with(|| forward_reason(&slot, &order, min_life));
-        let land = |token, origin| {
-            Ok(Landed {
-                token,
-                origin,
-                reason,
-            })
-        };
-        if let Some(pointer) = &slot.pointer {
-            let was_awaited = slot.minted_seq > since;
-            if was_awaited && order.is_satisfied_by_mint(pointer.token.lifetime) {
-                let token = remember(&parts, pointer, slot.judged_at, read_at, true)?;
-                return land(token, Origin::Awaited);
-            }
-            if !order.renew && pointer.life(slot.judged_at) > min_life {
-                let token = remember(&parts, pointer, slot.judged_at, read_at, false)?;
-                return land(token, Origin::Found);
-            }
-        }
-        // What others have minted so far does not do for this order.
-        seen_seq = Some(slot.minted_seq);
-        if let Some(failure) = slot.cooling {
-            return Err(failure);
-        }
-        if slot.is_leased {
-            sleep(Duration::from_millis(fastrand::u64(50..250))).await;
-            continue;
-        }
-        if slot.wants_pointing
-            && !order.renew
-            && let Some(stored) = point(&parts, &order).await?
-        {
-            let token = remember(&parts, &stored, slot.judged_at, read_at, false)?;
-            return land(token, Origin::Found);
-        }
-        match claim_and_mint(&parts, &order, &caller, &slot, read_at).await? {
-            Some(token) => return land(token, Origin::Minted),
-            // Somebody else won the claim, or the combination was invalidated under the mint.
-            None => sleep(Duration::from_millis(fastrand::u64(5..25))).await,
-        }
-    }
-    Err(Failure::timeout())
-}
-
-fn forward_reason(slot: &Slot, order: &Order, min_life: TimeDelta) -> ForwardReason {
-    match &slot.pointer {
-        Some(pointer) if order.renew && pointer.life(slot.judged_at) > min_life => {
-            ForwardReason::Request
-        }
-        Some(_) => ForwardReason::Stale,
-        None if slot.is_stale => ForwardReason::Stale,
-        None => ForwardReason::UriMiss,
-    }
-}
-
-async fn read_slot(parts: &Parts, order: &Order) -> Result<Slot, Failure> {
-    let (combination, floor, min_life) = (
-        order.combination.clone(),
-        parts.clock.floor(),
-        parts.min_life(order),
-    );
-    let slot = parts
-        .db
-        .run(|pool| async move { find_slot(&pool, &combination, floor, min_life).await })
-        .await
-        .map_err(|error| database_failure("a slot could not be read", &error))?;
-    parts.clock.observe(slot.now);
-    Ok(slot)
-}
-
-async fn point(parts: &Parts, order: &Order) -> Result<Option<StoredToken>, Failure> {
-    let (combination, floor, min_life) = (
-        order.combination.clone(),
-        parts.clock.floor(),
-        parts.min_life(order),
-    );
-    parts
-        .db
-        .run(|pool| async move { point_slot(&pool, &combination, floor, min_life).await })
-        .await
-        .map_err(|error| database_failure("a slot could not be pointed", &error))
-}
-
-/// Opens a stored token and proposes it from now on. Its monotonic deadline counts from before
-/// the reading, so it is never late.
-fn remember(
-    parts: &Parts,
-    stored: &StoredToken,
-    judged_at: DateTime<Utc>,
-    read_at: Instant,
-    was_awaited: bool,
-) -> Result<Arc<CachedToken>, Failure> {
-    let token = &stored.token;
-    let token_string = parts
-        .keys
-        .open(&stored.ciphertext, token.id, &token.combination)
-        .map_err(|error| {
-            tracing::error!(token_id = %token.id, %error, "ALARM: a stored token cannot be opened");
-            let detail = "the token on record cannot be opened";
-            Failure::new(FailureKind::TokenUnreadable, detail)
-        })?;
-    let life = (token.ends_at - judged_at).to_std().unwrap_or_default();
-    let cached = Arc::new(CachedToken {
-        issued: Issued {
-            token: token.clone(),
-            token_string,
-        },
-        deadline: read_at + life,
-        minted_at: was_awaited.then(Instant::now),
-    });
-    parts.cache.insert(cached.clone());
-    Ok(cached)
-}
-
 /// Claims the mint and makes it. `None` if the claim was lost or the token recorded as ended.
-async fn claim_and_mint(
+pub(super) async fn claim_and_mint(
     parts: &Arc<Parts>,
     order: &Order,
     caller: &Caller,
@@ -466,9 +316,4 @@ async fn record(parts: &Parts, finish: Finish) -> Result<Finished, Failure> {
             }
         }
     }
-}
-
-fn database_failure(what: &'static str, error: &crate::db::DbError) -> Failure {
-    tracing::error!(%error, "{what}");
-    Failure::database()
 }

@@ -1,14 +1,16 @@
 //! The decisions: who is who, reuse or mint, record before answer. No actix, no SQL, no reqwest.
 //!
 //! A request's way: [`Vendor::issue`] proposes what the cache holds → [`handout`] lets Postgres
-//! dispose. On a miss it joins the [`flight`] of its combination, which [`mint`]s.
+//! dispose. On a miss it joins the [`flight`] of its combination, which [`resolve`]s it: finds what
+//! another replica has minted, or mints.
 
 pub mod cache;
 pub mod clients;
 pub mod clock;
 pub mod flight;
 pub mod handout;
-pub mod mint;
+mod mint;
+pub mod resolve;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::crypto::KeyRing;
-use crate::db::Database;
+use crate::db::{Database, DbError};
 use crate::model::{Caller, Client, Combination, Failure, Issued};
 use crate::upstream::Upstream;
 use cache::{CachedToken, TokenCache};
@@ -26,7 +28,7 @@ use clients::Clients;
 use clock::DatabaseClock;
 use flight::Flights;
 use handout::Handouts;
-use mint::Origin;
+use resolve::{Landed, Origin};
 
 /// What an answer may take beyond the upstream's time; the contract's 2 s less the way back.
 const OVERHEAD: Duration = Duration::from_millis(1_700);
@@ -229,7 +231,7 @@ impl Vendor {
         }
         loop {
             let (flight, is_ours) = self.flights.join(&order.combination, || {
-                mint::resolve(self.parts.clone(), order.clone(), caller.clone())
+                resolve::resolve(self.parts.clone(), order.clone(), caller.clone())
             });
             let landed = flight.await?;
             if is_ours && landed.origin == Origin::Minted {
@@ -294,8 +296,13 @@ impl Vendor {
     }
 }
 
+fn database_failure(what: &'static str, error: &DbError) -> Failure {
+    tracing::error!(%error, "{what}");
+    Failure::database()
+}
+
 /// The answer to the request that a token was minted for; its event came with the record.
-fn minted(landed: mint::Landed) -> Result<Vended, Failure> {
+fn minted(landed: Landed) -> Result<Vended, Failure> {
     let life = landed.token.life(Instant::now());
     let lifetime = landed.token.issued.token.lifetime;
     if life.is_zero() && lifetime > 0 {
