@@ -1,4 +1,48 @@
-//! `token-vendor` (the map is written at the end of the skeleton).
+//! Vends bank verification tokens: **the cache proposes, Postgres disposes.**
+//!
+//! Memory makes a handout cheap; one batched statement in Postgres decides whether it happens, and
+//! records it, before the caller gets the token.
+//!
+//! # The map
+//!
+//! ```text
+//! main → cli → app            wiring: sees everything below
+//!          api                 HTTP in: the only folder that names actix
+//!           ↓
+//!        vending               the decisions: no actix, no SQL, no reqwest
+//!      ↓    ↓     ↓
+//!     db upstream crypto       leaves that do not know each other
+//!      ↓    ↓     ↓
+//!         model                the vocabulary: imports nothing of ours
+//! ```
+//!
+//! Beside it: [`config`] and [`telemetry`], known to [`cli`] and [`app`] alone; [`sandbox`], the
+//! stand-in upstream, and [`local_postgres`], a private server, for `dev` and the tests.
+//! `tests/it/layers.rs` holds these rules.
+//!
+//! # A request's path
+//!
+//! `POST /bank/tokens/` for a token that is in memory passes four files:
+//!
+//! 1. [`api::auth`]: who calls, with which scope. Outside the cache, always.
+//! 2. `api::tokens`: reads the order, answers.
+//! 3. [`vending`]: [`Vendor::issue`](vending::Vendor::issue) proposes what the cache holds to
+//!    [`vending::handout`], which gathers handouts while the last flush runs.
+//! 4. [`db::audit`]: one statement writes the events of those that may go.
+//!
+//! A miss joins the flight of its combination ([`vending::flight`]); the flight reads the slot
+//! ([`vending::resolve`], [`db::slots`]), and, where nothing on record does, claims, calls and
+//! finishes a mint (`vending::mint`, [`db::mints`], [`upstream`]).
+//!
+//! # The rules
+//!
+//! - No token leaves before its record and the event of this handout are committed.
+//! - A committed intent precedes every call to the upstream.
+//! - One mint in flight per combination, over all replicas; the lease is a row, not a lock.
+//! - Validity is `is_valid and ends_at > now`, by the database's clock, at every handout.
+//! - Rows are locked in one order: slots, then tokens, then mints.
+//! - Secrets live in types whose `Debug` is redacted; the audit names a token by its fingerprint.
+
 pub mod api;
 pub mod app;
 pub mod cli;

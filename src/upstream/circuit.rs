@@ -10,8 +10,8 @@ const TRIP_AFTER: u32 = 20;
 /// How long it stays open before one mint may try.
 const OPEN_FOR: Duration = Duration::from_secs(5);
 
-/// Opens after [`TRIP_AFTER`] failed mints in a row; then lets one mint through every
-/// [`OPEN_FOR`], until one succeeds.
+/// Opens after `TRIP_AFTER` failed mints in a row; then lets one mint through every
+/// `OPEN_FOR`, until one succeeds.
 #[derive(Debug, Default)]
 pub struct Circuit(Mutex<State>);
 
@@ -22,7 +22,7 @@ struct State {
 }
 
 impl Circuit {
-    /// Whether a mint may go ahead. While open, says yes to one per [`OPEN_FOR`].
+    /// Whether a mint may go ahead. While open, says yes to one per `OPEN_FOR`.
     pub fn admit(&self) -> Result<(), Failure> {
         let now = Instant::now();
         let mut state = self.state();
@@ -52,11 +52,6 @@ impl Circuit {
         if state.failed_in_a_row >= TRIP_AFTER {
             state.opens_again = Some(Instant::now() + OPEN_FOR);
         }
-    }
-
-    /// Whether mints are being refused.
-    pub fn is_open(&self) -> bool {
-        self.state().opens_again.is_some()
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

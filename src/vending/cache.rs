@@ -62,11 +62,6 @@ impl TokenCache {
             self.0.invalidate(combination);
         }
     }
-
-    /// How many there are, about.
-    pub fn len(&self) -> u64 {
-        self.0.entry_count()
-    }
 }
 
 /// Ends an entry with its token.

@@ -1,4 +1,4 @@
-//! Who calls: API keys, checked against a copy that is at most [`MAX_AGE`] old.
+//! Who calls: API keys, checked against a copy that is at most `MAX_AGE` old.
 
 use std::sync::Arc;
 use std::time::Duration;

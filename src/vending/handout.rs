@@ -79,11 +79,6 @@ impl Handouts {
     pub fn is_running(&self) -> bool {
         !self.queue.is_closed()
     }
-
-    /// How many wait.
-    pub fn depth(&self) -> usize {
-        self.queue.max_capacity() - self.queue.capacity()
-    }
 }
 
 struct Writer {

@@ -140,7 +140,7 @@ async fn hand_out(db: &PgPool, combination: &Combination) {
         caller: caller(),
         min_life: Duration::ZERO,
     };
-    insert_handouts(&mut *db.acquire().await.unwrap(), &[&row], floor)
+    insert_handouts(&mut db.acquire().await.unwrap(), &[&row], floor)
         .await
         .unwrap();
 }
