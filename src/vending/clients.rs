@@ -6,7 +6,9 @@ use std::time::Duration;
 use moka::future::Cache;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::time::timeout;
 
+use super::STEP_PATIENCE;
 use super::clock::DatabaseClock;
 use crate::db::{Database, DbError, clients::find_client};
 use crate::model::{Client, Failure};
@@ -59,17 +61,17 @@ impl Clients {
             let found = self
                 .db
                 .run(|pool| async move { find_client(&pool, &key).await });
-            let (client, now) = found.await?;
+            let (client, now) = timeout(STEP_PATIENCE, found)
+                .await
+                .unwrap_or(Err(DbError::TimedOut(STEP_PATIENCE)))?;
             self.clock.observe(now);
             Ok::<_, DbError>(client.map(Arc::new))
         };
-        self.known
-            .try_get_with_by_ref(api_key, look)
-            .await
-            .map_err(|error| {
-                tracing::error!(%error, "a client could not be looked up");
-                Failure::database()
-            })
+        let found = self.known.try_get_with_by_ref(api_key, look).await;
+        found.map_err(|error| {
+            tracing::error!(%error, "a client could not be looked up");
+            Failure::database()
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::cache::CachedToken;
 use super::clock::STEP_TOLERANCE;
-use super::{Order, Parts, database_failure};
+use super::{Order, Parts};
 use crate::db::budget::take_attempt;
 use crate::db::mints::{
     CallSummary, Claim, Finish, Finished, Lease, claim_mint, fail_mint, finish_mint,
@@ -62,10 +62,10 @@ pub(super) async fn claim_and_mint(
     let claimed_at = Instant::now();
     let asked = claim.clone();
     let lease = parts
-        .db
-        .run(|pool| async move { claim_mint(&pool, &asked).await })
-        .await
-        .map_err(|error| database_failure("a mint could not be claimed", &error))?;
+        .ask("claim a mint", |pool| async move {
+            claim_mint(&pool, &asked).await
+        })
+        .await?;
     let Some(lease) = lease else { return Ok(None) };
     let mint = Mint {
         parts,
@@ -162,10 +162,10 @@ impl Mint<'_> {
         }
         let taken = self
             .parts
-            .db
-            .run(move |pool| async move { take_attempt(&pool, limit).await })
-            .await
-            .map_err(|error| database_failure("the budget could not be taken", &error))?;
+            .ask("take from the budget", move |pool| async move {
+                take_attempt(&pool, limit).await
+            })
+            .await?;
         taken.map(|_| ()).ok_or_else(|| {
             let detail = "the calls to the upstream for this hour are used up";
             Failure::new(FailureKind::UpstreamBudgetSpent, detail).with_retry_after(60)
@@ -224,6 +224,7 @@ impl Mint<'_> {
             return Err(Failure::database());
         };
         let finished = finished?;
+        self.parts.clock.observe(finished.issued_at);
         if finished.is_voided {
             return Ok(None);
         }
@@ -262,13 +263,13 @@ impl Mint<'_> {
             failure.clone(),
         );
         let cooldown = self.parts.settings.mint_cooldown;
-        let recorded = self.parts.db.run(move |pool| async move {
-            fail_mint(&pool, &claim, lease, &told, is_unknown, &calls, cooldown).await
-        });
-        if let Err(error) = recorded.await {
-            // It stays open, and whoever takes over marks it as unknown.
-            tracing::error!(%error, mint_id = %self.claim.mint_id, "a failed mint could not be recorded");
-        }
+        // If it cannot be recorded it stays open, and whoever takes over marks it as unknown.
+        let _ = self
+            .parts
+            .ask("record a failed mint", move |pool| async move {
+                fail_mint(&pool, &claim, lease, &told, is_unknown, &calls, cooldown).await
+            })
+            .await;
         failure
     }
 }

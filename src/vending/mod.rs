@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::crypto::KeyRing;
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, PgPool};
 use crate::model::{Caller, Client, Combination, Failure, Issued};
 use crate::upstream::Upstream;
 use cache::{CachedToken, TokenCache};
@@ -32,6 +32,9 @@ use resolve::{Landed, Origin};
 
 /// What an answer may take beyond the upstream's time; the contract's 2 s less the way back.
 const OVERHEAD: Duration = Duration::from_millis(1_700);
+
+/// How long a step in the database may take while callers wait for it.
+const STEP_PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// What a caller asks for.
 #[derive(Clone, Debug)]
@@ -179,6 +182,27 @@ impl Parts {
     fn min_life(&self, order: &Order) -> Duration {
         order.min_life(self.settings.min_remaining)
     }
+
+    /// One step of a mint in the database. One that takes long is given up, its outcome unknown,
+    /// so that those who wait hear of it in time.
+    async fn ask<T, F, Fut>(&self, step: &'static str, work: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: FnOnce(PgPool) -> Fut,
+        Fut: Future<Output = Result<T, DbError>> + Send + 'static,
+    {
+        match timeout(STEP_PATIENCE, self.db.run(work)).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => {
+                tracing::error!(%error, step, "the database failed");
+                Err(Failure::database())
+            }
+            Err(_) => {
+                tracing::error!(step, "the database did not answer within {STEP_PATIENCE:?}");
+                Err(Failure::database())
+            }
+        }
+    }
 }
 
 impl Vendor {
@@ -265,7 +289,10 @@ impl Vendor {
         let Some(min_life) = order.accepts(token, placed_at, Instant::now(), min_remaining) else {
             return Ok(None);
         };
-        let is_on_record = self.handouts.record(token, min_life, caller).await?;
+        let recorded = timeout(STEP_PATIENCE, self.handouts.record(token, min_life, caller));
+        let is_on_record = recorded
+            .await
+            .unwrap_or_else(|_| Err(Failure::database()))?;
         // A commit can take long: the life that counts is the one left now.
         let life = token.life(Instant::now());
         if !is_on_record || life.is_zero() {
@@ -294,11 +321,6 @@ impl Vendor {
     pub fn is_recording(&self) -> bool {
         self.handouts.is_running()
     }
-}
-
-fn database_failure(what: &'static str, error: &DbError) -> Failure {
-    tracing::error!(%error, "{what}");
-    Failure::database()
 }
 
 /// The answer to the request that a token was minted for; its event came with the record.

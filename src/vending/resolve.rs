@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::cache::CachedToken;
 use super::mint::claim_and_mint;
-use super::{ForwardReason, Order, Parts, database_failure};
+use super::{ForwardReason, Order, Parts};
 use crate::db::slots::{Slot, StoredToken, find_slot, point_slot};
 use crate::model::{Caller, Failure, FailureKind, Issued};
 
@@ -109,10 +109,10 @@ async fn read_slot(parts: &Parts, order: &Order) -> Result<Slot, Failure> {
         parts.min_life(order),
     );
     let slot = parts
-        .db
-        .run(|pool| async move { find_slot(&pool, &combination, floor, min_life).await })
-        .await
-        .map_err(|error| database_failure("a slot could not be read", &error))?;
+        .ask("read a slot", |pool| async move {
+            find_slot(&pool, &combination, floor, min_life).await
+        })
+        .await?;
     parts.clock.observe(slot.now);
     Ok(slot)
 }
@@ -124,10 +124,10 @@ async fn point(parts: &Parts, order: &Order) -> Result<Option<StoredToken>, Fail
         parts.min_life(order),
     );
     parts
-        .db
-        .run(|pool| async move { point_slot(&pool, &combination, floor, min_life).await })
+        .ask("point a slot", |pool| async move {
+            point_slot(&pool, &combination, floor, min_life).await
+        })
         .await
-        .map_err(|error| database_failure("a slot could not be pointed", &error))
 }
 
 /// Opens a stored token and proposes it from now on. Its monotonic deadline counts from before
