@@ -163,3 +163,19 @@ async fn a_herd_that_wants_dead_tokens_gets_no_token_twice() {
     assert_eq!(tokens.len(), 10);
     assert_eq!(statuses(&answers, 201), 10);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_shares_a_failure_among_those_who_wait_without_any_cooldown() {
+    let world = World::new().await;
+    world.sandbox.set_latency(Duration::from_secs(1));
+    world
+        .sandbox
+        .script([Upstream::error(400, "BAD_VALUE", "no")]);
+    let replica = world.replica_with(&[("MINT_COOLDOWN", "0s")]).await;
+
+    let order = json!({"userId": "u-1"});
+    let answers = join_all((0..50).map(|_| replica.issue(order.clone()))).await;
+
+    assert_eq!(world.sandbox.requests(), 1);
+    assert_eq!(statuses(&answers, 422), 50);
+}

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
+use futures_util::future::join_all;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use sqlx::Executor;
+use token_vendor::db::mints::{Claim, claim_mint};
+use token_vendor::model::{Access, Caller, Combination};
 use token_vendor::sandbox::Answer as Upstream;
+use uuid::Uuid;
 
 use crate::support::{Answer, Api, Process, World};
 
@@ -185,4 +190,46 @@ async fn a_record_that_cannot_be_written_in_time_is_503_and_serves_later() {
     let answer = replica.issue(order).await;
     assert_eq!((answer.status, answer.text("outcome")), (200, "reused"));
     assert_eq!(world.sandbox.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_forty_claims_at_once_one_wins() {
+    let mut world = World::new().await;
+    world.is_checked = false;
+    for n in 0..20 {
+        let now = Utc::now();
+        let claims: Vec<Claim> = (0..40)
+            .map(|_| Claim {
+                mint_id: Uuid::now_v7(),
+                combination: Combination {
+                    user_id: format!("u-{}", n / 2),
+                    country: None,
+                    bank: None,
+                    access: Access::default(),
+                },
+                lifetime: 3600,
+                holder: Uuid::now_v7(),
+                caller: Caller {
+                    client: "test".into(),
+                    request_id: "test".into(),
+                    source_ip: None,
+                },
+                now,
+                lease_until: now + TimeDelta::seconds(10),
+                fresh_until: now,
+                renew_since: (n % 2 == 1).then_some(0),
+            })
+            .collect();
+        let leases = join_all(claims.iter().map(|claim| claim_mint(&world.db, claim))).await;
+        let won = leases
+            .into_iter()
+            .filter(|lease| lease.as_ref().unwrap().is_some());
+        assert_eq!(won.count(), 1);
+        // The second round meets a slot that is there, and free again.
+        world
+            .db
+            .execute("UPDATE slots SET lease_until = '-infinity'")
+            .await
+            .unwrap();
+    }
 }
