@@ -97,7 +97,7 @@ async fn sigterm_loses_no_request_and_no_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mint_whose_caller_hung_up_is_on_record_after_sigterm() {
+async fn a_minted_token_that_nobody_waits_for_comes_on_record_before_the_end() {
     let world = World::new().await;
     let mut process = Process::serve(&world.variables(&[])).await;
     let api = Api::at(process.base.clone());
@@ -107,8 +107,30 @@ async fn a_mint_whose_caller_hung_up_is_on_record_after_sigterm() {
         world.sandbox.requests() == 1
     })
     .await;
-    caller.abort();
+    let mut lock = world.db.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE tokens")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    caller
+        .await
+        .unwrap()
+        .is_problem(503, "database-unavailable");
     terminate(&process);
+    for awaited in [
+        "readiness is off",
+        "could not be recorded yet",
+        "could not be recorded yet",
+    ] {
+        while !process
+            .logs
+            .recv()
+            .await
+            .expect("it waits for the record")
+            .contains(awaited)
+        {}
+    }
+    lock.rollback().await.unwrap();
     assert_eq!(exit_code(&mut process).await, Some(0));
     assert_eq!(world.kinds().await, ["token.minted"]);
 }
