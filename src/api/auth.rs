@@ -40,6 +40,13 @@ impl RequiredScope for TokensRead {
     const SCOPE: Scope = Scope::TokensRead;
 }
 
+/// [`Scope::TokensInvalidate`].
+pub enum TokensInvalidate {}
+
+impl RequiredScope for TokensInvalidate {
+    const SCOPE: Scope = Scope::TokensInvalidate;
+}
+
 /// Proof that the caller is a client of ours, holds the scope `S` and is within its rate.
 ///
 /// Extracting it answers 401, 403 and 429, in this order, before a handler begins.

@@ -1,10 +1,14 @@
 //! The rules of text fields: one place for bodies and query strings.
 
 use super::fault::Detail;
+use super::json::Json;
 use crate::model::Country;
 
 /// The longest user id, in characters.
 const MAX_USER_ID: usize = 128;
+
+/// The longest token string, in characters.
+const MAX_TOKEN_STRING: usize = 512;
 
 /// The longest name of a bank, in characters.
 const MAX_BANK: usize = 32;
@@ -15,6 +19,23 @@ pub fn user_id(text: String) -> Result<String, Detail> {
     check_length(&text, MAX_USER_ID)?;
     if looks_like_an_address(&text) {
         return Err("must be an opaque id, not an e-mail address".into());
+    }
+    Ok(text)
+}
+
+/// A required string.
+pub fn text(value: Option<Json>) -> Result<String, Detail> {
+    match value {
+        Some(Json::String(text)) => Ok(text),
+        Some(other) => Err(other.instead_of("a string").into()),
+        None => Err("is required".into()),
+    }
+}
+
+/// A token string as somebody found it: 1–512 characters.
+pub fn token_string(text: String) -> Result<String, Detail> {
+    if text.is_empty() || text.chars().count() > MAX_TOKEN_STRING {
+        return Err(format!("must have 1 to {MAX_TOKEN_STRING} characters").into());
     }
     Ok(text)
 }

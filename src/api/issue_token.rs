@@ -29,7 +29,8 @@ impl IssueToken {
         else {
             return IssueToken::default();
         };
-        let user_id = faults.field("#/userId", read_user_id(user_id));
+        let user_id = fields::text(user_id).and_then(fields::user_id);
+        let user_id = faults.field("#/userId", user_id);
         let lifetime = faults.field("#/lifetime", read_lifetime(lifetime));
         let country = faults.field("#/country", read_country(country));
         let bank = faults.field("#/bank", read_bank(bank));
@@ -48,14 +49,6 @@ impl IssueToken {
             combination: combination(),
             lifetime,
         }
-    }
-}
-
-fn read_user_id(value: Option<Json>) -> Result<String, Detail> {
-    match value {
-        Some(Json::String(text)) => fields::user_id(text),
-        Some(other) => Err(other.instead_of("a string").into()),
-        None => Err("is required".into()),
     }
 }
 

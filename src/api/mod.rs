@@ -11,6 +11,7 @@ mod cursor;
 mod fault;
 mod fields;
 pub mod health;
+mod invalidation;
 mod issue_token;
 mod json;
 mod problem;
@@ -82,6 +83,15 @@ pub fn configure(config: &mut web::ServiceConfig) {
     });
     route(config, "/bank/tokens/{id}", "GET, HEAD", |path| {
         path.get(tokens::get_token)
+    });
+    route(config, "/bank/tokens/{id}/invalidate", "POST", |path| {
+        path.post(invalidation::invalidate_token)
+    });
+    route(config, "/bank/tokens/invalidate", "POST", |path| {
+        path.post(invalidation::invalidate_tokens)
+    });
+    route(config, "/bank/tokens/lookup", "POST", |path| {
+        path.post(invalidation::look_up_token)
     });
     route(config, "/health/live", "GET, HEAD", |path| {
         path.get(health::get_liveness)

@@ -7,6 +7,7 @@ mod combinations;
 mod handouts;
 mod health;
 mod herd;
+mod invalidation;
 mod issue_request;
 mod layers;
 mod lists;

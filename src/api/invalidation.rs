@@ -1,0 +1,126 @@
+//! `/bank/tokens/…/invalidate` and `/bank/tokens/lookup`: end tokens, and find one that turned up.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::ApiState;
+use super::auth::{Permit, TokensInvalidate, TokensRead};
+use super::body::Body;
+use super::fault::{Detail, Faults};
+use super::fields;
+use super::json::{Json, members};
+use super::problem::Problem;
+use super::query::parameters;
+use super::token_view::RecordView;
+use crate::model::InvalidationReason;
+
+/// `POST /bank/tokens/{id}/invalidate`: ends a token; the record as it is after. Saying it twice is
+/// fine: the first reason stays.
+pub async fn invalidate_token(
+    permit: Permit<TokensInvalidate>,
+    request: HttpRequest,
+    id: web::Path<Uuid>,
+    body: Body,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    let ([reason], mut faults) = read_members(body, &request, ["reason"]).await?;
+    let reason = faults.field("#/reason", read_reason(reason));
+    let reason = faults.check(reason)?;
+    let ended = state
+        .vendor
+        .invalidate(id.into_inner(), reason, permit.into_caller());
+    let token = ended
+        .await?
+        .ok_or_else(|| Problem::not_found("no token has this id"))?;
+    Ok(HttpResponse::Ok().json(RecordView::new(&token)))
+}
+
+/// Whose tokens are to end.
+enum Whose {
+    User(String),
+    Holder(String),
+}
+
+/// `POST /bank/tokens/invalidate`: ends all tokens of a user, or the one with that token string;
+/// how many it ended.
+pub async fn invalidate_tokens(
+    permit: Permit<TokensInvalidate>,
+    request: HttpRequest,
+    body: Body,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    let names = ["reason", "userId", "tokenString"];
+    let ([reason, user_id, token_string], mut faults) = read_members(body, &request, names).await?;
+    let reason = faults.field("#/reason", read_reason(reason));
+    let whose = match (user_id, token_string) {
+        (Some(user_id), None) => faults
+            .field(
+                "#/userId",
+                fields::text(Some(user_id)).and_then(fields::user_id),
+            )
+            .map(Whose::User),
+        (None, Some(token_string)) => faults
+            .field("#/tokenString", read_token_string(Some(token_string)))
+            .map(Whose::Holder),
+        _ => {
+            faults.pointer("#", "must have exactly one of userId and tokenString");
+            None
+        }
+    };
+    let (reason, whose) = faults.check(reason.zip(whose))?;
+    let (vendor, caller) = (&state.vendor, permit.into_caller());
+    let invalidated = match whose {
+        Whose::User(user_id) => vendor.invalidate_user(user_id, reason, caller).await?,
+        Whose::Holder(text) => {
+            vendor
+                .invalidate_token_string(&text, reason, caller)
+                .await?
+        }
+    };
+    Ok(HttpResponse::Ok().json(json!({ "invalidated": invalidated })))
+}
+
+/// `POST /bank/tokens/lookup`: whose is this token that turned up?
+pub async fn look_up_token(
+    _permit: Permit<TokensRead>,
+    request: HttpRequest,
+    body: Body,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    let ([token_string], mut faults) = read_members(body, &request, ["tokenString"]).await?;
+    let token_string = faults.field("#/tokenString", read_token_string(token_string));
+    let token_string = faults.check(token_string)?;
+    let token = state
+        .vendor
+        .look_up(&token_string)
+        .await?
+        .ok_or_else(|| Problem::not_found("no token on record has this token string"))?;
+    Ok(HttpResponse::Ok().json(RecordView::new(&token)))
+}
+
+/// The members of the body, and what is wrong so far: other members, any query parameter.
+async fn read_members<const N: usize>(
+    body: Body,
+    request: &HttpRequest,
+    names: [&str; N],
+) -> Result<([Option<Json>; N], Faults), Problem> {
+    let document = body.read().await?;
+    let mut faults = Faults::default();
+    let [] = parameters(request.query_string(), [], &mut faults);
+    match members(document, "#", names, &mut faults) {
+        Some(found) => Ok((found, faults)),
+        None => Err(faults.into()),
+    }
+}
+
+fn read_reason(value: Option<Json>) -> Result<InvalidationReason, Detail> {
+    let text = fields::text(value)?;
+    InvalidationReason::from_name(&text).ok_or(Detail::Borrowed(
+        "must be one of used, compromised, requested",
+    ))
+}
+
+fn read_token_string(value: Option<Json>) -> Result<String, Detail> {
+    fields::token_string(fields::text(value)?)
+}

@@ -1,0 +1,321 @@
+//! Ending tokens, and finding one that turned up: `/bank/tokens/…/invalidate`, `/bank/tokens/lookup`.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::Executor;
+use token_vendor::model::Scope;
+
+use crate::support::{Answer, Api, World};
+
+async fn post(api: &Api, path: &str, body: Value) -> Answer {
+    Answer::of(api.post(path, &body)).await.unwrap()
+}
+
+async fn invalidate(api: &Api, id: &str, reason: &str) -> Answer {
+    let path = format!("/bank/tokens/{id}/invalidate");
+    post(api, &path, json!({ "reason": reason })).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ended_token_is_not_handed_out_again_and_its_record_says_why() {
+    let world = World::new().await;
+    let (one, two) = tokio::join!(world.replica(), world.replica());
+    let order = json!({"userId": "u-1", "bank": "Swedbank"});
+    let token = one.issue(order.clone()).await;
+    two.issue(order.clone()).await;
+
+    let record = invalidate(&one, token.text("id"), "used").await;
+    assert_eq!(record.status, 200, "{record:?}");
+    assert_eq!(record.body["isValid"], false);
+    assert_eq!(record.text("invalidationReason"), "used");
+    assert!(!record.text("invalidatedAt").is_empty());
+    assert!(record.body.get("tokenString").is_none());
+    for replica in [&one, &two] {
+        assert_ne!(replica.issue(order.clone()).await.token(), token.token());
+    }
+    let wiped = "SELECT count(*) FROM tokens WHERE NOT is_valid AND ciphertext = ''";
+    assert_eq!(world.count(wiped).await, 1);
+
+    // The first reason stays, and nothing is told twice.
+    let again = invalidate(&two, token.text("id"), "compromised").await;
+    assert_eq!(
+        (again.status, again.text("invalidationReason")),
+        (200, "used")
+    );
+    assert_eq!(again.body["invalidatedAt"], record.body["invalidatedAt"]);
+    let event = "SELECT count(*) FROM audit_events WHERE kind = 'token.invalidated' AND user_id = 'u-1'
+                 AND bank = 'Swedbank' AND client = 'admin' AND fingerprint <> '' AND detail->>'reason' = 'used'";
+    assert_eq!(world.count(event).await, 1);
+    let told = "SELECT count(*) FROM audit_events WHERE kind = 'token.invalidated'";
+    assert_eq!(world.count(told).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ending_an_expired_token_is_no_change() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let token = replica.issue(json!({"userId": "u-1", "lifetime": 0})).await;
+    let record = invalidate(&replica, token.text("id"), "used").await;
+    assert_eq!(
+        (record.status, &record.body["isValid"]),
+        (200, &json!(false))
+    );
+    assert_eq!(record.body["invalidationReason"], Value::Null);
+    let by_string = json!({"reason": "used", "tokenString": token.token()});
+    let answer = post(&replica, "/bank/tokens/invalidate", by_string).await;
+    assert_eq!(answer.body, json!({"invalidated": 0}));
+    assert_eq!(world.kinds().await, ["token.minted"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_string_finds_its_record_and_ends_it() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let token = replica.issue(json!({"userId": "u-1"})).await;
+    let text = token.token().to_owned();
+
+    let found = post(
+        &replica,
+        "/bank/tokens/lookup",
+        json!({"tokenString": text}),
+    )
+    .await;
+    assert_eq!((found.status, &found.body["id"]), (200, &token.body["id"]));
+    assert!(!found.body.to_string().contains(&text));
+    let other = post(
+        &replica,
+        "/bank/tokens/lookup",
+        json!({"tokenString": "another"}),
+    )
+    .await;
+    other.is_problem(404, "not-found");
+
+    let by_string = json!({"reason": "compromised", "tokenString": text});
+    for ended in [1, 0] {
+        let answer = post(&replica, "/bank/tokens/invalidate", by_string.clone()).await;
+        assert_eq!(
+            (answer.status, &answer.body["invalidated"]),
+            (200, &json!(ended))
+        );
+    }
+    let found = post(
+        &replica,
+        "/bank/tokens/lookup",
+        json!({"tokenString": text}),
+    )
+    .await;
+    assert_eq!(found.text("invalidationReason"), "compromised");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_tokens_of_a_user_end_those_of_mints_under_way_too() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    for bank in ["a", "b", "c"] {
+        replica.issue(json!({"userId": "u-1", "bank": bank})).await;
+    }
+    let other = replica.issue(json!({"userId": "u-2"})).await;
+    world.sandbox.set_latency(Duration::from_millis(500));
+    let api = replica.api.clone();
+    let under_way = tokio::spawn(async move { api.issue(json!({"userId": "u-1"})).await });
+    while world.sandbox.requests() < 5 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    let of_user = json!({"reason": "requested", "userId": "u-1"});
+    let answer = post(&replica, "/bank/tokens/invalidate", of_user.clone()).await;
+    assert_eq!(answer.body, json!({"invalidated": 3}));
+    // The caller that waited gets a token that was minted after.
+    let waited = under_way.await.unwrap();
+    assert_eq!(waited.status, 201);
+    assert_eq!(world.sandbox.requests(), 6);
+    let ended =
+        "SELECT count(*) FROM tokens WHERE user_id = 'u-1' AND invalidation_reason = 'requested'";
+    assert_eq!(world.count(ended).await, 4);
+    assert_eq!(
+        replica.issue(json!({"userId": "u-2"})).await.token(),
+        other.token()
+    );
+
+    let nobody = json!({"reason": "used", "userId": "nobody"});
+    let answer = post(&replica, "/bank/tokens/invalidate", nobody).await;
+    assert_eq!(answer.body, json!({"invalidated": 0}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_ended_before_a_request_started_is_never_its_answer() {
+    let world = World::new().await;
+    let replicas = join_all((0..3).map(|_| world.replica())).await;
+    let order = json!({"userId": "u-1"});
+    let until = Instant::now() + Duration::from_secs(5);
+
+    let vending = join_all((0..9).map(|n| {
+        let (api, order) = (replicas[n % 3].api.clone(), order.clone());
+        async move {
+            let mut seen = Vec::new();
+            while Instant::now() < until {
+                let started = Instant::now();
+                let answer = api.issue(order.clone()).await;
+                assert!(answer.status < 300, "{answer:?}");
+                seen.push((started, answer.text("id").to_owned()));
+            }
+            seen
+        }
+    }));
+    let ending = async {
+        let mut ended = Vec::new();
+        while Instant::now() < until {
+            let token = replicas[0].issue(order.clone()).await;
+            let id = token.text("id").to_owned();
+            let whose = match ended.len() % 3 {
+                0 => json!({"reason": "used", "userId": "u-1"}),
+                1 => json!({"reason": "used", "tokenString": token.token()}),
+                _ => Value::Null,
+            };
+            let api = &replicas[ended.len() % 3];
+            let answer = match whose {
+                Value::Null => invalidate(api, &id, "used").await,
+                whose => post(api, "/bank/tokens/invalidate", whose).await,
+            };
+            assert_eq!(answer.status, 200, "{answer:?}");
+            ended.push((Instant::now(), id));
+        }
+        ended
+    };
+    let (seen, ended) = tokio::join!(vending, ending);
+    assert!(ended.len() > 20, "only {} were ended", ended.len());
+    for (acknowledged, id) in &ended {
+        let after = seen
+            .iter()
+            .flatten()
+            .find(|(started, seen)| started > acknowledged && seen == id);
+        assert!(after.is_none(), "{id} was handed out after its end");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_with_ten_thousand_tokens_is_ended_while_others_are_served() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    world
+        .db
+        .execute(
+            "INSERT INTO tokens (user_id, id, country, bank, access, lifetime, issued_at, expiration, ends_at,
+                                 is_valid, ciphertext, key_id, fingerprint)
+             SELECT 'many', gen_random_uuid(), '', 'bank-' || n, 0, 3600, now(), now() + '1 hour', now() + '1 hour',
+                    true, 'x', 'k1', 'f' || n FROM generate_series(1, 10000) n;
+             INSERT INTO slots (user_id, country, bank, access, token_id, usable_until)
+             SELECT user_id, country, bank, access, id, ends_at FROM tokens",
+        )
+        .await
+        .unwrap();
+    let order = json!({"userId": "u-1"});
+    replica.issue(order.clone()).await;
+    let ending = post(
+        &replica,
+        "/bank/tokens/invalidate",
+        json!({"reason": "requested", "userId": "many"}),
+    );
+    let (ended, served) = tokio::join!(
+        ending,
+        join_all((0..50).map(|_| replica.issue(order.clone())))
+    );
+    assert_eq!(ended.body, json!({"invalidated": 10_000}));
+    assert!(served.iter().all(|answer| answer.status == 200));
+    let mut world = world;
+    world.is_checked = false;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_named_and_who_may_not_is_refused() {
+    let world = World::new().await;
+    world
+        .add_client(("reader", "x"), &[Scope::TokensRead])
+        .await;
+    world
+        .add_client(("ender", "x"), &[Scope::TokensInvalidate])
+        .await;
+    let replica = world.replica().await;
+    let id = replica
+        .issue(json!({"userId": "u-1"}))
+        .await
+        .text("id")
+        .to_owned();
+    let one = format!("/bank/tokens/{id}/invalidate");
+    let many = "/bank/tokens/invalidate";
+    let lookup = "/bank/tokens/lookup";
+    let long = "t".repeat(513);
+    for (path, body, pointers) in [
+        (one.as_str(), json!({}), vec!["#/reason"]),
+        (
+            &one,
+            json!({"reason": "lost", "x": 1}),
+            vec!["#/x", "#/reason"],
+        ),
+        (&one, json!({"reason": null}), vec!["#/reason"]),
+        (&one, json!([]), vec!["#"]),
+        (many, json!({"reason": "used"}), vec!["#"]),
+        (
+            many,
+            json!({"reason": "used", "userId": "u", "tokenString": "t"}),
+            vec!["#"],
+        ),
+        (
+            many,
+            json!({"reason": 1, "userId": ""}),
+            vec!["#/reason", "#/userId"],
+        ),
+        (
+            many,
+            json!({"reason": "used", "userId": "u\u{0}"}),
+            vec!["#/userId"],
+        ),
+        (
+            many,
+            json!({"reason": "used", "tokenString": long}),
+            vec!["#/tokenString"],
+        ),
+        (lookup, json!({"tokenString": long}), vec!["#/tokenString"]),
+        (lookup, json!({"tokenString": ""}), vec!["#/tokenString"]),
+        (
+            lookup,
+            json!({"token": "t"}),
+            vec!["#/token", "#/tokenString"],
+        ),
+    ] {
+        let answer = post(&replica, path, body.clone()).await;
+        answer.is_problem(400, "validation");
+        assert_eq!(answer.pointers(), pointers, "{path} {body}");
+    }
+    let zeros = "\0".repeat(3);
+    post(&replica, lookup, json!({"tokenString": zeros}))
+        .await
+        .is_problem(404, "not-found");
+    let unknown = "/bank/tokens/0198b7a4-0000-7000-8000-000000000000/invalidate";
+    post(&replica, unknown, json!({"reason": "used"}))
+        .await
+        .is_problem(404, "not-found");
+    let no_uuid = "/bank/tokens/1/invalidate";
+    post(&replica, no_uuid, json!({"reason": "used"}))
+        .await
+        .is_problem(404, "not-found");
+
+    for (client, path, status) in [
+        ("reader", one.as_str(), 403),
+        ("reader", many, 403),
+        ("reader", lookup, 400),
+        ("ender", &one, 400),
+        ("ender", many, 400),
+        ("ender", lookup, 403),
+    ] {
+        let request = replica
+            .request_by((client, "x"), Method::POST, path)
+            .header("content-type", "application/json")
+            .body("{}");
+        let answer = Answer::of(request).await.unwrap();
+        assert_eq!(answer.status, status, "{client} {path}");
+    }
+}
