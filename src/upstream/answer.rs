@@ -1,6 +1,6 @@
 //! Reading the provider's answers.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use reqwest::header::HeaderValue;
 use serde::{Deserialize, Deserializer};
 
@@ -85,7 +85,9 @@ pub(super) fn read_minted(
     }
     let expiration = DateTime::parse_from_rfc3339(&token.expiration)
         .map_err(|_| "the upstream's expiration is no time")?
-        .to_utc();
+        .to_utc()
+        // As it is stored: the record must not say another time than the first answer.
+        .trunc_subsecs(6);
     let life = date
         .and_then(|date| DateTime::parse_from_rfc2822(date.to_str().ok()?).ok())
         .map(|date| expiration - date.to_utc());

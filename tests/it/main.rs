@@ -8,4 +8,6 @@ mod layers;
 #[allow(dead_code, unused_imports)]
 mod support;
 mod takeover;
+mod upstream_clock;
+mod upstream_faults;
 mod vend;
