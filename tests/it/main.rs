@@ -1,13 +1,16 @@
 //! The one integration test binary: the real service on a real Postgres, the sandbox as upstream.
 
+mod budget;
 mod chaos;
 mod combinations;
 mod handouts;
 mod herd;
 mod layers;
+mod secrets;
 #[allow(dead_code, unused_imports)]
 mod support;
 mod takeover;
+mod upstream_answers;
 mod upstream_clock;
 mod upstream_faults;
 mod vend;

@@ -29,7 +29,9 @@ pub fn program(arguments: &[&str], variables: &[(String, String)]) -> Command {
 pub struct Process {
     pub base: String,
     pub child: Child,
-    /// What it logs, line by line; its end is the end of the process.
+    /// What it logged until then.
+    pub early: Vec<String>,
+    /// What it logs from then on, line by line; its end is the end of the process.
     pub logs: UnboundedReceiver<String>,
 }
 
@@ -46,18 +48,20 @@ impl Process {
                 }
             }
         });
-        let mut seen = Vec::new();
+        let mut early = Vec::new();
         let address = loop {
             let line = timeout(Duration::from_secs(60), logs.recv()).await.unwrap();
-            let line = line.unwrap_or_else(|| panic!("it ended: {seen:?}"));
-            if let Some((_, address)) = line.split_once("serving address=") {
-                break address.trim().to_owned();
+            let line = line.unwrap_or_else(|| panic!("it ended: {early:?}"));
+            let address = serving_address(&line);
+            early.push(line);
+            if let Some(address) = address {
+                break address;
             }
-            seen.push(line);
         };
         Process {
             base: format!("http://{address}"),
             child,
+            early,
             logs,
         }
     }
@@ -66,4 +70,14 @@ impl Process {
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id().unwrap()).unwrap()
     }
+}
+
+/// The address in the line that says where it serves, as text or JSON.
+fn serving_address(line: &str) -> Option<String> {
+    if let Some((_, address)) = line.split_once("serving address=") {
+        return Some(address.trim().to_owned());
+    }
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    let address = line["address"].as_str()?;
+    (line["message"] == "serving").then(|| address.to_owned())
 }
