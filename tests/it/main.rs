@@ -3,6 +3,7 @@
 mod budget;
 mod chaos;
 mod combinations;
+mod command_line;
 mod handouts;
 mod herd;
 mod layers;

@@ -7,5 +7,5 @@ mod process;
 mod world;
 
 pub use answer::Answer;
-pub use process::{Process, program};
+pub use process::{Ended, Process, program, run};
 pub use world::{ADMIN, Api, Replica, World, http_client};

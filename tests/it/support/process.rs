@@ -25,7 +25,7 @@ pub fn program(arguments: &[&str], variables: &[(String, String)]) -> Command {
     command
 }
 
-/// A `token-vendor serve` that serves.
+/// A command of the program that serves.
 pub struct Process {
     pub base: String,
     pub child: Child,
@@ -36,9 +36,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it and waits until it says where it serves.
+    /// Starts `serve` and waits until it says where it serves.
     pub async fn serve(variables: &[(String, String)]) -> Process {
-        let mut child = program(&["serve"], variables).spawn().unwrap();
+        Process::start(&["serve"], variables).await
+    }
+
+    /// Starts a command that serves and waits until it says where.
+    pub async fn start(arguments: &[&str], variables: &[(String, String)]) -> Process {
+        let mut child = program(arguments, variables).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (send, mut logs) = unbounded_channel();
         tokio::spawn(async move {
@@ -74,10 +79,32 @@ impl Process {
 
 /// The address in the line that says where it serves, as text or JSON.
 fn serving_address(line: &str) -> Option<String> {
-    if let Some((_, address)) = line.split_once("serving address=") {
-        return Some(address.trim().to_owned());
+    const SERVING: [&str; 2] = ["serving", "standing in for the upstream"];
+    if let Some((before, address)) = line.split_once(" address=") {
+        let serves = SERVING.iter().any(|message| before.ends_with(message));
+        return serves.then(|| address.trim().to_owned());
     }
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
-    let address = line["address"].as_str()?;
-    (line["message"] == "serving").then(|| address.to_owned())
+    let serves = SERVING.iter().any(|message| line["message"] == *message);
+    serves.then(|| line["address"].as_str().unwrap().to_owned())
+}
+
+/// What a command that ends leaves behind.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+/// Runs a command to its end.
+pub async fn run(arguments: &[&str], variables: &[(String, String)]) -> Ended {
+    let output = program(arguments, variables).output();
+    let output = timeout(Duration::from_secs(60), output).await.unwrap();
+    let output = output.unwrap();
+    Ended {
+        code: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
 }
