@@ -1,28 +1,15 @@
-//! The commands: exit codes, refusals, what goes to stdout.
+//! The commands: exit codes, mistakes, what goes to stdout.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use reqwest::Method;
-use serde_json::{Value, json};
-use token_vendor::local_postgres::{LocalPostgres, LocalPostgresOptions};
+use serde_json::json;
 use token_vendor::sandbox::Answer as Upstream;
 
 use crate::support::cluster::{create_empty_database, own_folder};
-use crate::support::{Answer, Api, Ended, Process, World, http_client, program, run};
-
-impl Ended {
-    /// Checks that it refused in one clear line, which names this.
-    #[track_caller]
-    fn refused(&self, code: i32, naming: &str) {
-        assert_eq!((self.code, self.out.as_str()), (code, ""), "{self:?}");
-        assert_eq!(self.err.lines().count(), 1, "{self:?}");
-        assert!(self.err.starts_with("error: "), "{self:?}");
-        assert!(self.err.contains(naming), "{naming:?} in {self:?}");
-    }
-}
+use crate::support::{Answer, Process, World, http_client, program, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_usage_is_2_and_help_is_0() {
@@ -107,107 +94,14 @@ async fn all_mistakes_are_told_at_once_before_anything_is_opened() {
         assert!(!ended.err.contains("c2hvcnQ"), "{ended:?}");
         assert_eq!(ended.err.lines().count(), 7, "{ended:?}");
     }
+    for variable in ["DATABASE_URL", "READ_DATABASE_URL"] {
+        let odd = format!("{database}?sslmode=perhaps");
+        let ended = run(&["serve"], &world.variables(&[(variable, &odd)])).await;
+        ended.refused(2, "is not a Postgres address");
+        assert!(!ended.err.contains("pass-word"), "{ended:?}");
+    }
     let knock = watched.accept().unwrap_err();
     assert_eq!(knock.kind(), std::io::ErrorKind::WouldBlock);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn serve_refuses_a_database_that_is_not_fit() {
-    let world = World::new().await;
-    let serve = async |url: &str| {
-        let variables = world.variables(&[("DATABASE_URL", url), ("STARTUP_WAIT", "300ms")]);
-        run(&["serve"], &variables).await
-    };
-    let absent = serve("postgres://u:pass-word@127.0.0.1:1/x").await;
-    absent.refused(1, "no database within 300ms");
-    assert!(!absent.err.contains("pass-word"), "{absent:?}");
-    serve(&create_empty_database().await)
-        .await
-        .refused(1, "token-vendor migrate");
-
-    for (setting, told) in [
-        ("synchronous_commit = off", "synchronous_commit is off"),
-        ("synchronous_commit = local", "synchronous_commit is local"),
-        (
-            "synchronous_commit = remote_write",
-            "synchronous_commit is remote_write",
-        ),
-        ("default_transaction_read_only = on", "read-only"),
-    ] {
-        let other = World::new().await;
-        let name: String = sqlx::query_scalar("SELECT current_database()::text")
-            .fetch_one(&other.db)
-            .await
-            .unwrap();
-        let alter = format!("ALTER DATABASE {name} SET {setting}");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(alter))
-            .execute(&other.db)
-            .await
-            .unwrap();
-        serve(&other.url).await.refused(1, told);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn serve_refuses_a_server_without_fsync() {
-    let world = World::new().await;
-    let data_dir = own_folder();
-    let postgres = LocalPostgres::start(LocalPostgresOptions {
-        data_dir: data_dir.clone(),
-        also_until: None,
-        settings: vec![("fsync".into(), "off".into())],
-    })
-    .await
-    .unwrap();
-    let variables = world.variables(&[("DATABASE_URL", &postgres.url("postgres"))]);
-    run(&["serve", "--migrate"], &variables)
-        .await
-        .refused(1, "fsync is off");
-    postgres.stop().await.unwrap();
-    token_vendor::local_postgres::remove(&data_dir).unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn serve_takes_a_newer_schema() {
-    let world = World::new().await;
-    sqlx::query(
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-                 VALUES (99990101000000, 'of a later version', true, '', 0)",
-    )
-    .execute(&world.db)
-    .await
-    .unwrap();
-    let migrated = run(&["migrate"], &world.variables(&[])).await;
-    assert_eq!(migrated.code, 0, "{migrated:?}");
-    let process = Process::serve(&world.variables(&[])).await;
-    let api = Api::at(process.base.clone());
-    assert_eq!(api.issue(json!({"userId": "u"})).await.status, 201);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn serve_with_migrate_brings_an_empty_database_up() {
-    let world = World::new().await;
-    let url = create_empty_database().await;
-    let variables = world.variables(&[("DATABASE_URL", &url)]);
-    let mut process = Process::start(&["serve", "--migrate"], &variables).await;
-    let ready = Api::at(process.base.clone()).get("/health/ready").await;
-    assert_eq!(ready.status, 200, "{ready:?}");
-    kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
-    assert!(process.child.wait().await.unwrap().success());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn migrate_may_be_run_at_once_and_again() {
-    let world = World::new().await;
-    let url = create_empty_database().await;
-    let variables = world.variables(&[("DATABASE_URL", &url)]);
-    let at_once = (0..4).map(|_| run(&["migrate"], &variables));
-    for ended in futures_util::future::join_all(at_once).await {
-        assert_eq!((ended.code, ended.out.as_str()), (0, ""), "{ended:?}");
-    }
-    let again = run(&["migrate"], &variables).await;
-    assert_eq!((again.code, again.out.as_str()), (0, ""), "{again:?}");
-    World::on(url).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -284,92 +178,6 @@ async fn check_online_tells_what_is_not_well() {
         assert_eq!(bad.code, 1, "{bad:?}");
         let line = bad.out.lines().find(|line| line.starts_with(part)).unwrap();
         assert!(line.contains("FAILED") && line.contains(told), "{bad:?}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_is_created_listed_and_disabled() {
-    let world = World::new().await;
-    let replica = world.replica().await;
-    let variables = world.variables(&[]);
-    let client =
-        async |arguments: &[&str]| run(&[&["client"], arguments].concat(), &variables).await;
-    let created = client(&[
-        "create",
-        "--name",
-        "Web shop",
-        "--scope",
-        "tokens:issue",
-        "--scope",
-        "tokens:read",
-    ])
-    .await;
-    assert_eq!(
-        (created.code, created.out.lines().count()),
-        (0, 1),
-        "{created:?}"
-    );
-    let created: Value = serde_json::from_str(&created.out).unwrap();
-    let (key, secret) = (
-        created["apiKey"].as_str().unwrap(),
-        created["apiSecret"].as_str().unwrap(),
-    );
-    let scopes = json!(["tokens:issue", "tokens:read"]);
-    assert_eq!(
-        created,
-        json!({"apiKey": key, "apiSecret": secret, "name": "Web shop", "scopes": scopes})
-    );
-    assert!(
-        key.bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
-    );
-    assert!(secret.len() >= 43, "256 bits");
-
-    let ask = || {
-        let request = replica
-            .anonymous(Method::POST, "/bank/tokens/")
-            .basic_auth(key, Some(secret));
-        Answer::of(
-            request
-                .header("content-type", "application/json")
-                .body(r#"{"userId":"u"}"#),
-        )
-    };
-    assert_eq!(ask().await.unwrap().status, 201, "good at once");
-    let listed = client(&["list"]).await;
-    let clients: Vec<Value> = serde_json::from_str(&listed.out).unwrap();
-    let entry = clients
-        .iter()
-        .find(|client| client["apiKey"] == key)
-        .unwrap();
-    assert_eq!(
-        (&entry["name"], &entry["scopes"]),
-        (&json!("Web shop"), &scopes)
-    );
-    assert_eq!((clients.len(), &entry["isEnabled"]), (2, &json!(true)));
-    assert!(!listed.out.contains(secret));
-
-    for _ in 0..2 {
-        let disabled = client(&["disable", key]).await;
-        assert_eq!(disabled.code, 0, "{disabled:?}");
-    }
-    client(&["disable", "nobody"]).await.refused(1, "nobody");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while ask().await.unwrap().status != 401 {
-        assert!(std::time::Instant::now() < deadline, "still let in");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
-    let events: Vec<(String, String)> = sqlx::query_as(
-        "SELECT kind, detail->>'actor' FROM audit_events WHERE client = $1 AND kind LIKE 'client.%' ORDER BY occurred_at")
-        .bind(key)
-        .fetch_all(&world.db)
-        .await
-        .unwrap();
-    let kinds: Vec<&str> = events.iter().map(|(kind, _)| &**kind).collect();
-    assert_eq!(kinds, ["client.created", "client.disabled"]);
-    for (_, actor) in &events {
-        let who = actor.strip_prefix("cli:").unwrap().split_once('@').unwrap();
-        assert!(!who.0.is_empty() && !who.1.is_empty(), "{actor}");
     }
 }
 

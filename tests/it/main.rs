@@ -2,12 +2,16 @@
 
 mod budget;
 mod chaos;
+mod client_command;
 mod combinations;
 mod command_line;
+mod dev;
 mod handouts;
 mod herd;
 mod layers;
+mod migrations;
 mod secrets;
+mod startup;
 #[allow(dead_code, unused_imports)]
 mod support;
 mod takeover;

@@ -178,6 +178,13 @@ async fn a_refusal_shows_what_the_upstream_said() {
         let mint = mint_of(&world, identifier).await;
         assert_eq!(mint["upstream_identifier"], shown);
     }
+    let message = "ž".repeat(1000);
+    world
+        .sandbox
+        .script([Upstream::error(409, "CONFLICT", message)]);
+    let answer = replica.issue(order("long")).await;
+    let told = answer.body["upstream"]["message"].as_str().unwrap();
+    assert_eq!(told, "ž".repeat(300));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,6 +97,17 @@ pub struct Ended {
     pub err: String,
 }
 
+impl Ended {
+    /// Checks that it refused in one clear line, which names this.
+    #[track_caller]
+    pub fn refused(&self, code: i32, naming: &str) {
+        assert_eq!((self.code, self.out.as_str()), (code, ""), "{self:?}");
+        assert_eq!(self.err.lines().count(), 1, "{self:?}");
+        assert!(self.err.starts_with("error: "), "{self:?}");
+        assert!(self.err.contains(naming), "{naming:?} in {self:?}");
+    }
+}
+
 /// Runs a command to its end.
 pub async fn run(arguments: &[&str], variables: &[(String, String)]) -> Ended {
     let output = program(arguments, variables).output();
