@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +28,9 @@ use crate::vending::{VendingSettings, Vendor};
 
 /// How often the audit partitions ahead are looked after.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// How long the connections to the database may take to close; a hanging one would hold up the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running service.
 #[derive(Debug)]
@@ -155,7 +158,12 @@ impl Service {
         self.stop_writer.cancel();
         let _ = self.writer.await;
         self.upkeep.abort();
-        self.db.pool().close().await;
+        if timeout(CLOSE_TIMEOUT, self.db.pool().close())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the database does not answer; its connections were cut off");
+        }
         tracing::info!("stopped");
     }
 }

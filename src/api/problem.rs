@@ -234,6 +234,7 @@ mod tests {
             ("overloaded", 503, true),
             ("database-unavailable", 503, true),
             ("token-unreadable", 503, true),
+            ("internal", 500, false),
         ];
         assert_eq!(expected.len(), FailureKind::ALL.len());
         for (slug, status, retry) in expected {

@@ -17,14 +17,14 @@ const MAX_LIMIT: u32 = 500;
 /// The values of the named parameters, in the order of `names`.
 ///
 /// Notes every other parameter, every one that is there twice, and what is not percent-encoded
-/// UTF-8. A plus sign is a space, as forms write it.
+/// UTF-8, whose value is then `None`. A plus sign is a space, as forms write it.
 pub fn parameters<const N: usize>(
     query: &str,
     names: [&str; N],
     faults: &mut Faults,
 ) -> [Option<String>; N] {
     let mut found = [const { None }; N];
-    let mut duplicates = Vec::new();
+    let mut seen = [0; N];
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (raw_name, raw_value) = pair.split_once('=').unwrap_or((pair, ""));
         let Some(name) = decode(raw_name) else {
@@ -35,17 +35,16 @@ pub fn parameters<const N: usize>(
             faults.parameter(name, "is not a parameter of this path");
             continue;
         };
-        if found[index].is_some() {
-            if !duplicates.contains(&index) {
-                faults.parameter(name, "must be there only once");
-                duplicates.push(index);
+        seen[index] += 1;
+        match seen[index] {
+            1 => {
+                let value =
+                    decode(raw_value).ok_or(Detail::Borrowed("is not percent-encoded UTF-8"));
+                found[index] = faults.query(&name, value);
             }
-            continue;
+            2 => faults.parameter(name, "must be there only once"),
+            _ => {}
         }
-        found[index] = Some(decode(raw_value).unwrap_or_else(|| {
-            faults.parameter(name, "is not percent-encoded UTF-8");
-            String::new()
-        }));
     }
     found
 }

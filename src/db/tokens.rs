@@ -97,6 +97,24 @@ pub async fn find_token(pool: &PgPool, id: Uuid) -> Result<Option<Token>, DbErro
     row.map(Token::try_from).transpose()
 }
 
+/// The newest record of that fingerprint.
+pub async fn find_token_by_fingerprint(
+    pool: &PgPool,
+    fingerprint: &str,
+) -> Result<Option<Token>, DbError> {
+    let row = sqlx::query_as!(
+        TokenRow,
+        r#"SELECT id, user_id, country, bank, access, lifetime, issued_at, expiration, ends_at,
+                  is_valid AND ends_at > clock_timestamp() AS "is_valid!",
+                  invalidated_at, invalidation_reason, fingerprint
+           FROM tokens WHERE fingerprint = $1 ORDER BY issued_at DESC LIMIT 1"#,
+        fingerprint
+    )
+    .fetch_optional(pool)
+    .await?;
+    row.map(Token::try_from).transpose()
+}
+
 /// Records newest first, at most `limit` of them, those that come after the given (issued at, id)
 /// of the page before.
 pub async fn list_tokens(

@@ -13,6 +13,8 @@ from_names! {
         TokenMintFailed = "token.mint_failed",
         /// Nobody knows whether the upstream minted.
         TokenMintUnknown = "token.mint_unknown",
+        /// A token was ended before its time.
+        TokenInvalidated = "token.invalidated",
         /// A client was created.
         ClientCreated = "client.created",
         /// A client was disabled.

@@ -9,6 +9,7 @@ pub mod clients;
 pub mod clock;
 pub mod flight;
 pub mod handout;
+pub mod invalidation;
 mod mint;
 pub mod resolve;
 

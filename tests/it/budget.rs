@@ -1,13 +1,13 @@
 //! What keeps the calls to the upstream within bounds: the hourly budget of all replicas, the
 //! circuit, the places in flight.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use token_vendor::sandbox::Answer as Upstream;
 
-use crate::support::{Answer, Replica, World};
+use crate::support::{Answer, Replica, World, eventually};
 
 /// Asks for tokens of that many users at once, the replicas in turn.
 async fn ask_for_many(replicas: &[&Replica], prefix: &str, users: usize) -> Vec<Answer> {
@@ -131,11 +131,10 @@ async fn the_circuit_opens_after_twenty_failures_and_closes_again() {
     assert_eq!(replica.issue(json!({"userId": "warm"})).await.status, 200);
 
     world.sandbox.clear_default();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while replica.issue(json!({"userId": "again"})).await.status != 201 {
-        assert!(Instant::now() < deadline, "it never closed");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    eventually("it closes", async || {
+        replica.issue(json!({"userId": "again"})).await.status == 201
+    })
+    .await;
     assert_eq!(
         count(&ask_for_many(&[&replica], "closed", 10).await, 201),
         10
@@ -149,9 +148,10 @@ async fn who_finds_no_place_in_flight_is_shed_and_nobody_else() {
     world.sandbox.set_latency(Duration::from_secs(2));
     let order = json!({"userId": "slow"});
     let others = async {
-        while world.sandbox.requests() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually("the call is under way", async || {
+            world.sandbox.requests() > 0
+        })
+        .await;
         let only = [&replica];
         tokio::join!(ask_for_many(&only, "shed", 5), replica.issue(order.clone()))
     };

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -10,10 +10,10 @@ use serde_json::json;
 use token_vendor::local_postgres;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::support::cluster::{create_empty_database, own_folder};
-use crate::support::{Answer, http_client, program, run};
+use crate::support::{Answer, eventually, http_client, program, run};
 
 /// A running `dev`.
 struct Dev {
@@ -90,14 +90,6 @@ impl Drop for DataDir {
     }
 }
 
-async fn gone(pid: Pid) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while kill(pid, None).is_ok() {
-        assert!(Instant::now() < deadline, "{pid} still runs");
-        sleep(Duration::from_millis(50)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn dev_vends_keeps_its_data_and_leaves_nothing_running() {
     let data_dir = DataDir::new();
@@ -142,7 +134,7 @@ async fn dev_vends_keeps_its_data_and_leaves_nothing_running() {
     assert_eq!((kept.status, kept.token()), (200, minted.token()));
     let postmaster = data_dir.postmaster();
     dev.end(Signal::SIGKILL).await;
-    gone(postmaster).await;
+    eventually("Postgres is gone", async || kill(postmaster, None).is_err()).await;
 
     let dev = Dev::start(&[&data_dir.flag(), "--fresh"], &[]).await;
     let fresh = dev.ask().await;

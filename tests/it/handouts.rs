@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use reqwest::Method;
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
 use token_vendor::db::schema;
 use token_vendor::local_postgres::{LocalPostgres, LocalPostgresOptions};
 
-use crate::support::{World, cluster};
+use crate::support::{Answer, World, cluster};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_handout_is_on_record_before_it_is_answered() {
@@ -241,6 +242,29 @@ async fn a_database_clock_that_steps_back_revives_nothing() {
     }
     let mut world = world;
     world.is_checked = false;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_that_the_database_once_showed_counts_for_cached_tokens_too() {
+    let world = World::new().await;
+    shift_clock(&world, "0").await;
+    let replica = world.replica().await;
+    let order = json!({"userId": "u-1", "lifetime": 600});
+    assert_eq!(replica.issue(order.clone()).await.status, 201);
+    assert_eq!(replica.issue(order.clone()).await.status, 200);
+
+    // A client that is not known yet is what makes the replica look at the database.
+    shift_clock(&world, "1 hour").await;
+    let look = replica.anonymous(Method::GET, "/bank/tokens/");
+    Answer::of(look.basic_auth("nobody", Some("x")))
+        .await
+        .unwrap();
+    shift_clock(&world, "0").await;
+
+    replica
+        .issue(order)
+        .await
+        .is_problem(503, "database-unavailable");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! The one integration test binary: the real service on a real Postgres, the sandbox as upstream.
 
+mod access;
+mod answers;
 mod budget;
 mod chaos;
 mod client_command;
@@ -7,10 +9,18 @@ mod combinations;
 mod command_line;
 mod dev;
 mod handouts;
+mod health;
 mod herd;
+mod issue_request;
 mod layers;
+mod lists;
 mod migrations;
+mod records;
+mod request_form;
+mod reuse;
 mod secrets;
+mod shutdown;
+mod source_ip;
 mod startup;
 #[allow(dead_code, unused_imports)]
 mod support;

@@ -3,6 +3,11 @@
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
+/// Sends the request and reads the answer; there must be one.
+pub async fn send(request: reqwest::RequestBuilder) -> Answer {
+    Answer::of(request).await.expect("an answer")
+}
+
 /// Status, headers and JSON body.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -40,6 +45,34 @@ impl Answer {
     /// The token string.
     pub fn token(&self) -> &str {
         self.text("tokenString")
+    }
+
+    /// Checks that it hands out a new token, come by so.
+    #[track_caller]
+    pub fn is_minted(&self, cache_status: &str) {
+        assert_eq!(
+            (self.status, self.text("outcome")),
+            (201, "minted"),
+            "{self:?}"
+        );
+        let expected = format!("token-vendor; {cache_status}");
+        assert_eq!(self.header("cache-status"), expected);
+    }
+
+    /// Checks that it hands out the token of an earlier one again.
+    #[track_caller]
+    pub fn is_reused(&self, earlier: &Answer) {
+        assert_eq!(
+            (self.status, self.text("outcome")),
+            (200, "reused"),
+            "{self:?}"
+        );
+        let expected = format!("token-vendor; hit; ttl={}", self.body["expiresIn"]);
+        assert_eq!(self.header("cache-status"), expected);
+        assert_eq!(
+            (self.text("id"), self.token()),
+            (earlier.text("id"), earlier.token())
+        );
     }
 
     /// The problem's slug; checks that the answer is a problem in the contract's shape.

@@ -3,9 +3,13 @@
 mod answer;
 pub mod cluster;
 mod invariants;
+mod poll;
 mod process;
+mod wire;
 mod world;
 
-pub use answer::Answer;
+pub use answer::{Answer, send};
+pub use poll::eventually;
 pub use process::{Ended, Process, program, run};
+pub use wire::send_raw;
 pub use world::{ADMIN, Api, Replica, World, http_client};

@@ -166,6 +166,7 @@ pub fn http_client() -> reqwest::Client {
     reqwest::Client::builder()
         .timeout(Duration::from_secs(30))
         .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
         .build()
         .unwrap()
 }
@@ -181,10 +182,17 @@ impl Api {
 
     /// A request as the admin.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let (key, secret) = ADMIN;
-        self.http
-            .request(method, format!("{}{path}", self.base))
-            .basic_auth(key, Some(secret))
+        self.request_by(ADMIN, method, path)
+    }
+
+    /// A request as that client.
+    pub fn request_by(
+        &self,
+        (key, secret): (&str, &str),
+        method: Method,
+        path: &str,
+    ) -> reqwest::RequestBuilder {
+        self.anonymous(method, path).basic_auth(key, Some(secret))
     }
 
     /// `GET`, as the admin.
@@ -194,9 +202,14 @@ impl Api {
 
     /// A `POST` of JSON, as the admin, not sent yet.
     pub fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
+        self.post_body(path, body.to_string())
+    }
+
+    /// A `POST` of what is said to be JSON, as the admin, not sent yet.
+    pub fn post_body(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
         self.request(Method::POST, path)
             .header("content-type", "application/json")
-            .body(body.to_string())
+            .body(body)
     }
 
     /// Asks for a token, as the admin.

@@ -1,0 +1,129 @@
+//! Whether the service says that it works, and HTTPS.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::{ADMIN, Answer, Api, Replica, World, eventually};
+
+async fn checks_of(api: &Api) -> Option<Answer> {
+    Answer::of(api.anonymous(Method::GET, "/health/ready")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_to_anybody() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    for path in [
+        "/health/live",
+        "/health/live/",
+        "/health/ready",
+        "/health/ready/",
+    ] {
+        let answer = Answer::of(replica.anonymous(Method::GET, path))
+            .await
+            .unwrap();
+        assert_eq!(
+            (answer.status, answer.text("status")),
+            (200, "ok"),
+            "{path}: {answer:?}"
+        );
+        let head = Answer::of(replica.anonymous(Method::HEAD, path))
+            .await
+            .unwrap();
+        assert_eq!(head.status, 200, "{path}");
+        replica
+            .get(&format!("{path}?x=1"))
+            .await
+            .is_problem(400, "validation");
+    }
+    let ready = checks_of(&replica).await.unwrap();
+    let checks = ready.body["checks"].as_object().unwrap();
+    for check in ["database", "schema", "writer", "shutdown"] {
+        assert_eq!(checks[check], "ok", "{checks:?}");
+    }
+}
+
+/// Breaks something and waits until readiness names it, while the process stays alive.
+async fn is_named(replica: &Replica, check: &str) {
+    let mut failed = None;
+    eventually("readiness notices", async || {
+        failed = checks_of(replica)
+            .await
+            .filter(|answer| answer.status == 503);
+        failed.is_some()
+    })
+    .await;
+    let answer = failed.unwrap();
+    for (name, state) in answer.body["checks"].as_object().unwrap() {
+        assert_eq!(state != "ok", name == check, "{answer:?}");
+    }
+    assert_eq!(answer.text("status"), "unavailable");
+    assert_eq!(replica.get("/health/live").await.status, 200);
+}
+
+async fn execute(world: &World, statement: &'static str) {
+    sqlx::raw_sql(statement).execute(&world.db).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_names_an_outdated_schema() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    assert_eq!(checks_of(&replica).await.unwrap().status, 200);
+    let newest =
+        "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)";
+    execute(&world, newest).await;
+    is_named(&replica, "schema").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_names_a_missing_partition() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let detach = "DO $$ DECLARE part regclass; BEGIN
+        FOR part IN SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'audit_events'::regclass LOOP
+            EXECUTE format('ALTER TABLE audit_events DETACH PARTITION %s', part);
+        END LOOP; END $$";
+    execute(&world, detach).await;
+    is_named(&replica, "partitions").await;
+    let refused = replica.issue(json!({"userId": "u"})).await;
+    refused.is_problem(503, "database-unavailable");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_is_served_with_a_certificate_and_key() {
+    let world = World::new().await;
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let folder = std::env::temp_dir().join(format!("token-vendor-tls-{}", uuid::Uuid::now_v7()));
+    std::fs::create_dir(&folder).unwrap();
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    std::fs::write(&cert, pair.cert.pem()).unwrap();
+    std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
+    let files = [
+        ("TLS_CERT", cert.to_str().unwrap()),
+        ("TLS_KEY", key.to_str().unwrap()),
+    ];
+    let replica = world.replica_with(&files).await;
+    std::fs::remove_dir_all(&folder).unwrap();
+
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([reqwest::Certificate::from_pem(pair.cert.pem().as_bytes()).unwrap()])
+        .resolve("localhost", replica.service.addr())
+        .build()
+        .unwrap();
+    let base = format!("https://localhost:{}", replica.service.addr().port());
+    let post = client
+        .post(format!("{base}/bank/tokens/"))
+        .basic_auth(ADMIN.0, Some(ADMIN.1))
+        .header("content-type", "application/json")
+        .body(r#"{"userId": "u"}"#);
+    let minted = Answer::of(post).await.expect("an answer over TLS");
+    assert_eq!(minted.status, 201, "{minted:?}");
+    assert_ne!(
+        Answer::of(replica.anonymous(Method::GET, "/health/live"))
+            .await
+            .map_or(0, |a| a.status),
+        200
+    );
+}

@@ -1,0 +1,160 @@
+//! What a list is narrowed by.
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use serde_json::{Value, json};
+
+use crate::records::{ids, mint};
+use crate::support::World;
+use crate::support::cluster::create_database;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_filter_narrows_and_all_of_them_together() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let mut minted = Vec::new();
+    for order in [
+        json!({"userId": "a"}),
+        json!({"userId": "a", "country": "LT"}),
+        json!({"userId": "a", "country": "LT", "bank": "B&B + ž"}),
+        json!({"userId": "a", "bank": "B&B + ž", "lifetime": 0}),
+        json!({"userId": "b", "country": "LT", "bank": "B&B + ž"}),
+        json!({"userId": "b", "country": "LV", "access": {"accounts": true}}),
+    ] {
+        minted.push(mint(&replica, order).await);
+    }
+    let time = |index: usize| minted[index].text("issuedAt");
+    let bank = "bank=B%26B+%2B+%C5%BE";
+    let cases: [(String, &[usize]); 17] = [
+        ("".into(), &[5, 4, 3, 2, 1, 0]),
+        ("userId=a".into(), &[3, 2, 1, 0]),
+        ("userId=b".into(), &[5, 4]),
+        ("userId=A".into(), &[]),
+        ("country=LT".into(), &[4, 2, 1]),
+        ("country=SE".into(), &[]),
+        (bank.into(), &[4, 3, 2]),
+        ("isValid=true".into(), &[5, 4, 2, 1, 0]),
+        ("isValid=false".into(), &[3]),
+        ("userId=a&isValid=false".into(), &[3]),
+        (format!("userId=a&country=LT&{bank}"), &[2]),
+        (format!("country=LT&{bank}&isValid=true"), &[4, 2]),
+        (format!("from={}", time(2)), &[5, 4, 3, 2]),
+        (format!("to={}", time(2)), &[1, 0]),
+        (format!("from={}&to={}", time(1), time(4)), &[3, 2, 1]),
+        (format!("from={}&to={}", time(1), time(1)), &[]),
+        (
+            format!(
+                "userId=a&country=LT&isValid=true&from={}&to={}&limit=500",
+                time(1),
+                time(2)
+            ),
+            &[1],
+        ),
+    ];
+    for (query, expected) in cases {
+        let page = replica.get(&format!("/bank/tokens/?{query}")).await;
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|index| minted[*index].text("id").to_owned())
+            .collect();
+        assert_eq!(ids(&page), expected, "{query}");
+        assert_eq!(page.body["nextCursor"], Value::Null);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_parameters_are_named() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    for (query, named) in [
+        ("x=1", &["x"][..]),
+        ("userid=u", &["userid"]),
+        ("offset=1&page=2", &["offset", "page"]),
+        ("limit=1&limit=1", &["limit"]),
+        ("userId=u&userId=v", &["userId"]),
+        ("userId=", &["userId"]),
+        ("userId=%00", &["userId"]),
+        ("userId=a%00b", &["userId"]),
+        ("userId=%ff", &["userId"]),
+        ("userId=%", &["userId"]),
+        ("userId=%zz", &["userId"]),
+        ("country=lt", &["country"]),
+        ("country=", &["country"]),
+        ("country=%00", &["country"]),
+        ("bank=", &["bank"]),
+        ("bank=+B", &["bank"]),
+        ("bank=%00", &["bank"]),
+        ("isValid=1", &["isValid"]),
+        ("isValid=TRUE", &["isValid"]),
+        ("isValid=", &["isValid"]),
+        ("from=2026-11-22", &["from"]),
+        ("from=2026-11-22T09:39:08", &["from"]),
+        ("from=2026-11-22T11:39:08+02:00", &["from"]),
+        ("to=2026-13-22T09:39:08Z", &["to"]),
+        ("to=%00", &["to"]),
+        ("to=1795340348", &["to"]),
+        ("from=99999-01-01T00:00:00Z", &["from"]),
+        ("%00=1", &["\0"]),
+        (
+            "x=1&userId=&country=lt&limit=0&from=x",
+            &["x", "userId", "country", "from", "limit"],
+        ),
+    ] {
+        let answer = replica.get(&format!("/bank/tokens/?{query}")).await;
+        answer.is_problem(400, "validation");
+        assert_eq!(answer.pointers(), named, "{query}");
+    }
+    let over = "u".repeat(129);
+    replica
+        .get(&format!("/bank/tokens/?userId={over}"))
+        .await
+        .is_problem(400, "validation");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_moment_of_rfc_3339_can_bound_a_list() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let minted = mint(&replica, json!({"userId": "u"})).await;
+    for from in [
+        "0000-01-01T00:00:00Z",
+        "0001-01-01T00:00:00Z",
+        "1969-12-31T23:59:60Z",
+        "2016-12-31T23:59:60Z",
+        "2020-01-01t00:00:00.123456789z",
+        "2020-01-01T00:00:00-23:59",
+        "2020-01-01T02:00:00%2B02:00",
+    ] {
+        for to in [
+            "9999-12-31T23:59:59.999999999Z",
+            "2999-01-01T00:00:00%2B00:00",
+        ] {
+            let page = replica
+                .get(&format!("/bank/tokens/?from={from}&to={to}"))
+                .await;
+            assert_eq!(ids(&page).len(), 1, "{from} {to}");
+        }
+    }
+    let issued_at: DateTime<Utc> = minted.text("issuedAt").parse().unwrap();
+    let just_after =
+        (issued_at + TimeDelta::nanoseconds(1)).to_rfc3339_opts(SecondsFormat::Nanos, true);
+    assert!(
+        ids(&replica
+            .get(&format!("/bank/tokens/?from={just_after}"))
+            .await)
+        .is_empty()
+    );
+    assert_eq!(
+        ids(&replica.get(&format!("/bank/tokens/?to={just_after}")).await).len(),
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_come_from_the_read_database_and_a_read_by_id_never_does() {
+    let world = World::new().await;
+    let empty = create_database().await;
+    let replica = world.replica_with(&[("READ_DATABASE_URL", &empty)]).await;
+    let minted = mint(&replica, json!({"userId": "u"})).await;
+    assert!(ids(&replica.get("/bank/tokens/").await).is_empty());
+    assert_eq!(replica.get(minted.header("location")).await.status, 200);
+}

@@ -1,0 +1,264 @@
+//! Reading what was issued: one record by its id, lists by page.
+
+use std::collections::HashSet;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::{Answer, Replica, World};
+
+/// The ids on a page, in order.
+pub fn ids(page: &Answer) -> Vec<String> {
+    assert_eq!(page.status, 200, "{page:?}");
+    let items = page.body["items"].as_array().unwrap();
+    items
+        .iter()
+        .map(|item| item["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Asks for a token that must be new.
+pub async fn mint(replica: &Replica, order: Value) -> Answer {
+    let answer = replica.issue(order).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    answer
+}
+
+/// Tokens of one user for that many banks, oldest first.
+async fn mint_for_banks(replica: &Replica, count: usize) -> Vec<String> {
+    let mut ids = Vec::new();
+    for bank in 0..count {
+        let order = json!({"userId": "u", "bank": format!("bank {bank}")});
+        ids.push(mint(replica, order).await.text("id").to_owned());
+    }
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_has_exactly_the_members_of_the_contract() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let order = json!({"userId": "u", "country": "LT", "bank": "B", "access": {"balances": true}, "lifetime": 600});
+    let minted = mint(&replica, order).await;
+    let id = minted.text("id");
+    let mut expected = minted.body.clone();
+    let members = expected.as_object_mut().unwrap();
+    for secret_or_of_the_handout in ["tokenString", "verificationUrl", "expiresIn", "outcome"] {
+        members.remove(secret_or_of_the_handout).unwrap();
+    }
+    members.insert("invalidatedAt".into(), Value::Null);
+    members.insert("invalidationReason".into(), Value::Null);
+
+    let path = format!("/bank/tokens/{id}");
+    assert_eq!(replica.get(&path).await.body, expected);
+    let page = replica.get("/bank/tokens/").await;
+    assert_eq!(page.body, json!({"items": [expected], "nextCursor": null}));
+
+    sqlx::query(
+        "UPDATE tokens SET is_valid = false, ciphertext = '', invalidated_at = '2026-01-02T03:04:05.6Z',
+                invalidation_reason = 'compromised'",
+    )
+    .execute(&world.db)
+    .await
+    .unwrap();
+    expected["isValid"] = json!(false);
+    expected["invalidatedAt"] = json!("2026-01-02T03:04:05.600Z");
+    expected["invalidationReason"] = json!("compromised");
+    assert_eq!(replica.get(&path).await.body, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_by_id_finds_a_uuid_or_nothing() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let minted = mint(&replica, json!({"userId": "u"})).await;
+    let id = minted.text("id");
+    let upper = replica
+        .get(&format!("/bank/tokens/{}", id.to_uppercase()))
+        .await;
+    assert_eq!(upper.text("id"), id);
+    for unknown in [Uuid::nil(), Uuid::max(), Uuid::now_v7()] {
+        replica
+            .get(&format!("/bank/tokens/{unknown}"))
+            .await
+            .is_problem(404, "not-found");
+    }
+    let simple = id.replace('-', "");
+    let long = "a".repeat(2000);
+    for no_uuid in [
+        "x",
+        "1",
+        "%00",
+        "%ff",
+        "lookup",
+        &id[1..],
+        &format!("{id}0"),
+        &format!("%7B{id}%7D"),
+        &simple,
+        &long,
+    ] {
+        let request = replica.anonymous(Method::GET, &format!("/bank/tokens/{no_uuid}"));
+        Answer::of(request)
+            .await
+            .unwrap()
+            .is_problem(404, "not-found");
+    }
+    let anonymous = replica.anonymous(Method::GET, &format!("/bank/tokens/{id}"));
+    Answer::of(anonymous)
+        .await
+        .unwrap()
+        .is_problem(401, "unauthenticated");
+    let with_parameter = replica.get(&format!("/bank/tokens/{id}?x=1")).await;
+    with_parameter.is_problem(400, "validation");
+    assert_eq!(with_parameter.pointers(), ["x"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_has_1_to_500_records() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let minted = mint_for_banks(&replica, 3).await;
+    for (limit, count) in [("1", 1), ("2", 2), ("3", 3), ("4", 3), ("500", 3)] {
+        let page = replica.get(&format!("/bank/tokens/?limit={limit}")).await;
+        let newest: Vec<_> = minted.iter().rev().take(count).cloned().collect();
+        assert_eq!(ids(&page), newest);
+        assert_eq!(page.body["nextCursor"].is_null(), count == 3, "{limit}");
+    }
+    for bad in [
+        "0",
+        "501",
+        "-1",
+        "1.0",
+        "1e2",
+        "%2B1",
+        "",
+        "x",
+        "99999999999999999999",
+    ] {
+        let answer = replica.get(&format!("/bank/tokens/?limit={bad}")).await;
+        answer.is_problem(400, "validation");
+        assert_eq!(answer.pointers(), ["limit"], "{bad}");
+    }
+}
+
+/// Walks page by page; `between` runs after each.
+async fn walk(replica: &Replica, query: &str, mut between: impl AsyncFnMut(usize)) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut cursor = String::new();
+    for page in 0..100 {
+        let answer = replica.get(&format!("/bank/tokens/?{query}{cursor}")).await;
+        found.extend(ids(&answer));
+        let Some(next) = answer.body["nextCursor"].as_str() else {
+            return found;
+        };
+        cursor = format!("&cursor={next}");
+        between(page).await;
+    }
+    panic!("the walk has no end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_by_cursor_is_complete_and_without_repeats() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let mut minted = mint_for_banks(&replica, 25).await;
+    minted.reverse();
+    assert_eq!(walk(&replica, "limit=7", async |_| {}).await, minted);
+    assert_eq!(
+        walk(&replica, "limit=7&userId=u", async |_| {}).await,
+        minted
+    );
+    assert_eq!(walk(&replica, "limit=5", async |_| {}).await, minted);
+
+    for query in ["limit=7", "limit=7&userId=u"] {
+        let among_others = walk(&replica, query, async |page| {
+            mint(
+                &replica,
+                json!({"userId": "u", "country": "LT", "bank": format!("{query} {page}")}),
+            )
+            .await;
+        });
+        let among_others = among_others.await;
+        let old: Vec<_> = among_others
+            .iter()
+            .filter(|id| minted.contains(id))
+            .cloned()
+            .collect();
+        assert_eq!(old, minted);
+        assert_eq!(
+            among_others.iter().collect::<HashSet<_>>().len(),
+            among_others.len()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_one_moment_are_all_listed() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let minted = mint_for_banks(&replica, 10).await;
+    sqlx::query("UPDATE tokens SET issued_at = (SELECT max(issued_at) FROM tokens)")
+        .execute(&world.db)
+        .await
+        .unwrap();
+    for query in ["limit=3", "limit=3&userId=u"] {
+        let found = walk(&replica, query, async |_| {}).await;
+        assert_eq!(found.len(), 10);
+        assert_eq!(
+            found.iter().collect::<HashSet<_>>(),
+            minted.iter().collect()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_is_good_for_its_own_query_alone() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    mint_for_banks(&replica, 3).await;
+    let first = replica.get("/bank/tokens/?limit=1&userId=u").await;
+    let cursor = first.text("nextCursor");
+    assert_eq!(
+        ids(&replica
+            .get(&format!("/bank/tokens/?limit=2&userId=u&cursor={cursor}"))
+            .await)
+        .len(),
+        2
+    );
+
+    let mut altered = cursor.to_owned();
+    altered.replace_range(2..3, if &cursor[2..3] == "x" { "y" } else { "x" });
+    let long = "A".repeat(4000);
+    let forged = [
+        "",
+        "x",
+        "AAAA",
+        "%00",
+        "null",
+        &altered,
+        &cursor[1..],
+        &format!("{cursor}A"),
+        &long,
+    ];
+    let mut bad: Vec<_> = forged
+        .iter()
+        .map(|forged| format!("userId=u&cursor={forged}"))
+        .collect();
+    for other in [
+        "",
+        "userId=v",
+        "userId=u&country=LT",
+        "userId=u&bank=bank+1",
+        "userId=u&isValid=true",
+        "userId=u&from=2026-01-01T00:00:00Z",
+        "userId=u&to=2099-01-01T00:00:00Z",
+    ] {
+        bad.push(format!("{other}&cursor={cursor}"));
+    }
+    for query in bad {
+        let answer = replica.get(&format!("/bank/tokens/?{query}")).await;
+        answer.is_problem(400, "validation");
+        assert_eq!(answer.pointers(), ["cursor"], "{query}");
+    }
+}

@@ -1,0 +1,205 @@
+//! How the service stops: nothing that it took is lost, and nothing holds it up.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::{Answer, Api, Process, World, eventually};
+
+fn terminate(process: &Process) {
+    kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
+}
+
+/// Waits for the end of the process and returns its exit code; `None` for a signal.
+async fn exit_code(process: &mut Process) -> Option<i32> {
+    let exit = tokio::time::timeout(Duration::from_secs(30), process.child.wait());
+    exit.await.expect("it stops").unwrap().code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_is_off_and_requests_are_served_during_the_shutdown_delay() {
+    let world = World::new().await;
+    let mut process = Process::serve(&world.variables(&[("SHUTDOWN_DELAY", "4s")])).await;
+    let api = Api::at(process.base.clone());
+    assert_eq!(api.get("/health/ready").await.status, 200);
+    terminate(&process);
+    let mut last = None;
+    eventually("readiness is off", async || {
+        last = Answer::of(api.request(Method::GET, "/health/ready")).await;
+        last.as_ref().is_some_and(|answer| answer.status == 503)
+    })
+    .await;
+    let not_ready = last.unwrap();
+    assert_eq!(not_ready.body["checks"]["shutdown"], "stopping");
+    assert_eq!(not_ready.body["checks"]["database"], "ok");
+    assert!(not_ready.retry_after().is_some());
+    // A new connection, as a caller that has not heard yet would open it.
+    let minted = Api::at(process.base.clone())
+        .issue(json!({"userId": "u"}))
+        .await;
+    assert_eq!(minted.status, 201, "{minted:?}");
+    assert_eq!(exit_code(&mut process).await, Some(0));
+    assert_eq!(world.kinds().await, ["token.minted"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_loses_no_request_and_no_event() {
+    const USERS: u64 = 24;
+    let world = World::new().await;
+    let mut process = Process::serve(&world.variables(&[])).await;
+    let api = Api::at(process.base.clone());
+    let warm = api.issue(json!({"userId": "warm"})).await;
+    world.sandbox.set_latency(Duration::from_secs(2));
+    // Two for each user: one mints, one waits for it.
+    let requests = (0..2 * USERS).map(|index| {
+        let api = Api::at(process.base.clone());
+        tokio::spawn(async move {
+            api.issue(json!({"userId": format!("u-{}", index / 2)}))
+                .await
+        })
+    });
+    let requests: Vec<_> = requests.collect();
+    eventually("all mints are under way", async || {
+        world.sandbox.requests() == 1 + USERS
+    })
+    .await;
+    assert_eq!(
+        api.issue(json!({"userId": "warm"})).await.token(),
+        warm.token()
+    );
+    terminate(&process);
+
+    let mut statuses: Vec<_> = join_all(requests)
+        .await
+        .into_iter()
+        .map(|answer| answer.unwrap().status)
+        .collect();
+    statuses.sort_unstable();
+    let count = USERS as usize;
+    assert_eq!(statuses, [vec![200; count], vec![201; count]].concat());
+    assert_eq!(exit_code(&mut process).await, Some(0));
+    assert_eq!(world.kinds().await.len() as u64, 2 + 2 * USERS);
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM mints WHERE outcome <> 'minted'")
+            .await,
+        0
+    );
+    assert!(
+        Answer::of(api.request(Method::GET, "/health/live"))
+            .await
+            .is_none()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minted_token_that_nobody_waits_for_comes_on_record_before_the_end() {
+    let world = World::new().await;
+    let mut process = Process::serve(&world.variables(&[])).await;
+    let api = Api::at(process.base.clone());
+    world.sandbox.set_latency(Duration::from_secs(2));
+    let caller = tokio::spawn(async move { api.issue(json!({"userId": "u"})).await });
+    eventually("the mint is under way", async || {
+        world.sandbox.requests() == 1
+    })
+    .await;
+    let mut lock = world.db.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE tokens")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    caller
+        .await
+        .unwrap()
+        .is_problem(503, "database-unavailable");
+    terminate(&process);
+    for awaited in [
+        "readiness is off",
+        "could not be recorded yet",
+        "could not be recorded yet",
+    ] {
+        while !process
+            .logs
+            .recv()
+            .await
+            .expect("it waits for the record")
+            .contains(awaited)
+        {}
+    }
+    lock.rollback().await.unwrap();
+    assert_eq!(exit_code(&mut process).await, Some(0));
+    assert_eq!(world.kinds().await, ["token.minted"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_longer_than_the_shutdown_timeout_is_cut_off() {
+    let world = World::new().await;
+    let mut process =
+        Process::serve(&world.variables(&[("SHUTDOWN_TIMEOUT", "1s"), ("UPSTREAM_TIMEOUT", "1m")]))
+            .await;
+    world
+        .sandbox
+        .set_default(token_vendor::sandbox::Answer::Hang);
+    let api = Api::at(process.base.clone());
+    let request = api.post("/bank/tokens/", &json!({"userId": "u"}));
+    let caller = tokio::spawn(Answer::of(request));
+    eventually("the mint is under way", async || {
+        world.sandbox.requests() == 1
+    })
+    .await;
+    terminate(&process);
+    assert_eq!(exit_code(&mut process).await, Some(0));
+    assert!(
+        caller
+            .await
+            .unwrap()
+            .is_none_or(|answer| answer.status >= 500)
+    );
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM mints WHERE outcome = 'open'")
+            .await,
+        1
+    );
+}
+
+/// Stops (or continues) every server process that works for the service on this database.
+async fn signal_backends(world: &World, signal: Signal) {
+    let pids: Vec<i32> = sqlx::query_scalar(
+        "SELECT pid FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name LIKE 'token-vendor%'",
+    )
+    .fetch_all(&world.db)
+    .await
+    .unwrap();
+    assert!(!pids.is_empty());
+    for pid in pids {
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_hangs_does_not_hold_up_the_end() {
+    let world = World::new().await;
+    let mut process = Process::serve(&world.variables(&[("SHUTDOWN_TIMEOUT", "1s")])).await;
+    let api = Api::at(process.base.clone());
+    let mut lock = world.db.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE tokens")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let caller = tokio::spawn(Answer::of(api.request(Method::GET, "/bank/tokens/")));
+    let waiting =
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'tokens'::regclass";
+    eventually("the list waits", async || world.count(waiting).await == 1).await;
+    signal_backends(&world, Signal::SIGSTOP).await;
+    terminate(&process);
+    let exit = tokio::time::timeout(Duration::from_secs(30), process.child.wait()).await;
+    signal_backends(&world, Signal::SIGCONT).await;
+    assert!(exit.expect("it stops").unwrap().code().is_some());
+    let _ = caller.await;
+}
