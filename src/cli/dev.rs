@@ -49,23 +49,36 @@ pub(super) async fn dev(dev: Dev) -> Result<(), CliError> {
     };
     let mut own = vec![
         ("LISTEN_ADDR", dev.listen.to_string()),
-        (
-            "UPSTREAM_BASE_URL",
-            format!("http://{}", dev.sandbox_listen),
-        ),
+        // The stand-in's credentials are no secret, wherever it listens.
+        ("UPSTREAM_ALLOW_HTTP", "true".into()),
         ("UPSTREAM_API_KEY", upstream.api_key.clone()),
         ("UPSTREAM_API_SECRET", upstream.api_secret.clone()),
         ("TOKEN_KEYS", format!("dev:{}", dev_key("tokens"))),
         ("FINGERPRINT_KEY", dev_key("fingerprints")),
     ];
-    // The address of the database is not known yet; everything else is checked before it is made.
+    // What will be started has no address yet; everything is checked before that.
     let address = dev
         .database_url
         .clone()
         .unwrap_or_else(|| "postgres://localhost".into());
     let draft = own.iter().cloned().chain([("DATABASE_URL", address)]);
     let config = dev.settings.load(Source::for_dev(draft))?.0;
+    if dev.database_url.is_some()
+        && !schema::is_local(&schema::connect_options(&config.database.url)?)
+    {
+        let message =
+            "--database-url: only a database on this machine, by loopback address or socket";
+        return Err(CliError::Usage(message.into()));
+    }
     start_logs(config.log.format)?;
+
+    let sandbox = Sandbox::start(upstream).await.map_err(|error| {
+        anyhow::anyhow!(
+            "--sandbox-listen: {} cannot be listened on: {error}",
+            dev.sandbox_listen
+        )
+    })?;
+    own.push(("UPSTREAM_BASE_URL", sandbox.base_url()));
 
     let (postgres, url) = match dev.database_url {
         Some(url) => (None, url),
@@ -78,21 +91,9 @@ pub(super) async fn dev(dev: Dev) -> Result<(), CliError> {
     own.push(("DATABASE_URL", url));
     let config = dev.settings.load(Source::for_dev(own))?.0;
     let options = schema::connect_options(&config.database.url)?;
-    if !schema::is_local(&options) {
-        let message =
-            "--database-url: only a database on this machine, by loopback address or socket";
-        return Err(CliError::Usage(message.into()));
-    }
     schema::wait_for_database(&options, config.database.startup_wait).await?;
     schema::migrate(&options).await?;
     add_client(&options).await?;
-
-    let sandbox = Sandbox::start(upstream).await.map_err(|error| {
-        anyhow::anyhow!(
-            "--sandbox-listen: {} cannot be listened on: {error}",
-            dev.sandbox_listen
-        )
-    })?;
     let service = Service::start(config).await?;
     print_welcome(service.addr(), sandbox.addr());
     service.run_until(stop).await?;

@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{ConfigError, DatabaseCommandConfig, Flags, LogFormat, Source};
-use crate::db::schema;
+use crate::db::schema::{self, Unfit};
 use crate::telemetry::{self, TelemetryError};
 
 /// Vends bank verification tokens: one upstream call for any herd, every handout on record.
@@ -64,6 +64,15 @@ impl From<ConfigError> for CliError {
     }
 }
 
+impl From<Unfit> for CliError {
+    fn from(error: Unfit) -> Self {
+        match error {
+            Unfit::Address => CliError::Usage(error.to_string()),
+            _ => CliError::Failed(error.into()),
+        }
+    }
+}
+
 impl<E: Into<anyhow::Error>> From<E> for CliError
 where
     E: IsFailure,
@@ -76,7 +85,6 @@ where
 /// What makes a command fail, as opposed to being used wrongly.
 trait IsFailure {}
 impl IsFailure for anyhow::Error {}
-impl IsFailure for schema::Unfit {}
 impl IsFailure for crate::db::DbError {}
 impl IsFailure for crate::local_postgres::LocalPostgresError {}
 impl IsFailure for std::io::Error {}

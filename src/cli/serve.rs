@@ -17,9 +17,12 @@ pub(super) struct Serve {
 pub(super) async fn serve(serve: Serve) -> Result<(), CliError> {
     let config = serve.settings.load(Source::of_process())?;
     start_logs(config.log.format)?;
+    let options = schema::connect_options(&config.database.url)?;
+    if let Some(url) = &config.database.read_url {
+        schema::connect_options(url)?;
+    }
     let stop = told_to_stop()?;
     if serve.migrate {
-        let options = schema::connect_options(&config.database.url)?;
         schema::wait_for_database(&options, config.database.startup_wait).await?;
         schema::migrate(&options).await?;
     }

@@ -63,7 +63,8 @@ pub fn connect_options(url: &SecretString) -> Result<PgConnectOptions, Unfit> {
 
 /// Whether the database is on this machine.
 pub fn is_local(options: &PgConnectOptions) -> bool {
-    let host = options.get_host();
+    // An IPv6 address keeps its brackets.
+    let host = options.get_host().trim_matches(['[', ']']);
     options.get_socket().is_some()
         || host.starts_with('/')
         || host == "localhost"

@@ -73,6 +73,22 @@ pub struct UpstreamAnswer {
     pub message: Option<String>,
 }
 
+/// What is kept of the upstream's message, in characters.
+const MAX_MESSAGE: usize = 300;
+
+impl UpstreamAnswer {
+    /// Drops the texts that may not be told, and cuts what remains to 300 characters.
+    pub fn shorten(&mut self, may_be_told: impl Fn(&str) -> bool) {
+        self.identifier.take_if(|text| !may_be_told(text));
+        self.message.take_if(|text| !may_be_told(text));
+        if let Some(message) = &mut self.message
+            && let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE)
+        {
+            message.truncate(end);
+        }
+    }
+}
+
 /// Why there is no token: shared by all who wait for the same mint, and kept in the slot for its
 /// cooldown so that other replicas repeat it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]

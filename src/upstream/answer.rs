@@ -1,6 +1,6 @@
 //! Reading the provider's answers.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use reqwest::header::HeaderValue;
 use serde::{Deserialize, Deserializer};
 
@@ -8,8 +8,6 @@ use crate::model::{Combination, TokenString, UpstreamAnswer};
 
 /// The longest token that is taken, in characters.
 const MAX_TOKEN: usize = 512;
-/// What is kept of an error message, in characters.
-const MAX_MESSAGE: usize = 300;
 
 /// A token as the provider minted it, checked against what was asked.
 #[derive(Debug)]
@@ -85,7 +83,9 @@ pub(super) fn read_minted(
     }
     let expiration = DateTime::parse_from_rfc3339(&token.expiration)
         .map_err(|_| "the upstream's expiration is no time")?
-        .to_utc();
+        .to_utc()
+        // As it is stored: the record must not say another time than the first answer.
+        .trunc_subsecs(6);
     let life = date
         .and_then(|date| DateTime::parse_from_rfc2822(date.to_str().ok()?).ok())
         .map(|date| expiration - date.to_utc());
@@ -113,7 +113,7 @@ struct ErrorBody {
     message: Option<String>,
 }
 
-/// Reads an error as far as it is one; what else stands there is dropped.
+/// Reads an error as far as it is one; what else stands there is dropped. Its message is whole.
 pub(super) fn read_error(status: u16, body: &[u8]) -> UpstreamAnswer {
     let body: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
     let is_identifier = |text: &String| {
@@ -125,12 +125,9 @@ pub(super) fn read_error(status: u16, body: &[u8]) -> UpstreamAnswer {
     UpstreamAnswer {
         status,
         identifier: body.identifier.filter(is_identifier),
-        message: body.message.map(|message| {
+        message: body.message.map(|mut message| {
+            message.retain(|character| !character.is_control());
             message
-                .chars()
-                .filter(|character| !character.is_control())
-                .take(MAX_MESSAGE)
-                .collect()
         }),
     }
 }

@@ -246,7 +246,11 @@ impl Mint<'_> {
     }
 
     /// Records that there is no token, and gives the failure back.
-    async fn fail(&self, failure: Failure, is_unknown: bool, calls: &CallSummary) -> Failure {
+    async fn fail(&self, mut failure: Failure, is_unknown: bool, calls: &CallSummary) -> Failure {
+        let cooldown = self.parts.settings.mint_cooldown;
+        // Sooner than that, trying again only repeats this answer.
+        let cooled = cooldown.as_secs_f64().ceil() as u32;
+        failure.retry_after = failure.retry_after.map(|after| after.max(cooled));
         tracing::warn!(
             mint_id = %self.claim.mint_id,
             failure = failure.kind.name(),
@@ -262,7 +266,6 @@ impl Mint<'_> {
             calls.clone(),
             failure.clone(),
         );
-        let cooldown = self.parts.settings.mint_cooldown;
         // If it cannot be recorded it stays open, and whoever takes over marks it as unknown.
         let _ = self
             .parts

@@ -2,8 +2,12 @@
 
 mod access;
 mod answers;
+mod budget;
 mod chaos;
+mod client_command;
 mod combinations;
+mod command_line;
+mod dev;
 mod handouts;
 mod health;
 mod herd;
@@ -11,12 +15,18 @@ mod invalidation;
 mod issue_request;
 mod layers;
 mod lists;
+mod migrations;
 mod records;
 mod request_form;
 mod reuse;
+mod secrets;
 mod shutdown;
 mod source_ip;
+mod startup;
 #[allow(dead_code, unused_imports)]
 mod support;
 mod takeover;
+mod upstream_answers;
+mod upstream_clock;
+mod upstream_faults;
 mod vend;

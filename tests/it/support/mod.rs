@@ -10,6 +10,6 @@ mod world;
 
 pub use answer::{Answer, send};
 pub use poll::eventually;
-pub use process::{Process, program};
+pub use process::{Ended, Process, program, run};
 pub use wire::send_raw;
 pub use world::{ADMIN, Api, Replica, World, http_client};

@@ -1,0 +1,176 @@
+//! What keeps the calls to the upstream within bounds: the hourly budget of all replicas, the
+//! circuit, the places in flight.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use token_vendor::sandbox::Answer as Upstream;
+
+use crate::support::{Answer, Replica, World, eventually};
+
+/// Asks for tokens of that many users at once, the replicas in turn.
+async fn ask_for_many(replicas: &[&Replica], prefix: &str, users: usize) -> Vec<Answer> {
+    let asked = (0..users).map(|number| {
+        let order = json!({"userId": format!("{prefix}-{number}")});
+        let replica = replicas[number % replicas.len()];
+        async move { replica.issue(order).await }
+    });
+    join_all(asked).await
+}
+
+fn count(answers: &[Answer], status: u16) -> usize {
+    answers.iter().filter(|it| it.status == status).count()
+}
+
+async fn shift_budget(world: &World, minutes: i64) {
+    let shift = "UPDATE upstream_budget
+                 SET minutes = (SELECT array_agg(m.at - $1 ORDER BY place)
+                                FROM unnest(minutes) WITH ORDINALITY AS m(at, place))";
+    sqlx::query(shift)
+        .bind(minutes)
+        .execute(&world.db)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_one_hourly_budget_to_the_last_call() {
+    let world = World::new().await;
+    let settings = [("UPSTREAM_HOURLY_BUDGET", "7")];
+    let first = world.replica_with(&settings).await;
+    let second = world.replica_with(&settings).await;
+    let both = [&first, &second];
+
+    let answers = ask_for_many(&both, "early", 40).await;
+    assert_eq!(world.sandbox.requests(), 7);
+    assert_eq!((count(&answers, 201), count(&answers, 503)), (7, 33));
+    for refused in answers.iter().filter(|it| it.status == 503) {
+        refused.is_problem(503, "upstream-budget-spent");
+        assert!(refused.retry_after() >= Some(1), "{refused:?}");
+    }
+    let minted = answers.iter().position(|it| it.status == 201).unwrap();
+    let order = json!({"userId": format!("early-{minted}")});
+    assert_eq!(first.issue(order).await.status, 200, "reuse costs nothing");
+    let on_record = "SELECT count(*) FROM mints m JOIN audit_events e ON e.user_id = m.user_id AND e.token_id = m.id
+                     WHERE m.outcome = 'failed' AND m.failure = 'upstream-budget-spent' AND m.attempts = 0
+                       AND e.kind = 'token.mint_failed' AND e.detail->>'failure' = m.failure";
+    assert_eq!(world.count(on_record).await, 33);
+
+    shift_budget(&world, 30).await;
+    let answers = ask_for_many(&both, "half an hour later", 4).await;
+    assert_eq!(count(&answers, 503), 4);
+    shift_budget(&world, 31).await;
+    let answers = ask_for_many(&both, "over an hour later", 10).await;
+    assert_eq!((count(&answers, 201), count(&answers, 503)), (7, 3));
+    assert_eq!(world.sandbox.requests(), 14);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_attempt_counts_against_the_budget() {
+    let world = World::new().await;
+    let replica = world
+        .replica_with(&[("UPSTREAM_HOURLY_BUDGET", "2"), ("UPSTREAM_TIMEOUT", "3s")])
+        .await;
+    world.sandbox.set_default(Upstream::status(500));
+    let answer = replica.issue(json!({"userId": "u"})).await;
+    answer.is_problem(503, "upstream-budget-spent");
+    assert_eq!(world.sandbox.requests(), 2);
+    let of_record: Value = sqlx::query_scalar("SELECT to_jsonb(m) FROM mints m")
+        .fetch_one(&world.db)
+        .await
+        .unwrap();
+    assert_eq!(
+        (&of_record["attempts"], &of_record["unseen"]),
+        (&json!(2), &json!(2))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_of_zero_is_no_limit() {
+    let world = World::new().await;
+    sqlx::query("UPDATE upstream_budget SET minutes = array_fill(floor(extract(epoch FROM now()) / 60)::bigint, ARRAY[61]), attempts = array_fill(1000000, ARRAY[61])")
+        .execute(&world.db)
+        .await
+        .unwrap();
+    let limited = world
+        .replica_with(&[("UPSTREAM_HOURLY_BUDGET", "1000000")])
+        .await;
+    let answers = ask_for_many(&[&limited], "limited", 1).await;
+    answers[0].is_problem(503, "upstream-budget-spent");
+    let unlimited = world.replica_with(&[("UPSTREAM_HOURLY_BUDGET", "0")]).await;
+    assert_eq!(
+        count(&ask_for_many(&[&unlimited], "free", 10).await, 201),
+        10
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_circuit_opens_after_twenty_failures_and_closes_again() {
+    let world = World::new().await;
+    let replica = world.replica_with(&[("UPSTREAM_MAX_ATTEMPTS", "1")]).await;
+    assert_eq!(replica.issue(json!({"userId": "warm"})).await.status, 201);
+
+    world.sandbox.set_default(Upstream::status(400));
+    assert_eq!(count(&ask_for_many(&[&replica], "bad", 25).await, 422), 25);
+    world.sandbox.set_default(Upstream::status(503));
+    assert_eq!(count(&ask_for_many(&[&replica], "down", 20).await, 502), 20);
+    let calls = world.sandbox.requests();
+    for answer in ask_for_many(&[&replica], "open", 10).await {
+        answer.is_problem(503, "upstream-unavailable");
+        assert!(
+            (1..=5).contains(&answer.retry_after().unwrap()),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(
+        world.sandbox.requests(),
+        calls,
+        "the upstream is left alone"
+    );
+    assert_eq!(replica.issue(json!({"userId": "warm"})).await.status, 200);
+
+    world.sandbox.clear_default();
+    eventually("it closes", async || {
+        replica.issue(json!({"userId": "again"})).await.status == 201
+    })
+    .await;
+    assert_eq!(
+        count(&ask_for_many(&[&replica], "closed", 10).await, 201),
+        10
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_no_place_in_flight_is_shed_and_nobody_else() {
+    let world = World::new().await;
+    let replica = world.replica_with(&[("UPSTREAM_MAX_IN_FLIGHT", "1")]).await;
+    world.sandbox.set_latency(Duration::from_secs(2));
+    let order = json!({"userId": "slow"});
+    let others = async {
+        eventually("the call is under way", async || {
+            world.sandbox.requests() > 0
+        })
+        .await;
+        let only = [&replica];
+        tokio::join!(ask_for_many(&only, "shed", 5), replica.issue(order.clone()))
+    };
+    let (slow, (shed, joined)) = tokio::join!(replica.issue(order.clone()), others);
+    for answer in shed {
+        answer.is_problem(503, "overloaded");
+        assert!(answer.retry_after().is_some(), "{answer:?}");
+    }
+    assert_eq!((slow.status, joined.status), (201, 200));
+    assert_eq!(slow.token(), joined.token());
+    assert_eq!(world.sandbox.requests(), 1);
+
+    world.sandbox.set_latency(Duration::ZERO);
+    for answer in ask_for_many(&[&replica], "shed", 5).await {
+        assert_eq!(
+            answer.status, 201,
+            "being shed leaves no cooldown: {answer:?}"
+        );
+    }
+    let open = "SELECT count(*) FROM mints WHERE outcome <> 'minted'";
+    assert_eq!(world.count(open).await, 0);
+}

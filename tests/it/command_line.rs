@@ -1,0 +1,282 @@
+//! The commands: exit codes, mistakes, what goes to stdout.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use token_vendor::sandbox::Answer as Upstream;
+
+use crate::support::cluster::{create_empty_database, own_folder};
+use crate::support::{Answer, Process, World, http_client, program, run};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_usage_is_2_and_help_is_0() {
+    let usage: [&[&str]; 18] = [
+        &[],
+        &["vend"],
+        &["serve", "--nonsense"],
+        &["serve", "--database-url", "postgres://localhost/x"],
+        &["serve", "--read-database-url", "postgres://localhost/x"],
+        &["serve", "--upstream-api-key", "k"],
+        &["serve", "--upstream-api-secret", "s"],
+        &["serve", "--token-keys", "k"],
+        &["serve", "--fingerprint-key", "k"],
+        &["migrate", "--database-url", "postgres://localhost/x"],
+        &["client"],
+        &["client", "create", "--name", "n"],
+        &["client", "create", "--scope", "tokens:issue"],
+        &["client", "create", "--name", "n", "--scope", "tokens:mint"],
+        &[
+            "client",
+            "create",
+            "--name",
+            " n",
+            "--scope",
+            "tokens:issue",
+        ],
+        &["client", "disable"],
+        &["sandbox", "--fail-rate", "1.5"],
+        &["sandbox", "--latency", "fast"],
+    ];
+    for arguments in usage {
+        let ended = run(arguments, &[]).await;
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{arguments:?}");
+        assert!(!ended.err.is_empty(), "{arguments:?}");
+    }
+    for arguments in [&["--help"][..], &["--version"], &["serve", "--help"]] {
+        let ended = run(arguments, &[]).await;
+        assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{arguments:?}");
+        assert!(ended.out.contains("token-vendor"), "{ended:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_mistakes_are_told_at_once_before_anything_is_opened() {
+    let world = World::new().await;
+    let watched = TcpListener::bind("127.0.0.1:0").unwrap();
+    watched.set_nonblocking(true).unwrap();
+    let address = watched.local_addr().unwrap();
+    let database = format!("postgres://u:pass-word@{address}/x");
+    let variables = world.variables(&[
+        ("DATABASE_URL", &database),
+        ("UPSTREAM_BASE_URL", &format!("http://{address}")),
+        ("UPSTREAM_API_SECRET", ""),
+        ("UPSTREAM_TIMEOUT", "soon"),
+        ("TOKEN_KEYS", "k1:c2hvcnQ="),
+        ("LISTEN_ADDR", "nowhere"),
+        ("TRUSTED_PROXIES", "10.0.0.0/99"),
+        ("DATABASE_MAX_CONNECTIONS", "1"),
+        ("LOG_FORMAT", "xml"),
+    ]);
+    for command in [
+        &["serve"][..],
+        &["serve", "--migrate"],
+        &["check", "--online"],
+    ] {
+        let ended = run(command, &variables).await;
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{ended:?}");
+        for name in [
+            "UPSTREAM_API_SECRET",
+            "UPSTREAM_TIMEOUT",
+            "TOKEN_KEYS",
+            "LISTEN_ADDR",
+            "TRUSTED_PROXIES",
+            "DATABASE_MAX_CONNECTIONS",
+            "LOG_FORMAT",
+        ] {
+            assert!(
+                ended.err.contains(&format!("{name}: ")),
+                "{name}: {ended:?}"
+            );
+        }
+        assert!(!ended.err.contains("c2hvcnQ"), "{ended:?}");
+        assert_eq!(ended.err.lines().count(), 7, "{ended:?}");
+    }
+    for variable in ["DATABASE_URL", "READ_DATABASE_URL"] {
+        let odd = format!("{database}?sslmode=perhaps");
+        let ended = run(&["serve"], &world.variables(&[(variable, &odd)])).await;
+        ended.refused(2, "is not a Postgres address");
+        assert!(!ended.err.contains("pass-word"), "{ended:?}");
+    }
+    let knock = watched.accept().unwrap_err();
+    assert_eq!(knock.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_prints_the_configuration_without_its_secrets() {
+    let world = World::new().await;
+    let database = "postgres://someone:pass-word@127.0.0.1:1/x?sslpassword=ssl-word";
+    let variables = world.variables(&[("DATABASE_URL", database), ("UPSTREAM_TIMEOUT", "3s")]);
+    let ended = run(&["check", "--listen-addr", "127.0.0.1:7"], &variables).await;
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{ended:?}");
+    for shown in [
+        "UPSTREAM_TIMEOUT=3s",
+        "LISTEN_ADDR=127.0.0.1:7",
+        "MINT_COOLDOWN=1s",
+        "someone",
+    ] {
+        assert!(ended.out.contains(shown), "{shown}: {ended:?}");
+    }
+    let keys = [
+        "TOKEN_KEYS",
+        "FINGERPRINT_KEY",
+        "UPSTREAM_API_KEY",
+        "UPSTREAM_API_SECRET",
+    ];
+    let mut hidden = vec!["pass-word", "ssl-word"];
+    for (name, value) in &variables {
+        if keys.contains(&name.as_str()) {
+            hidden.push(value.rsplit(':').next().unwrap());
+        }
+    }
+    assert_eq!(hidden.len(), 6);
+    for secret in hidden {
+        assert!(!ended.out.contains(secret), "{secret}: {ended:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_online_tells_what_is_not_well() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    assert_eq!(replica.issue(json!({"userId": "u"})).await.status, 201);
+    let check = async |more: &[(&str, &str)]| {
+        let variables = world.variables(&[more, &[("STARTUP_WAIT", "300ms")]].concat());
+        run(&["check", "--online"], &variables).await
+    };
+    world.sandbox.set_default(Upstream::status(500));
+    let calls = world.sandbox.minted();
+    let good = check(&[]).await;
+    assert_eq!(good.code, 0, "{good:?}");
+    assert!(good.out.contains("database: ok, "), "{good:?}");
+    assert!(good.out.contains("upstream: ok, "), "{good:?}");
+    assert_eq!(world.sandbox.minted(), calls);
+
+    let empty = create_empty_database().await;
+    let other_key = "k2:AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
+    for (setting, part, told) in [
+        (
+            ("DATABASE_URL", "postgres://127.0.0.1:1/x"),
+            "database",
+            "no database",
+        ),
+        (
+            ("DATABASE_URL", empty.as_str()),
+            "database",
+            "token-vendor migrate",
+        ),
+        (("TOKEN_KEYS", other_key), "database", "TOKEN_KEYS"),
+        (
+            ("UPSTREAM_BASE_URL", "http://127.0.0.1:1"),
+            "upstream",
+            "cannot be reached",
+        ),
+    ] {
+        let bad = check(&[setting]).await;
+        assert_eq!(bad.code, 1, "{bad:?}");
+        let line = bad.out.lines().find(|line| line.starts_with(part)).unwrap();
+        assert!(line.contains("FAILED") && line.contains(told), "{bad:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_may_come_from_files_and_settings_from_dotenv() {
+    let world = World::new().await;
+    let folder = Folder::new();
+    let mut variables = world.variables(&[]);
+    for (name, value) in variables.iter_mut() {
+        if ["DATABASE_URL", "TOKEN_KEYS", "UPSTREAM_API_SECRET"].contains(&name.as_str()) {
+            *value = folder.write(name, &format!("{value}\n"));
+            name.push_str("_FILE");
+        }
+    }
+    folder.write(".env", "UPSTREAM_TIMEOUT=4s\nLISTEN_ADDR=127.0.0.1:9\n");
+    let check = program(&["check", "--online"], &variables)
+        .current_dir(&folder.0)
+        .output();
+    let output = check.await.unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{out}");
+    assert!(out.contains("UPSTREAM_TIMEOUT=4s"), "{out}");
+    assert!(
+        !out.contains("LISTEN_ADDR=127.0.0.1:9"),
+        "the environment wins: {out}"
+    );
+
+    variables.push(("TOKEN_KEYS".into(), "k".into()));
+    run(&["check"], &variables)
+        .await
+        .refused(2, "TOKEN_KEYS_FILE");
+    let missing = [("DATABASE_URL_FILE".to_owned(), "/no/such/file".to_owned())];
+    run(&["migrate"], &missing)
+        .await
+        .refused(2, "DATABASE_URL_FILE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sandbox_obeys_its_options() {
+    let options = [
+        "--listen=127.0.0.1:0",
+        "--api-key=k",
+        "--api-secret=s",
+        "--hourly-limit=2",
+        "--latency=300ms",
+    ];
+    let mut process = Process::start(&[&["sandbox"], &options[..]].concat(), &[]).await;
+    let ask = |base: &str, secret| {
+        let request = http_client()
+            .post(format!("{base}/bank/tokens/"))
+            .basic_auth("k", Some(secret));
+        Answer::of(
+            request
+                .header("content-type", "application/json")
+                .body("{}"),
+        )
+    };
+    assert_eq!(
+        ask(&process.base, "sandbox-secret").await.unwrap().status,
+        401
+    );
+    let asked_at = std::time::Instant::now();
+    assert_eq!(ask(&process.base, "s").await.unwrap().status, 201);
+    assert!(asked_at.elapsed().as_millis() >= 300);
+    assert_eq!(ask(&process.base, "s").await.unwrap().status, 201);
+    assert_eq!(ask(&process.base, "s").await.unwrap().status, 429);
+    kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
+    assert!(process.child.wait().await.unwrap().success());
+
+    let failing = [
+        "sandbox",
+        "--listen=127.0.0.1:0",
+        "--api-key=k",
+        "--api-secret=s",
+        "--fail-rate=1",
+    ];
+    let process = Process::start(&failing, &[]).await;
+    assert_eq!(ask(&process.base, "s").await.unwrap().status, 500);
+}
+
+/// A folder that goes when the test ends.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        let folder = Folder(own_folder());
+        std::fs::create_dir_all(&folder.0).unwrap();
+        folder
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

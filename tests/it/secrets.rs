@@ -1,0 +1,240 @@
+//! I8: no secret in a log, an error, a column; none of the caller's own on its way upstream.
+
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::Method;
+use serde_json::json;
+use token_vendor::model::Scope;
+use token_vendor::sandbox::Answer as Upstream;
+
+use crate::support::{ADMIN, Answer, Api, Process, World};
+
+const USER: &str = "user-of-whom-no-log-tells";
+const WRONG_SECRET: &str = "wrong-secret-of-a-caller";
+const CALLERS_OWN: &str = "callers-own-value";
+const UPSTREAM: (&str, &str) = ("sandbox-key", "sandbox-secret");
+
+/// Everything that a request can lead to; returns the errors as the caller sees them.
+async fn live_through_it_all(world: &World, api: &Api) -> Vec<String> {
+    let order = |more: &str| json!({"userId": format!("{USER}{more}"), "bank": "Swedbank"});
+    let minted = api.issue(order("")).await;
+    assert_eq!(minted.status, 201, "{minted:?}");
+    assert_eq!(api.issue(order("")).await.status, 200);
+    let record = api
+        .get(&format!("/bank/tokens/{}", minted.text("id")))
+        .await;
+    let list = api.get(&format!("/bank/tokens/?userId={USER}")).await;
+    assert_eq!((record.status, list.status), (200, 200));
+    let mut told = vec![record, list];
+
+    let echo = format!("{} {} are no good", UPSTREAM.0, UPSTREAM.1);
+    let basic = BASE64_STANDARD.encode(format!("{}:{}", UPSTREAM.0, UPSTREAM.1));
+    for (number, fault) in [
+        Upstream::error(401, "UNAUTHORIZED", &echo),
+        Upstream::error(400, "BAD_VALUE", format!("not with Basic {basic}")),
+        Upstream::Raw {
+            status: 402,
+            content_type: "text/html".into(),
+            body: format!("<h1>Basic {basic}</h1>"),
+        },
+        Upstream::with("country", "LV"),
+        Upstream::with("expiration", "never"),
+        Upstream::Reset,
+        Upstream::Redirect {
+            location: format!("http://{}:{}@127.0.0.1:1/", UPSTREAM.0, UPSTREAM.1),
+        },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        world.sandbox.script([fault]);
+        told.push(api.issue(order(&number.to_string())).await);
+    }
+
+    let token = minted.token();
+    told.push(
+        api.issue(json!({"userId": USER, "tokenString": token}))
+            .await,
+    );
+    told.push(api.issue(json!({"userId": {"tokenString": token}})).await);
+    told.push(
+        api.get(&format!("/bank/tokens/?userId={USER}&tokenString={token}"))
+            .await,
+    );
+    told.push(api.get(&format!("/bank/tokens/?cursor={token}")).await);
+    told.push(api.get(&format!("/bank/tokens/{token}")).await);
+    told.push(api.get(&format!("/nowhere/{token}?{token}")).await);
+    let raw = |body: String| {
+        let request = api.request(Method::POST, "/bank/tokens/");
+        Answer::of(
+            request
+                .header("content-type", "application/json")
+                .body(body),
+        )
+    };
+    told.push(
+        raw(format!("{{\"userId\": \"{USER}\", {token}"))
+            .await
+            .unwrap(),
+    );
+    for (key, secret) in [(ADMIN.0, WRONG_SECRET), ("nobody", ADMIN.1)] {
+        let request = api.anonymous(Method::GET, "/bank/tokens/");
+        let answer = Answer::of(request.basic_auth(key, Some(secret)))
+            .await
+            .unwrap();
+        answer.is_problem(401, "unauthenticated");
+        told.push(answer);
+    }
+    let reader = api
+        .anonymous(Method::POST, "/bank/tokens/")
+        .basic_auth("reader", Some(WRONG_SECRET));
+    told.push(Answer::of(reader).await.unwrap());
+    let traced = api
+        .post("/bank/tokens/", &order("traced"))
+        .header(
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        )
+        .header("tracestate", format!("vendor={CALLERS_OWN}"))
+        .header("baggage", format!("who={CALLERS_OWN}"))
+        .header("cookie", CALLERS_OWN)
+        .header("x-request-id", CALLERS_OWN)
+        .header("x-forwarded-for", CALLERS_OWN);
+    assert_eq!(Answer::of(traced).await.unwrap().status, 201);
+    told.iter().map(|answer| format!("{answer:?}")).collect()
+}
+
+/// All that must not be seen, by what it is.
+fn secrets(world: &World, variables: &[(String, String)]) -> Vec<(String, String)> {
+    let mut secrets: Vec<(String, String)> = vec![
+        ("the client's secret".into(), ADMIN.1.into()),
+        ("a wrong secret".into(), WRONG_SECRET.into()),
+        ("the upstream's key".into(), UPSTREAM.0.into()),
+        ("the upstream's secret".into(), UPSTREAM.1.into()),
+    ];
+    for (key, secret) in [ADMIN, UPSTREAM, (ADMIN.0, WRONG_SECRET)] {
+        let basic = BASE64_STANDARD.encode(format!("{key}:{secret}"));
+        secrets.push((format!("the credentials of {key}"), basic));
+    }
+    for (name, value) in variables {
+        if name == "TOKEN_KEYS" || name == "FINGERPRINT_KEY" {
+            let key = value.rsplit(':').next().unwrap();
+            secrets.push((name.clone(), key.into()));
+            secrets.push((name.clone(), hex(&BASE64_STANDARD.decode(key).unwrap())));
+        }
+    }
+    let tokens = world
+        .sandbox
+        .ledger()
+        .into_iter()
+        .filter_map(|it| it.token_string);
+    secrets.extend(tokens.map(|token| ("a token".into(), token)));
+    secrets
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+#[track_caller]
+fn assert_unseen(secrets: &[(String, String)], place: &str, lines: &[String]) {
+    for (what, secret) in secrets {
+        if let Some(line) = lines.iter().find(|line| line.contains(secret.as_str())) {
+            panic!("{what} is in {place}: {line}");
+        }
+    }
+}
+
+/// Every row of every table, as JSON: bytes appear in it as hex.
+async fn all_rows(world: &World) -> Vec<String> {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT quote_ident(table_name) FROM information_schema.tables
+         WHERE table_schema = 'public' AND table_type = 'BASE TABLE'",
+    )
+    .fetch_all(&world.db)
+    .await
+    .unwrap();
+    let mut rows = Vec::new();
+    for table in tables {
+        let query = format!("SELECT '{table} ' || row_to_json(t)::text FROM {table} t");
+        let found = sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(query));
+        rows.extend(found.fetch_all(&world.db).await.unwrap());
+    }
+    rows
+}
+
+async fn nothing_is_told(format: &str) {
+    let world = World::new().await;
+    world
+        .add_client(("reader", WRONG_SECRET), &[Scope::TokensRead])
+        .await;
+    let variables = world.variables(&[
+        ("RUST_LOG", "trace"),
+        ("LOG_FORMAT", format),
+        ("MINT_COOLDOWN", "0s"),
+    ]);
+    let mut process = Process::serve(&variables).await;
+    let answers = live_through_it_all(&world, &Api::at(process.base.clone())).await;
+    kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
+    let mut logs = process.early.clone();
+    while let Some(line) = process.logs.recv().await {
+        logs.push(line);
+    }
+    assert!(process.child.wait().await.unwrap().success());
+
+    let mut secrets = secrets(&world, &variables);
+    assert!(secrets.len() > 12, "{secrets:?}");
+    assert_unseen(&secrets, "an answer", &answers);
+    let rows = all_rows(&world).await;
+    assert!(
+        rows.iter().any(|row| row.contains(USER)),
+        "the rows are read"
+    );
+    assert_unseen(&secrets, "a column", &rows);
+    let as_bytes = secrets
+        .iter()
+        .map(|(what, text)| (what.clone(), hex(text.as_bytes())));
+    assert_unseen(&as_bytes.collect::<Vec<_>>(), "a column as bytes", &rows);
+    secrets.push(("a user".into(), USER.into()));
+    assert!(logs.len() > 50, "{logs:?}");
+    assert_unseen(&secrets, "the log", &logs);
+
+    for entry in world.sandbox.ledger() {
+        let basic = BASE64_STANDARD.encode(format!("{}:{}", UPSTREAM.0, UPSTREAM.1));
+        assert_eq!(
+            entry.header("authorization"),
+            Some(&*format!("Basic {basic}"))
+        );
+        let names: Vec<&str> = entry.headers.iter().map(|(name, _)| &**name).collect();
+        for name in [
+            "traceparent",
+            "tracestate",
+            "baggage",
+            "cookie",
+            "x-request-id",
+        ] {
+            assert!(!names.contains(&name), "{names:?}");
+        }
+        let sent = format!("{entry:?}");
+        for own in [CALLERS_OWN, USER, ADMIN.1] {
+            assert!(!sent.contains(own), "{sent}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_secret_is_told_with_logs_as_text() {
+    nothing_is_told("text").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_secret_is_told_with_logs_as_json() {
+    nothing_is_told("json").await;
+}

@@ -1,0 +1,154 @@
+//! A token's life is what the upstream gives by its own clock, never more than was asked; and a
+//! failure lasts as long as its cooldown.
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use serde_json::json;
+use token_vendor::sandbox::Answer as Upstream;
+
+use crate::support::World;
+
+/// Seconds from the claim of the latest mint to the end of its token.
+async fn life_of_latest(world: &World) -> f64 {
+    let life = "SELECT extract(epoch FROM t.ends_at - m.started_at)::float8
+                FROM tokens t JOIN mints m ON m.user_id = t.user_id AND m.id = t.id
+                ORDER BY m.started_at DESC LIMIT 1";
+    sqlx::query_scalar(life).fetch_one(&world.db).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_off_changes_no_life() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let day = 86_400;
+    for ahead_secs in [0, 1, -1, 90, -90, day, -day, 400 * day, -400 * day] {
+        world.sandbox.script([Upstream::Skewed { ahead_secs }]);
+        let user = format!("ahead-{ahead_secs}");
+        let answer = replica
+            .issue(json!({"userId": user, "lifetime": 600}))
+            .await;
+        assert_eq!(answer.status, 201, "{ahead_secs}: {answer:?}");
+        let life = life_of_latest(&world).await;
+        // The sandbox reads its clock twice: the half second is for what lies between.
+        assert!((598.5..=600.0).contains(&life), "{ahead_secs}: {life}");
+        let left = answer.body["expiresIn"].as_f64().unwrap();
+        assert!(left <= life, "{ahead_secs}: {left} of {life}");
+        let expiration: DateTime<Utc> = answer.text("expiration").parse().unwrap();
+        let shown = (expiration - Utc::now()).num_seconds() - ahead_secs;
+        assert!((500..=601).contains(&shown), "{ahead_secs}: {answer:?}");
+        let reused = replica
+            .issue(json!({"userId": user, "lifetime": 600}))
+            .await;
+        assert_eq!(reused.token(), answer.token(), "{ahead_secs}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_date_the_life_is_the_lifetime() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    world.sandbox.script([Upstream::WithoutDate]);
+    let answer = replica.issue(json!({"userId": "u", "lifetime": 600})).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_eq!(life_of_latest(&world).await, 600.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn less_life_than_asked_is_less_life_and_more_is_not_more() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    for (given, least, most) in [(30, 28.0, 30.0), (300, 298.0, 300.0), (9000, 600.0, 600.0)] {
+        let after_ms = given * 1000;
+        world.sandbox.script([Upstream::Expires { after_ms }]);
+        let user = format!("given-{given}");
+        let answer = replica
+            .issue(json!({"userId": user, "lifetime": 600}))
+            .await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let life = life_of_latest(&world).await;
+        assert!((least..=most).contains(&life), "{given}: {life}");
+    }
+    let again = replica
+        .issue(json!({"userId": "given-30", "lifetime": 600}))
+        .await;
+    assert_eq!(again.status, 201, "30 s are too few to hand out again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_life_that_is_over_on_arrival_is_a_timeout() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    world.sandbox.script([Upstream::Expires { after_ms: 5 }]);
+    let answer = replica.issue(json!({"userId": "u"})).await;
+    answer.is_problem(504, "upstream-timeout");
+    assert!(answer.retry_after().is_some());
+    assert_eq!(world.kinds().await, ["token.minted"], "it is on record");
+    assert_eq!(replica.issue(json!({"userId": "u"})).await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expiration_may_be_any_rfc_3339_time() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let at = Utc::now() + TimeDelta::seconds(1800);
+    let offset = |seconds| at.with_timezone(&chrono::FixedOffset::east_opt(seconds).unwrap());
+    let utc = |precision| at.to_rfc3339_opts(precision, true);
+    for text in [
+        utc(SecondsFormat::Secs),
+        utc(SecondsFormat::Millis),
+        utc(SecondsFormat::Micros),
+        utc(SecondsFormat::Nanos),
+        utc(SecondsFormat::Micros).to_lowercase(),
+        at.to_rfc3339(),
+        offset(19_800).to_rfc3339(),
+        offset(-43_200).to_rfc3339_opts(SecondsFormat::Millis, false),
+        offset(50_400).to_rfc3339(),
+        offset(0).to_rfc3339().replace("+00:00", "-00:00"),
+    ] {
+        world.sandbox.script([Upstream::with("expiration", &*text)]);
+        let answer = replica.issue(json!({"userId": text})).await;
+        assert_eq!(answer.status, 201, "{text}: {answer:?}");
+        let expiration: DateTime<Utc> = answer.text("expiration").parse().unwrap();
+        assert!((at - expiration).abs() < TimeDelta::seconds(1), "{text}");
+        assert!(answer.text("expiration").ends_with('Z'), "{answer:?}");
+        let left = answer.body["expiresIn"].as_i64().unwrap();
+        assert!((1700..=1800).contains(&left), "{text}: {left}");
+        let id = answer.text("id");
+        let record = replica.get(&format!("/bank/tokens/{id}")).await;
+        assert_eq!(record.text("expiration"), answer.text("expiration"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_repeated_without_a_call_until_it_has_cooled_down() {
+    let world = World::new().await;
+    let settings = [("MINT_COOLDOWN", "1h"), ("UPSTREAM_MAX_ATTEMPTS", "1")];
+    let first = world.replica_with(&settings).await;
+    let second = world.replica_with(&settings).await;
+    for (status, answered, waits) in [(400, 422, None), (500, 502, Some(3600))] {
+        world.sandbox.reset();
+        world.sandbox.script([Upstream::status(status)]);
+        let order = json!({"userId": format!("u-{status}")});
+        let failed = first.issue(order.clone()).await;
+        assert_eq!(failed.status, answered, "{failed:?}");
+        assert_eq!(failed.retry_after(), waits);
+        for replica in [&second, &first] {
+            let repeated = replica.issue(order.clone()).await;
+            for member in ["type", "detail", "upstream"] {
+                assert_eq!(repeated.body[member], failed.body[member], "{repeated:?}");
+            }
+            assert_eq!(repeated.retry_after(), waits);
+        }
+        assert_eq!(world.sandbox.requests(), 1);
+        let other = first.issue(json!({"userId": format!("v-{status}")})).await;
+        assert_eq!(other.status, 201, "only this combination cools down");
+
+        sqlx::query("UPDATE slots SET cooldown_until = clock_timestamp()")
+            .execute(&world.db)
+            .await
+            .unwrap();
+        assert_eq!(second.issue(order).await.status, 201);
+        assert_eq!(world.sandbox.requests(), 3);
+    }
+    let failures = "SELECT count(*) FROM audit_events WHERE kind = 'token.mint_failed'";
+    assert_eq!(world.count(failures).await, 2);
+}

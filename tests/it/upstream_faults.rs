@@ -1,0 +1,314 @@
+//! I7: whatever the upstream does, the caller gets a clear answer in bounded time, and the record
+//! says what is known.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use token_vendor::sandbox::Answer as Upstream;
+
+use crate::support::{Api, World};
+
+/// What a fault comes to: the answer, the calls made, the record.
+pub struct Outcome {
+    answer: (u16, &'static str),
+    calls: u64,
+    outcome: &'static str,
+    /// Calls after which the upstream may have minted unseen.
+    unseen: u64,
+    upstream_status: Option<u16>,
+}
+
+pub const FAILED: (u16, &str) = (502, "upstream-failed");
+const REFUSED: (u16, &str) = (502, "upstream-refused");
+const REJECTED: (u16, &str) = (422, "upstream-rejected");
+const TIMEOUT: (u16, &str) = (504, "upstream-timeout");
+const UNAVAILABLE: (u16, &str) = (503, "upstream-unavailable");
+
+pub fn order(user: &str) -> Value {
+    json!({"userId": user, "country": "LT", "bank": "Swedbank", "access": {"balances": true}})
+}
+
+async fn mint_of(world: &World, user: &str) -> Value {
+    sqlx::query_scalar("SELECT to_jsonb(m) FROM mints m WHERE user_id = $1")
+        .bind(user)
+        .fetch_one(&world.db)
+        .await
+        .unwrap()
+}
+
+/// Asks while the upstream answers so, and checks what comes of it.
+pub async fn suffer(
+    world: &World,
+    api: &Api,
+    timeout: Duration,
+    fault: Upstream,
+    expected: Outcome,
+) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let user = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+    let told = format!(
+        "{:.150}, expected {:?}",
+        format!("{fault:?}"),
+        expected.answer
+    );
+    let calls_before = world.sandbox.requests();
+    world.sandbox.set_default(fault);
+    let asked_at = Instant::now();
+    let answer = api.issue(order(&user)).await;
+    // The contract's bound, and as much again for a machine that is busy with other tests.
+    assert!(
+        asked_at.elapsed() < timeout + Duration::from_secs(4),
+        "{told}"
+    );
+    assert_eq!((answer.status, answer.problem()), expected.answer, "{told}");
+    let may_retry = expected.answer != REFUSED && expected.answer != REJECTED;
+    assert_eq!(answer.retry_after().is_some(), may_retry, "{told}");
+    assert_eq!(
+        world.sandbox.requests() - calls_before,
+        expected.calls,
+        "{told}"
+    );
+    let upstream = expected.upstream_status.map_or(Value::Null, Value::from);
+    assert_eq!(answer.body["upstream"]["status"], upstream, "{told}");
+
+    let mint = mint_of(world, &user).await;
+    assert_eq!(mint["outcome"], expected.outcome, "{told}: {mint}");
+    assert_eq!(mint["failure"], expected.answer.1, "{told}: {mint}");
+    assert_eq!(mint["unseen"], expected.unseen, "{told}: {mint}");
+    assert_eq!(mint["upstream_status"], upstream, "{told}: {mint}");
+    assert!(
+        mint["attempts"].as_u64() >= Some(expected.calls),
+        "{told}: {mint}"
+    );
+    assert!(mint["finished_at"].is_string(), "{told}: {mint}");
+    let kinds: Vec<String> =
+        sqlx::query_scalar("SELECT kind FROM audit_events WHERE user_id = $1 AND token_id = $2")
+            .bind(&user)
+            .bind(mint["id"].as_str().unwrap().parse::<uuid::Uuid>().unwrap())
+            .fetch_all(&world.db)
+            .await
+            .unwrap();
+    let kind = match expected.outcome {
+        "unknown" => "token.mint_unknown",
+        _ => "token.mint_failed",
+    };
+    assert_eq!(kinds, [kind], "{told}");
+}
+
+/// An answer of the upstream that is final: one call.
+pub fn told(answer: (u16, &'static str), unseen: u64, status: u16) -> Outcome {
+    Outcome {
+        answer,
+        calls: 1,
+        outcome: "failed",
+        unseen,
+        upstream_status: Some(status),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_final_status_is_passed_on_after_one_call() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let timeout = Duration::from_secs(8);
+    for status in [400, 409, 422] {
+        let expected = told(REJECTED, 0, status);
+        suffer(
+            &world,
+            &replica,
+            timeout,
+            Upstream::status(status),
+            expected,
+        )
+        .await;
+    }
+    for status in [401, 402, 403, 404] {
+        let expected = told(REFUSED, 0, status);
+        suffer(
+            &world,
+            &replica,
+            timeout,
+            Upstream::status(status),
+            expected,
+        )
+        .await;
+    }
+    for status in [200, 202, 204, 304, 405, 410, 418, 501, 504, 599] {
+        let unseen = u64::from(status != 304);
+        let expected = told(FAILED, unseen, status);
+        suffer(
+            &world,
+            &replica,
+            timeout,
+            Upstream::status(status),
+            expected,
+        )
+        .await;
+    }
+    let location = format!("{}/bank/tokens/", world.sandbox.base_url());
+    for location in [location, "http://127.0.0.1:1/".into(), "".into()] {
+        let redirect = Upstream::Redirect { location };
+        suffer(&world, &replica, timeout, redirect, told(FAILED, 0, 302)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_shows_what_the_upstream_said() {
+    let world = World::new().await;
+    let replica = world.replica_with(&[("MINT_COOLDOWN", "0s")]).await;
+    let body = |identifier: &str| json!({"identifier": identifier, "message": "No such\nbank."});
+    for (identifier, shown) in [
+        ("BANK_NOT_SUPPORTED", json!("BANK_NOT_SUPPORTED")),
+        ("<script>", Value::Null),
+    ] {
+        world.sandbox.script([Upstream::Raw {
+            status: 400,
+            content_type: "text/plain".into(),
+            body: body(identifier).to_string(),
+        }]);
+        let answer = replica.issue(order(identifier)).await;
+        answer.is_problem(422, "upstream-rejected");
+        let mut upstream = json!({"status": 400, "message": "No suchbank."});
+        if !shown.is_null() {
+            upstream["identifier"] = shown.clone();
+        }
+        assert_eq!(answer.body["upstream"], upstream);
+        let mint = mint_of(&world, identifier).await;
+        assert_eq!(mint["upstream_identifier"], shown);
+    }
+    let message = "ž".repeat(1000);
+    world
+        .sandbox
+        .script([Upstream::error(409, "CONFLICT", message)]);
+    let answer = replica.issue(order("long")).await;
+    let told = answer.body["upstream"]["message"].as_str().unwrap();
+    assert_eq!(told, "ž".repeat(300));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_pass_is_tried_to_the_last_attempt() {
+    let rows = [
+        (500, FAILED, 3),
+        (502, FAILED, 3),
+        (503, FAILED, 0),
+        (429, UNAVAILABLE, 0),
+    ];
+    join_all(rows.map(|(status, answer, unseen)| async move {
+        let world = World::new().await;
+        let replica = world.replica_with(&[("UPSTREAM_TIMEOUT", "3s")]).await;
+        let expected = Outcome {
+            calls: 3,
+            ..told(answer, unseen, status)
+        };
+        let timeout = Duration::from_secs(3);
+        suffer(
+            &world,
+            &replica,
+            timeout,
+            Upstream::status(status),
+            expected,
+        )
+        .await;
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_attempt_is_one_call() {
+    let world = World::new().await;
+    let replica = world.replica_with(&[("UPSTREAM_MAX_ATTEMPTS", "1")]).await;
+    let expected = told(FAILED, 1, 500);
+    let timeout = Duration::from_secs(8);
+    suffer(&world, &replica, timeout, Upstream::status(500), expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_at_the_address_is_unavailable_after_all_attempts() {
+    let world = World::new().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    let replica = world
+        .replica_with(&[("UPSTREAM_BASE_URL", &nobody), ("UPSTREAM_TIMEOUT", "2s")])
+        .await;
+    let expected = Outcome {
+        answer: UNAVAILABLE,
+        calls: 0,
+        outcome: "failed",
+        unseen: 0,
+        upstream_status: None,
+    };
+    let timeout = Duration::from_secs(2);
+    suffer(&world, &replica, timeout, Upstream::Normal, expected).await;
+    let attempts = world.count("SELECT attempts::bigint FROM mints").await;
+    assert_eq!(attempts, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_is_unknown_and_not_repeated() {
+    let world = World::new().await;
+    let replica = world.replica_with(&[("UPSTREAM_TIMEOUT", "1s")]).await;
+    let verbatim = |text: String| Upstream::Verbatim { text };
+    let head = "HTTP/1.1 201 Created\r\ncontent-length: 900\r\n";
+    let lost = [
+        (Upstream::Reset, FAILED),
+        (verbatim(format!("{head}\r\n{{\"tokenString\"")), FAILED),
+        (verbatim(head.into()), FAILED),
+        (verbatim("no HTTP at all\r\n\r\n".into()), FAILED),
+        (
+            verbatim(format!("{head}{}\r\n", "x-more: 1\r\n".repeat(2000))),
+            FAILED,
+        ),
+        (Upstream::Hang, TIMEOUT),
+        (Upstream::Drip { pause_ms: 100 }, TIMEOUT),
+        (Upstream::Normal.late(Duration::from_secs(5)), TIMEOUT),
+        (Upstream::status(500).late(Duration::from_secs(5)), TIMEOUT),
+    ];
+    for (fault, answer) in lost {
+        let expected = Outcome {
+            answer,
+            calls: 1,
+            outcome: "unknown",
+            unseen: 1,
+            upstream_status: None,
+        };
+        suffer(&world, &replica, Duration::from_secs(1), fault, expected).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_ends_the_attempts() {
+    let world = World::new().await;
+    let replica = world.replica_with(&[("UPSTREAM_TIMEOUT", "2s")]).await;
+    let script = [Upstream::status(500), Upstream::Reset];
+    world.sandbox.script(script);
+    let answer = replica.issue(order("u")).await;
+    answer.is_problem(502, "upstream-failed");
+    assert_eq!(world.sandbox.requests(), 2);
+    let mint = mint_of(&world, "u").await;
+    assert_eq!(
+        (&mint["outcome"], &mint["attempts"], &mint["unseen"]),
+        (&json!("unknown"), &json!(2), &json!(2))
+    );
+    assert_eq!(world.kinds().await, ["token.mint_unknown"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_success_after_failures_is_a_success() {
+    let world = World::new().await;
+    let replica = world.replica_with(&[("UPSTREAM_TIMEOUT", "3s")]).await;
+    world
+        .sandbox
+        .script([Upstream::status(500), Upstream::status(503)]);
+    let answer = replica.issue(order("u")).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let mint = mint_of(&world, "u").await;
+    assert_eq!(
+        (&mint["outcome"], &mint["attempts"], &mint["unseen"]),
+        (&json!("minted"), &json!(3), &json!(1))
+    );
+    assert_eq!(world.kinds().await, ["token.minted"]);
+    assert_eq!(replica.issue(order("u")).await.status, 200);
+}
