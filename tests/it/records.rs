@@ -91,7 +91,6 @@ async fn a_read_by_id_finds_a_uuid_or_nothing() {
         "1",
         "%00",
         "%ff",
-        "lookup",
         &id[1..],
         &format!("{id}0"),
         &format!("%7B{id}%7D"),
