@@ -51,7 +51,7 @@ impl Service {
     /// Waits for the database, checks it, and serves. Call it on the runtime that shall carry the
     /// connections and the mints.
     pub async fn start(config: Config) -> anyhow::Result<Service> {
-        let tls = config.http.tls.as_ref().map(read_tls).transpose()?;
+        let tls = config.http.tls().as_ref().map(read_tls).transpose()?;
         let options = schema::connect_options(&config.database.url)?;
         schema::wait_for_database(&options, config.database.startup_wait).await?;
         // One of the allowed connections is the writer's own.
@@ -89,7 +89,7 @@ impl Service {
             db: db.clone(),
             reads,
             trusted_proxies: config.http.trusted_proxies.clone(),
-            verification_base_url: config.http.verification_base_url.clone(),
+            verification_base_url: config.http.verification_base_url.to_string(),
             rate_limit: RateLimit::per_second(config.http.client_rate_limit),
             stopping: stopping.clone(),
             database_check: DatabaseCheck::new(move || {

@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{ConfigError, DatabaseCommandConfig, Flags, LogFormat, Source};
 use crate::db::schema::{self, Unfit};
-use crate::telemetry::{self, TelemetryError};
+use crate::telemetry;
 
 /// Vends bank verification tokens: one upstream call for any herd, every handout on record.
 #[derive(Debug, Parser)]
@@ -134,10 +134,7 @@ async fn apply_migrations(migrate: Migrate) -> Result<(), CliError> {
 }
 
 fn start_logs(format: LogFormat) -> Result<(), CliError> {
-    telemetry::init(format).map_err(|error| match error {
-        TelemetryError::Levels(_) => CliError::Usage(error.to_string()),
-        TelemetryError::AlreadySet(_) => CliError::Failed(error.into()),
-    })
+    telemetry::init(format).map_err(CliError::Usage)
 }
 
 /// Resolves when this process is told to stop: SIGTERM or Ctrl-C.

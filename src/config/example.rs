@@ -1,6 +1,6 @@
 //! `.env.example`, written from the table.
 
-use super::settings::{Group, Presence, SETTINGS, Setting};
+use super::{SETTINGS, Secrecy, Setting};
 
 const PREAMBLE: &str = "\
 # Every setting with its default. Copy what you need to .env; the environment and flags come before it.
@@ -11,26 +11,21 @@ const PREAMBLE: &str = "\
 /// The content of `.env.example`.
 pub fn render_env_example() -> String {
     let mut text = PREAMBLE.to_owned();
-    let mut group: Option<Group> = None;
-    for setting in SETTINGS {
-        if group.replace(setting.group) != Some(setting.group) {
-            text += &format!("\n## {}\n", setting.group.title());
-        }
-        text += &entry(setting);
+    for group in SETTINGS.chunk_by(|one, next| one.group == next.group) {
+        text += &format!("\n## {}\n", group[0].group);
+        text.extend(group.iter().map(entry));
     }
     text
 }
 
 fn entry(setting: &Setting) -> String {
-    let mut text = format!("\n# {}\n", setting.help);
-    if let Some(bounds) = setting.bounds() {
-        text += &format!("# From {bounds}.\n");
-    }
-    if let Presence::Required = setting.presence {
+    let mut text = format!("\n# {}\n", setting.help.trim());
+    if setting.default.is_none() {
         text += "# Required.\n";
     }
-    if let Some(file) = setting.file_variable() {
+    if setting.secrecy != Secrecy::Public {
+        let file = setting.file_variable();
         text += &format!("# Instead: {file}, a path to read it from.\n");
     }
-    text + &format!("{}={}\n", setting.variable, setting.default().unwrap_or(""))
+    text + &format!("{}={}\n", setting.variable, setting.default.unwrap_or(""))
 }

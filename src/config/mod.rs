@@ -1,115 +1,92 @@
-//! Every setting: variable, default, meaning, bounds; checked as a whole before anything is opened.
+//! Every setting: variable, default, meaning; checked as a whole before anything is opened.
 //!
 //! A value is looked up as flag, in the environment, in `.env`, as default, in this order; empty
-//! counts as not set. [`SETTINGS`] is the one table of them: to add a setting is a row there, a
-//! field in its group and the line that reads it.
+//! counts as not set. To add a setting is a row in the table of `settings.rs`.
 //!
-//! A command names what it needs by a type: [`Config`] for all, [`DatabaseCommandConfig`],
-//! [`DevConfig`], [`LogConfig`]. [`Flags`] of that type are its flags:
-//!
-//! ```no_run
-//! use clap::Parser;
-//! use token_vendor::config::{Config, Flags, Source};
-//!
-//! #[derive(Parser)]
-//! struct Serve {
-//!     #[command(flatten)]
-//!     settings: Flags<Config>,
-//! }
-//!
-//! let config = Serve::parse().settings.load(Source::of_process())?;
-//! # Ok::<(), token_vendor::config::ConfigError>(())
-//! ```
+//! A command names what it needs by a type that is [`CommandConfig`]: [`Config`] is everything.
+//! `Flags<Config>`, flattened into its arguments, are its flags and load it.
 
 mod example;
 mod flags;
-mod groups;
-mod mask;
-mod reader;
 mod settings;
 mod source;
 #[cfg(test)]
 mod tests;
 mod values;
 
-use std::fmt;
-
 pub use example::render_env_example;
 pub use flags::Flags;
-pub use groups::{
-    DatabaseConfig, HttpConfig, KeysConfig, LogConfig, LogFormat, TlsFiles, TokenKey,
-    UpstreamConfig, VendingConfig,
+pub use settings::{
+    Config, DatabaseConfig, HttpConfig, KeysConfig, LogConfig, SETTINGS, TlsFiles, UpstreamConfig,
+    VendingConfig,
 };
-pub use reader::Reader;
-pub use settings::{Group, Kind, Presence, SETTINGS, Setting};
-pub use source::{Origin, Source};
+pub use source::Source;
+pub use values::{LogFormat, TokenKey};
+
+/// One setting: an environment variable and, unless it is secret, a flag.
+#[derive(Debug)]
+pub struct Setting {
+    /// The environment variable, such as `LISTEN_ADDR`.
+    pub variable: &'static str,
+    /// The heading over it, the same for all settings of its part of the program.
+    pub group: &'static str,
+    /// Who may see its value.
+    pub secrecy: Secrecy,
+    /// The value where none is given: none where one is required, empty where it may be absent.
+    pub default: Option<&'static str>,
+    /// What it means.
+    pub help: &'static str,
+}
+
+/// Who may see a setting's value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Secrecy {
+    /// Everybody; only such a setting is a flag.
+    Public,
+    /// Nobody.
+    Secret,
+    /// Everybody, the password in it left out.
+    SecretUrl,
+}
+
+impl Setting {
+    /// `TOKEN_KEYS_FILE` for `TOKEN_KEYS`; obeyed for secrets only.
+    fn file_variable(&self) -> String {
+        format!("{}_FILE", self.variable)
+    }
+
+    /// Whether `dev` gives itself this setting, whatever the environment says.
+    fn is_own_of_dev(&self) -> bool {
+        const PUBLIC: [&str; 5] = [
+            "UPSTREAM_BASE_URL",
+            "UPSTREAM_ALLOW_HTTP",
+            "LISTEN_ADDR",
+            "TLS_CERT",
+            "TLS_KEY",
+        ];
+        self.secrecy != Secrecy::Public || PUBLIC.contains(&self.variable)
+    }
+}
+
+/// Every mistake in the configuration, one a line. It never quotes a secret.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(pub Vec<String>);
 
 /// What a command needs of the settings.
 pub trait CommandConfig: Sized {
     /// Whether the setting matters to the command; those that do and are no secret are its flags.
     fn concerns(setting: &Setting) -> bool;
 
-    /// Reads what it needs; none only where the reader noted a mistake.
-    fn read(reader: &mut Reader<'_>) -> Option<Self>;
+    /// Reads what it needs; none only where the source noted a mistake.
+    fn read(source: &mut Source) -> Option<Self>;
 
     /// Looks up and checks everything that it needs, and reports every mistake.
-    fn load(source: &Source) -> Result<Self, ConfigError> {
-        let mut reader = Reader::new(source);
-        let config = Self::read(&mut reader);
-        let problems = reader.into_problems();
-        match config {
-            Some(config) if problems.is_empty() => Ok(config),
-            _ => Err(ConfigError(problems)),
+    fn load(mut source: Source) -> Result<Self, ConfigError> {
+        match Self::read(&mut source) {
+            Some(config) if source.problems.is_empty() => Ok(config),
+            _ => Err(ConfigError(source.problems)),
         }
-    }
-}
-
-/// Every setting, for `serve` and `check`.
-#[derive(Debug)]
-pub struct Config {
-    /// Postgres.
-    pub database: DatabaseConfig,
-    /// The bank-token provider.
-    pub upstream: UpstreamConfig,
-    /// Reuse of tokens.
-    pub vending: VendingConfig,
-    /// Encryption at rest and fingerprints.
-    pub keys: KeysConfig,
-    /// The service's own HTTP side.
-    pub http: HttpConfig,
-    /// Logs.
-    pub log: LogConfig,
-    listed: Vec<reader::Listed>,
-}
-
-impl Config {
-    /// A line `NAME=value  # source: environment` for each setting, secrets masked.
-    pub fn render_masked(&self) -> String {
-        self.listed.iter().map(|line| format!("{line}\n")).collect()
-    }
-}
-
-impl CommandConfig for Config {
-    fn concerns(_: &Setting) -> bool {
-        true
-    }
-
-    fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let database = DatabaseConfig::read(reader);
-        let upstream = UpstreamConfig::read(reader);
-        let vending = VendingConfig::read(reader);
-        let keys = KeysConfig::read(reader);
-        let http = HttpConfig::read(reader);
-        let log = LogConfig::read(reader);
-        Some(Self {
-            database: database?,
-            upstream: upstream?,
-            vending: vending?,
-            keys: keys?,
-            http: http?,
-            log: log?,
-            listed: reader.listed(),
-        })
     }
 }
 
@@ -120,11 +97,11 @@ pub struct DevConfig(pub Config);
 
 impl CommandConfig for DevConfig {
     fn concerns(setting: &Setting) -> bool {
-        !source::is_own_of_dev(setting)
+        !setting.is_own_of_dev()
     }
 
-    fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        Config::read(reader).map(Self)
+    fn read(source: &mut Source) -> Option<Self> {
+        Config::read(source).map(Self)
     }
 }
 
@@ -139,66 +116,14 @@ pub struct DatabaseCommandConfig {
 
 impl CommandConfig for DatabaseCommandConfig {
     fn concerns(setting: &Setting) -> bool {
-        matches!(setting.group, Group::Database | Group::Log)
+        DatabaseConfig::concerns(setting) || LogConfig::concerns(setting)
     }
 
-    fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let database = DatabaseConfig::read(reader);
-        let log = LogConfig::read(reader);
+    fn read(source: &mut Source) -> Option<Self> {
+        let (database, log) = (DatabaseConfig::read(source), LogConfig::read(source));
         Some(Self {
             database: database?,
             log: log?,
         })
     }
 }
-
-/// For a command that needs nothing else, such as `sandbox`.
-impl CommandConfig for LogConfig {
-    fn concerns(setting: &Setting) -> bool {
-        setting.group == Group::Log
-    }
-
-    fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        LogConfig::read(reader)
-    }
-}
-
-/// One mistake in the configuration. It never quotes a secret.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Problem {
-    /// The variable that is wrong, or `.env`.
-    pub variable: String,
-    /// What is wrong with it.
-    pub message: String,
-}
-
-impl Problem {
-    fn new(variable: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            variable: variable.into(),
-            message: message.into(),
-        }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.variable, self.message)
-    }
-}
-
-/// Every mistake in the configuration, one a line.
-#[derive(Debug)]
-pub struct ConfigError(pub Vec<Problem>);
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
-            let end_of_last = if index == 0 { "" } else { "\n" };
-            write!(f, "{end_of_last}{problem}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ConfigError {}

@@ -1,237 +1,198 @@
-//! Where values come from, and which place wins.
+//! Where values come from, which place wins, and how they are shown.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
-use std::fmt;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
 
-use super::flags::Flags;
-use super::settings::Setting;
-use super::{CommandConfig, Problem};
+use url::Url;
 
-/// The most that a `NAME_FILE` may hold, in bytes.
-const FILE_LIMIT: u64 = 64 * 1024;
+use super::values::Parsed;
+use super::{SETTINGS, Secrecy, Setting};
 
-/// The settings that `dev` gives itself, whatever the environment says.
-const OWN_OF_DEV: [&str; 11] = [
-    "DATABASE_URL",
-    "READ_DATABASE_URL",
-    "UPSTREAM_BASE_URL",
-    "UPSTREAM_ALLOW_HTTP",
-    "UPSTREAM_API_KEY",
-    "UPSTREAM_API_SECRET",
-    "TOKEN_KEYS",
-    "FINGERPRINT_KEY",
-    "LISTEN_ADDR",
-    "TLS_CERT",
-    "TLS_KEY",
-];
+const MASK: &str = "***";
 
-/// Whether `dev` gives itself this setting.
-pub(super) fn is_own_of_dev(setting: &Setting) -> bool {
-    OWN_OF_DEV.contains(&setting.variable)
-}
-
-/// The places that values are looked up in: the command itself, flags, environment, `.env`, default.
+/// The places that values are looked up in: flags, environment, `.env`, default. Remembers what was
+/// read and what was wrong with it.
 ///
 /// It holds secrets in the clear and therefore has no `Debug`.
+#[derive(Default)]
 pub struct Source {
-    own: HashMap<&'static str, String>,
-    flags: HashMap<&'static str, String>,
-    environment: HashMap<OsString, OsString>,
+    flags: HashMap<String, String>,
+    environment: HashMap<String, String>,
     dotenv: HashMap<String, String>,
-    dotenv_problems: Vec<Problem>,
+    pub(super) problems: Vec<String>,
+    read: Vec<(&'static Setting, String, String)>,
 }
 
-/// The place that a value came from.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Origin {
-    /// The command sets it itself.
-    Command,
-    /// A flag.
-    Flag,
-    /// The process environment.
-    Environment,
-    /// The file `.env`.
-    DotEnv,
-    /// The file that `NAME_FILE` names.
-    File(PathBuf),
-    /// The table of settings.
-    Default,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Origin::Command => f.write_str("command"),
-            Origin::Flag => f.write_str("flag"),
-            Origin::Environment => f.write_str("environment"),
-            Origin::DotEnv => f.write_str(".env"),
-            Origin::File(path) => write!(f, "file {}", path.display()),
-            Origin::Default => f.write_str("default"),
-        }
-    }
+/// The process environment; what is not UTF-8 in it fits no setting.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
 }
 
 impl Source {
     /// The environment of this process, and `.env` in the working directory where there is one.
     /// The process environment is not changed.
     pub fn of_process() -> Self {
-        let source = Self::of_environment(std::env::vars_os());
+        let mut source = Self::of_environment(variables());
         match std::fs::read(".env") {
-            Ok(bytes) => source.with_dotenv(&bytes),
-            Err(error) if error.kind() == ErrorKind::NotFound => source,
-            Err(error) => source.with_dotenv_problem(format!("cannot be read: {error}")),
+            Ok(content) => return source.with_dotenv(&String::from_utf8_lossy(&content)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => source.note(".env", &format!("cannot be read: {error}")),
         }
+        source
     }
 
     /// These environment variables alone.
-    pub fn of_environment<N, V>(variables: impl IntoIterator<Item = (N, V)>) -> Self
-    where
-        N: Into<OsString>,
-        V: Into<OsString>,
-    {
+    pub fn of_environment(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         Self {
-            own: HashMap::new(),
-            flags: HashMap::new(),
-            environment: variables
-                .into_iter()
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
-            dotenv: HashMap::new(),
-            dotenv_problems: Vec::new(),
+            environment: variables.into_iter().collect(),
+            ..Self::default()
         }
     }
 
     /// What `dev` runs on: the values that it gives itself (addresses, database, credentials,
-    /// keys), for everything else the environment of this process, and no `.env`.
-    ///
-    /// What `dev` gives itself is never taken from the environment, so that a shell set up for
-    /// another deployment leads nowhere near it.
+    /// keys), whatever a shell set up for another deployment says of them; for everything else the
+    /// environment of this process, and no `.env`.
     pub fn for_dev(own: impl IntoIterator<Item = (&'static str, String)>) -> Self {
-        Self::of_environment(std::env::vars_os()).with_own_of_dev(own)
+        Self::of_environment(variables()).with_own_of_dev(own)
     }
 
     pub(super) fn with_own_of_dev(
         mut self,
         own: impl IntoIterator<Item = (&'static str, String)>,
     ) -> Self {
-        self.own = OWN_OF_DEV.map(|name| (name, String::new())).into();
-        self.own.extend(own);
+        for setting in SETTINGS.iter().filter(|setting| setting.is_own_of_dev()) {
+            self.environment.remove(setting.variable);
+            self.environment.remove(&setting.file_variable());
+        }
+        let own = own.into_iter().map(|(name, value)| (name.into(), value));
+        self.environment.extend(own);
         self
     }
 
     /// With the content of a `.env` file, for what the environment does not set.
-    pub fn with_dotenv(mut self, content: &[u8]) -> Self {
-        let Ok(text) = std::str::from_utf8(content) else {
-            return self.with_dotenv_problem("is not valid UTF-8".into());
-        };
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        for item in dotenvy::from_read_iter(text.as_bytes()) {
+    pub fn with_dotenv(mut self, content: &str) -> Self {
+        for item in dotenvy::from_read_iter(content.as_bytes()) {
             match item {
                 Ok((name, value)) => {
                     self.dotenv.entry(name).or_insert(value);
                 }
                 // dotenvy's own message quotes the line, which may hold a secret.
-                Err(error) => {
-                    self = self.with_dotenv_problem(match line_of(&error, text) {
-                        Some(line) => format!(
-                            "line {line} is not NAME=value (quote a value that has spaces, quotes, $ or #)"
-                        ),
-                        None => "cannot be read".into(),
-                    });
+                Err(dotenvy::Error::LineParse(line, _)) => {
+                    let before = content.split(&line).next().unwrap_or_default();
+                    let number = before.matches('\n').count() + 1;
+                    let why = "is not NAME=value (quote a value that has spaces, quotes, $ or #)";
+                    self.note(".env", &format!("line {number} {why}"));
                 }
+                Err(_) => self.note(".env", "cannot be read"),
             }
         }
         self
     }
 
-    fn with_dotenv_problem(mut self, message: String) -> Self {
-        self.dotenv_problems.push(Problem::new(".env", message));
+    pub(super) fn with_flags(mut self, given: &[(&'static str, String)]) -> Self {
+        let given = given.iter().cloned();
+        self.flags.extend(given.map(|(n, value)| (n.into(), value)));
         self
     }
 
-    /// With the flags that were given, before everything but what the command sets itself.
-    pub fn with_flags<C: CommandConfig>(mut self, flags: &Flags<C>) -> Self {
-        self.flags.extend(flags.given().iter().cloned());
-        self
+    /// The value of this name and its place. Empty is not set.
+    fn get(&self, name: &str) -> Option<(String, String)> {
+        let places = [
+            (&self.flags, "flag"),
+            (&self.environment, "environment"),
+            (&self.dotenv, ".env"),
+        ];
+        places.into_iter().find_map(|(values, place)| {
+            let value = values.get(name).filter(|value| !value.is_empty())?;
+            Some((value.clone(), place.into()))
+        })
     }
 
-    /// What is wrong with `.env` as a whole.
-    pub(super) fn dotenv_problems(&self) -> &[Problem] {
-        &self.dotenv_problems
-    }
-
-    /// The value of a setting and its place; none where it is set nowhere and has no default.
-    pub(super) fn find(&self, setting: &Setting) -> Result<Option<(String, Origin)>, Problem> {
-        let default = || {
-            setting
-                .default()
-                .map(|value| (value.to_owned(), Origin::Default))
+    /// The value of a setting and its place.
+    fn find(&self, setting: &Setting) -> Parsed<(String, String)> {
+        let file_variable = setting.file_variable();
+        let file = match setting.secrecy {
+            Secrecy::Public => None,
+            _ => self.get(&file_variable),
         };
-        if let Some(value) = self.own.get(setting.variable) {
-            let own = (!value.is_empty()).then(|| (value.clone(), Origin::Command));
-            return Ok(own.or_else(default));
-        }
-        if let Some(value) = self.flags.get(setting.variable).filter(|v| !v.is_empty()) {
-            return Ok(Some((value.clone(), Origin::Flag)));
-        }
-        let direct = self.variable(setting.variable)?;
-        let Some(file_variable) = setting.file_variable() else {
-            return Ok(direct.or_else(default));
-        };
-        match (direct, self.variable(&file_variable)?) {
-            (Some(_), Some(_)) => Err(Problem::new(
-                setting.variable,
-                format!("is set and {file_variable} too; only one of them may be"),
+        match (self.get(setting.variable), file, setting.default) {
+            (Some(_), Some(_), _) => Err(format!(
+                "is set and {file_variable} too; only one of them may be"
             )),
-            (None, Some((path, _))) => {
-                // Not quoted: it may be the secret itself, put into the wrong variable.
-                let value = read_file(Path::new(&path))
-                    .map_err(|why| Problem::new(&file_variable, format!("its file {why}")))?;
-                Ok(Some((value, Origin::File(path.into()))))
-            }
-            (direct, None) => Ok(direct.or_else(default)),
+            // The path is not quoted: it may be the secret itself, put into the wrong variable.
+            (None, Some((path, _)), _) => match std::fs::read_to_string(&path) {
+                Err(error) => Err(format!("the file of {file_variable}: {error}")),
+                Ok(text) => match text.trim_end_matches(['\r', '\n']) {
+                    "" => Err(format!("the file of {file_variable} is empty")),
+                    text => Ok((text.into(), format!("file {path}"))),
+                },
+            },
+            (Some(found), None, _) => Ok(found),
+            (None, None, Some(default)) => Ok((default.into(), "default".into())),
+            (None, None, None) => Err(format!(
+                "is required (or {file_variable}, a path to read it from)"
+            )),
         }
     }
 
-    /// The environment's value of this name, else that of `.env`. Empty is not set.
-    fn variable(&self, name: &str) -> Result<Option<(String, Origin)>, Problem> {
-        let environment = self.environment.get(&OsString::from(name));
-        if let Some(value) = environment.filter(|value| !value.is_empty()) {
-            let Some(value) = value.to_str() else {
-                return Err(Problem::new(name, "is not valid UTF-8"));
-            };
-            return Ok(Some((value.to_owned(), Origin::Environment)));
-        }
-        let dotenv = self.dotenv.get(name).filter(|value| !value.is_empty());
-        Ok(dotenv.map(|value| (value.clone(), Origin::DotEnv)))
+    /// Remembers a mistake.
+    pub(super) fn note(&mut self, variable: &str, why: &str) {
+        self.problems.push(format!("{variable}: {why}"));
+    }
+
+    /// The parsed value of a setting in the table; none where it is wrong.
+    ///
+    /// The message of a failed `parse` must not quote the value of a secret.
+    pub(super) fn value<T>(
+        &mut self,
+        variable: &'static str,
+        parse: impl FnOnce(&str) -> Parsed<T>,
+    ) -> Option<T> {
+        let setting = SETTINGS.iter().find(|setting| setting.variable == variable);
+        let setting = setting.expect("only settings of the table are read");
+        let parsed = self.find(setting).and_then(|(value, place)| {
+            let parsed = parse(&value);
+            self.read.push((setting, value, place));
+            parsed
+        });
+        parsed.map_err(|why| self.note(variable, &why)).ok()
+    }
+
+    /// The text of a setting that was read before; empty where it is not set.
+    pub(super) fn found(&self, variable: &str) -> &str {
+        let mut found = self.read.iter();
+        let found = found.find(|(setting, ..)| setting.variable == variable);
+        found.map_or("", |(_, value, _)| value)
+    }
+
+    /// What was read, a line each, secrets masked.
+    pub(super) fn render_masked(&self) -> String {
+        let line = |(setting, value, place): &(&Setting, String, String)| {
+            let shown = masked(setting.secrecy, value);
+            format!("{}={shown}  # source: {place}\n", setting.variable)
+        };
+        self.read.iter().map(line).collect()
     }
 }
 
-/// The content without newlines at its end, or what is wrong with the file.
-fn read_file(path: &Path) -> Result<String, String> {
-    let mut content = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_LIMIT + 1).read_to_end(&mut content))
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    if content.len() as u64 > FILE_LIMIT {
-        return Err(format!("is larger than {FILE_LIMIT} bytes"));
-    }
-    let content = String::from_utf8(content).map_err(|_| "is not valid UTF-8")?;
-    match content.trim_end_matches(['\r', '\n']) {
-        "" => Err("is empty".into()),
-        value => Ok(value.to_owned()),
+fn masked(secrecy: Secrecy, value: &str) -> String {
+    match secrecy {
+        _ if value.is_empty() => String::new(),
+        Secrecy::Public => value.into(),
+        Secrecy::Secret => MASK.into(),
+        Secrecy::SecretUrl => masked_url(value).unwrap_or(MASK.into()),
     }
 }
 
-/// The number of the line in `.env` that dotenvy could not read.
-fn line_of(error: &dotenvy::Error, text: &str) -> Option<usize> {
-    let dotenvy::Error::LineParse(line, _) = error else {
-        return None;
-    };
-    let start = text.find(line.as_str())?;
-    Some(text[..start].matches('\n').count() + 1)
+/// The URL without its password and parameters, of which each may hold one.
+fn masked_url(value: &str) -> Option<String> {
+    let mut url = Url::parse(value).ok()?;
+    if url.password().is_some() {
+        url.set_password(Some(MASK)).ok()?;
+    }
+    if url.query().is_some() {
+        url.set_query(Some(MASK));
+    }
+    Some(url.into())
 }

@@ -45,8 +45,8 @@ pub(super) async fn claim_and_mint(
         );
         return Err(Failure::database());
     }
-    parts.upstream.circuit.admit()?;
     let _place = parts.upstream.reserve(RESERVE_PATIENCE).await?;
+    parts.upstream.circuit.admit()?;
     let length = parts.settings.upstream_timeout + LEASE_MARGIN;
     let claim = Claim {
         mint_id: Uuid::now_v7(),
