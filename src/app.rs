@@ -17,17 +17,15 @@ use tokio_util::task::TaskTracker;
 use crate::api::auth::RateLimit;
 use crate::api::health::DatabaseCheck;
 use crate::api::{self, ApiState, ServerHandle};
-use crate::config::{Config, HttpConfig, KeysConfig, TlsFiles};
+use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig, TlsFiles};
 use crate::crypto::KeyRing;
 use crate::db::audit::AuditConnection;
-use crate::db::{Database, schema};
+use crate::db::{Database, partitions, schema};
 use crate::upstream::{Upstream, UpstreamSettings};
+use crate::vending::cleanup::{Cleaner, Retention};
 use crate::vending::clock::DatabaseClock;
 use crate::vending::handout::Handouts;
 use crate::vending::{VendingSettings, Vendor};
-
-/// How often the audit partitions ahead are looked after.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// How long the connections to the database may take to close; a hanging one would hold up the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -42,7 +40,8 @@ pub struct Service {
     mints: TaskTracker,
     writer: JoinHandle<()>,
     stop_writer: CancellationToken,
-    upkeep: JoinHandle<()>,
+    cleaning: JoinHandle<()>,
+    stop_cleaning: CancellationToken,
     db: Database,
     http: HttpConfig,
 }
@@ -58,7 +57,7 @@ impl Service {
         let pool = schema::open_pool(options.clone(), config.database.max_connections - 1);
         schema::check_fitness(&mut *pool.acquire().await?).await?;
         let db = Database::new(pool);
-        schema::create_partitions(db.pool()).await?;
+        partitions::create_partitions(db.pool()).await?;
         let reads = match &config.database.read_url {
             Some(url) => Database::new(schema::open_pool(
                 schema::connect_options(url)?,
@@ -82,12 +81,20 @@ impl Service {
             mints.clone(),
         );
 
+        let stop_cleaning = CancellationToken::new();
+        let cleaner = Cleaner::new(
+            db.clone(),
+            retention(&config.retention),
+            config.cleanup.interval,
+            stop_cleaning.clone(),
+        );
         let stopping = Arc::new(AtomicBool::new(false));
         let checked = db.clone();
         let state = ApiState {
             vendor,
             db: db.clone(),
             reads,
+            cleaner: cleaner.clone(),
             trusted_proxies: config.http.trusted_proxies.clone(),
             verification_base_url: config.http.verification_base_url.to_string(),
             rate_limit: RateLimit::per_second(config.http.client_rate_limit),
@@ -113,7 +120,8 @@ impl Service {
             mints,
             writer,
             stop_writer,
-            upkeep: tokio::spawn(keep_partitions(db.clone())),
+            cleaning: tokio::spawn(cleaner.keep_running()),
+            stop_cleaning,
             db,
             http: config.http,
         })
@@ -142,6 +150,7 @@ impl Service {
     /// included, within `SHUTDOWN_TIMEOUT`.
     pub async fn stop(self) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.stop_cleaning.cancel();
         tracing::info!("stopping: readiness is off");
         sleep(self.http.shutdown_delay).await;
         let deadline = Instant::now() + self.http.shutdown_timeout;
@@ -157,7 +166,7 @@ impl Service {
         }
         self.stop_writer.cancel();
         let _ = self.writer.await;
-        self.upkeep.abort();
+        let _ = timeout_at(deadline, self.cleaning).await;
         if timeout(CLOSE_TIMEOUT, self.db.pool().close())
             .await
             .is_err()
@@ -196,6 +205,14 @@ fn vending_settings(config: &Config) -> VendingSettings {
     }
 }
 
+/// How long records are kept, as configured.
+pub fn retention(config: &RetentionConfig) -> Retention {
+    Retention {
+        tokens: config.tokens,
+        audit: config.audit,
+    }
+}
+
 fn read_tls(files: &TlsFiles) -> anyhow::Result<rustls::ServerConfig> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let certificates = CertificateDer::pem_file_iter(&files.cert)
@@ -207,17 +224,4 @@ fn read_tls(files: &TlsFiles) -> anyhow::Result<rustls::ServerConfig> {
         .with_no_client_auth()
         .with_single_cert(certificates, key)
         .context("TLS_CERT and TLS_KEY do not go together")
-}
-
-/// Sees to it that the months ahead have their audit partitions.
-async fn keep_partitions(db: Database) {
-    loop {
-        sleep(UPKEEP_INTERVAL).await;
-        let created = db.run(|pool| async move { schema::create_partitions(&pool).await });
-        match created.await {
-            Ok(0) => {}
-            Ok(created) => tracing::info!(created, "audit partitions were made"),
-            Err(error) => tracing::error!(%error, "audit partitions could not be made"),
-        }
-    }
 }

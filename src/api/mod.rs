@@ -14,6 +14,7 @@ pub mod health;
 mod invalidation;
 mod issue_token;
 mod json;
+mod maintenance;
 mod problem;
 mod problem_kind;
 mod query;
@@ -37,6 +38,7 @@ use self::health::DatabaseCheck;
 use self::problem::Problem;
 use crate::db::Database;
 use crate::vending::Vendor;
+use crate::vending::cleanup::Cleaner;
 
 /// How long an idle connection stays open: longer than the usual 60 s of a proxy in front, which
 /// is then the one to close it, and never sends a request into a connection that just closed.
@@ -64,6 +66,8 @@ pub struct ApiState {
     pub db: Database,
     /// Where lists are read, perhaps a standby.
     pub reads: Database,
+    /// The cleanup of this replica.
+    pub cleaner: Cleaner,
     /// The peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// What a percent-encoded token string is appended to.
@@ -92,6 +96,10 @@ pub fn configure(config: &mut web::ServiceConfig) {
     });
     route(config, "/bank/tokens/lookup", "POST", |path| {
         path.post(invalidation::look_up_token)
+    });
+    route(config, "/maintenance/cleanup", "GET, HEAD, POST", |path| {
+        path.get(maintenance::get_cleanup)
+            .post(maintenance::run_cleanup)
     });
     route(config, "/health/live", "GET, HEAD", |path| {
         path.get(health::get_liveness)

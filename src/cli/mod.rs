@@ -4,6 +4,7 @@
 //! configuration.
 
 mod check;
+mod cleanup;
 mod client;
 mod dev;
 mod sandbox;
@@ -36,6 +37,8 @@ enum Command {
     Dev(dev::Dev),
     /// Run the stand-in upstream alone.
     Sandbox(sandbox::SandboxCommand),
+    /// Clear away what has ended, once.
+    Cleanup(cleanup::Cleanup),
     /// Manage the API keys of this service.
     #[command(subcommand)]
     Client(client::ClientCommand),
@@ -118,6 +121,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Migrate(migrate) => apply_migrations(migrate).await,
         Command::Dev(dev) => dev::dev(dev).await,
         Command::Sandbox(sandbox) => sandbox::sandbox(sandbox).await,
+        Command::Cleanup(cleanup) => cleanup::cleanup(cleanup).await,
         Command::Client(client) => client::client(client).await,
         Command::Check(check) => check::check(check).await,
     }

@@ -17,8 +17,8 @@ mod values;
 pub use example::render_env_example;
 pub use flags::Flags;
 pub use settings::{
-    Config, DatabaseConfig, HttpConfig, KeysConfig, LogConfig, SETTINGS, TlsFiles, UpstreamConfig,
-    VendingConfig,
+    CleanupConfig, Config, DatabaseConfig, HttpConfig, KeysConfig, LogConfig, RetentionConfig,
+    SETTINGS, TlsFiles, UpstreamConfig, VendingConfig,
 };
 pub use source::Source;
 pub use values::{LogFormat, TokenKey};
@@ -123,6 +123,34 @@ impl CommandConfig for DatabaseCommandConfig {
         let (database, log) = (DatabaseConfig::read(source), LogConfig::read(source));
         Some(Self {
             database: database?,
+            log: log?,
+        })
+    }
+}
+
+/// What `cleanup` needs.
+#[derive(Debug)]
+pub struct CleanupCommandConfig {
+    /// Postgres.
+    pub database: DatabaseConfig,
+    /// How long records are kept.
+    pub retention: RetentionConfig,
+    /// Logs.
+    pub log: LogConfig,
+}
+
+impl CommandConfig for CleanupCommandConfig {
+    fn concerns(setting: &Setting) -> bool {
+        DatabaseCommandConfig::concerns(setting) || RetentionConfig::concerns(setting)
+    }
+
+    fn read(source: &mut Source) -> Option<Self> {
+        let database = DatabaseConfig::read(source);
+        let (retention, log) = (RetentionConfig::read(source), LogConfig::read(source));
+        settings::check_retention(source);
+        Some(Self {
+            database: database?,
+            retention: retention?,
             log: log?,
         })
     }

@@ -146,6 +146,20 @@ settings! {
         tls_key: Option<PathBuf> = "TLS_KEY", Public, Some(""), optional(readable_file);
     }
 
+    /// When what has ended is cleared away.
+    cleanup: CleanupConfig("Cleanup") {
+        /// How often every replica cleans up; off leaves it to an outside scheduler.
+        interval: Option<Duration> = "CLEANUP_INTERVAL", Public, Some("60s"), unless("off", duration("1s", "1d"));
+    }
+
+    /// How long records are kept.
+    retention: RetentionConfig("Retention") {
+        /// Token and mint records, counted from their end; keep = for ever.
+        tokens: Option<Duration> = "TOKEN_RETENTION", Public, Some("400d"), unless("keep", duration("1h", "36500d"));
+        /// Audit events, not shorter than TOKEN_RETENTION; keep = for ever.
+        audit: Option<Duration> = "AUDIT_RETENTION", Public, Some("400d"), unless("keep", duration("1h", "36500d"));
+    }
+
     /// Logs.
     log: LogConfig("Logs") {
         /// text or json; the level comes from RUST_LOG.
@@ -179,8 +193,27 @@ impl HttpConfig {
     }
 }
 
+/// An event must not go before the record that it tells of.
+pub(super) fn check_retention(source: &mut Source) {
+    let length = |source: &Source, variable| match source.found(variable) {
+        "keep" => Some(Duration::MAX),
+        text => humantime::parse_duration(text).ok(),
+    };
+    let (tokens, audit) = (
+        length(source, "TOKEN_RETENTION"),
+        length(source, "AUDIT_RETENTION"),
+    );
+    if audit < tokens && audit.is_some() {
+        source.note(
+            "AUDIT_RETENTION",
+            "must not be shorter than TOKEN_RETENTION",
+        );
+    }
+}
+
 /// Mistakes that only several settings together show, found even where one of them is wrong itself.
 fn check_together(source: &mut Source) {
+    check_retention(source);
     if source.found("TLS_CERT").is_empty() != source.found("TLS_KEY").is_empty() {
         source.note("TLS_CERT", "and TLS_KEY: set both or neither");
     }

@@ -53,6 +53,19 @@ pub(super) fn optional<T>(parse: impl Fn(&str) -> Parsed<T>) -> impl Fn(&str) ->
     }
 }
 
+/// None where it is that word.
+pub(super) fn unless<T>(
+    word: &'static str,
+    parse: impl Fn(&str) -> Parsed<T>,
+) -> impl Fn(&str) -> Parsed<Option<T>> {
+    move |text| match text {
+        text if text == word => Ok(None),
+        text => parse(text)
+            .map(Some)
+            .map_err(|why| format!("{why}, nor {word}")),
+    }
+}
+
 /// A whole number in the range, which must fit `T`.
 pub(super) fn integer<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&str) -> Parsed<T> {
     move |text| {

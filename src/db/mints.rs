@@ -48,11 +48,12 @@ pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, D
     let combination = &claim.combination;
     let lease = sqlx::query!(
         r#"WITH claim AS (
-               INSERT INTO slots AS s (user_id, country, bank, access, lease_holder, lease_epoch, lease_until)
-               VALUES ($1, $2, $3, $4, $5, 1, $6)
+               INSERT INTO slots AS s (user_id, country, bank, access, lease_holder, lease_epoch, lease_until,
+                                       claimed_at)
+               VALUES ($1, $2, $3, $4, $5, 1, $6, $7)
                ON CONFLICT (user_id, country, bank, access) DO UPDATE
                SET lease_holder = excluded.lease_holder, lease_epoch = s.lease_epoch + 1,
-                   lease_until = excluded.lease_until
+                   lease_until = excluded.lease_until, claimed_at = excluded.claimed_at
                WHERE s.lease_until <= $7 AND s.cooldown_until <= $7
                  AND (s.usable_until <= $8 OR s.minted_seq = $9)
                RETURNING s.lease_epoch

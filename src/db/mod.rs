@@ -2,9 +2,11 @@
 
 pub mod audit;
 pub mod budget;
+pub mod cleanup;
 pub mod clients;
 pub mod invalidation;
 pub mod mints;
+pub mod partitions;
 pub mod schema;
 pub mod slots;
 pub mod tokens;

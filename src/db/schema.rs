@@ -10,12 +10,10 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection, PgPool};
 
 use super::DbError;
+use super::partitions::PARTITIONS_AHEAD;
 
 /// The migrations of this version.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
-
-/// Months of audit partitions that there must be beyond the current one.
-pub const PARTITIONS_AHEAD: i32 = 3;
 
 /// Why the service does not start on this database.
 #[derive(Debug, thiserror::Error)]
@@ -195,29 +193,6 @@ pub async fn find_database_health(pool: &PgPool) -> Result<DatabaseHealth, DbErr
         partitions_ahead: row.ahead,
         has_synchronous_standby: row.has_standby,
     })
-}
-
-/// Makes the audit partitions of this month and the next [`PARTITIONS_AHEAD`]; returns how many
-/// were missing. Does nothing while another does it.
-pub async fn create_partitions(pool: &PgPool) -> Result<i64, DbError> {
-    let mut tx = pool.begin().await?;
-    let is_ours = sqlx::query_scalar!(
-        r#"SELECT pg_try_advisory_xact_lock(hashtext('token-vendor audit partitions')) AS "is_ours!""#
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    if !is_ours {
-        return Ok(0);
-    }
-    let created = sqlx::query_scalar!(
-        r#"SELECT count(*) FILTER (WHERE create_audit_partition(now() + make_interval(months => ahead))) AS "created!"
-           FROM generate_series(0, $1) AS ahead"#,
-        PARTITIONS_AHEAD
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    Ok(created)
 }
 
 /// The database's clock, and the time of the newest event: no time before it is now.

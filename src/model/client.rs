@@ -69,6 +69,15 @@ pub struct Client {
     pub is_enabled: bool,
 }
 
+/// Who had something done that is not a handout.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// A request.
+    Request(Caller),
+    /// Somebody at a command line, `cli:USER@HOST`, or the service itself.
+    Actor(String),
+}
+
 /// Who is behind a request, as the audit names them.
 #[derive(Clone, Debug)]
 pub struct Caller {

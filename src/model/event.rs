@@ -15,6 +15,10 @@ from_names! {
         TokenMintUnknown = "token.mint_unknown",
         /// A token was ended before its time.
         TokenInvalidated = "token.invalidated",
+        /// A token's time was over.
+        TokenExpired = "token.expired",
+        /// A cleanup did something.
+        CleanupRan = "cleanup.ran",
         /// A client was created.
         ClientCreated = "client.created",
         /// A client was disabled.

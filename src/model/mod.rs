@@ -8,7 +8,7 @@ pub mod event;
 pub mod failure;
 pub mod token;
 
-pub use client::{Caller, Client, Scope, ScopeSet};
+pub use client::{Caller, Client, Origin, Scope, ScopeSet};
 pub use combination::{Access, Combination, Country};
 pub use event::EventKind;
 pub use failure::{Failure, FailureKind, UpstreamAnswer};

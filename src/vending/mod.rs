@@ -5,6 +5,7 @@
 //! another replica has minted, or mints.
 
 pub mod cache;
+pub mod cleanup;
 pub mod clients;
 pub mod clock;
 pub mod flight;

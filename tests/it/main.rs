@@ -4,6 +4,7 @@ mod access;
 mod answers;
 mod budget;
 mod chaos;
+mod cleanup;
 mod client_command;
 mod combinations;
 mod command_line;

@@ -4,7 +4,7 @@ use chrono::{DateTime, Datelike, Months, TimeDelta, Utc};
 use futures_util::future::join_all;
 use serde_json::json;
 use sqlx::PgPool;
-use token_vendor::db::schema;
+use token_vendor::db::{partitions, schema};
 
 use crate::support::World;
 use crate::support::cluster::create_empty_database;
@@ -34,6 +34,7 @@ async fn every_table_is_there_with_its_keys_and_no_foreign_ones() {
         "_sqlx_migrations",
         "audit_events",
         "clients",
+        "maintenance",
         "mints",
         "slots",
         "tokens",
@@ -48,6 +49,7 @@ async fn every_table_is_there_with_its_keys_and_no_foreign_ones() {
     let expected = [
         "audit_events PRIMARY KEY (user_id, occurred_at, id)",
         "clients PRIMARY KEY (api_key)",
+        "maintenance PRIMARY KEY (id)",
         "mints PRIMARY KEY (user_id, id)",
         "slots PRIMARY KEY (user_id, country, bank, access)",
         "tokens PRIMARY KEY (user_id, id)",
@@ -153,8 +155,8 @@ async fn partitions_are_made_once_by_any_number_at_once() {
             .await
             .unwrap();
     }
-    let made = join_all((0..10).map(|_| schema::create_partitions(&world.db))).await;
-    let made: i64 = made.into_iter().map(|made| made.unwrap()).sum();
+    let made = join_all((0..10).map(|_| partitions::create_partitions(&world.db))).await;
+    let made: u64 = made.into_iter().map(|made| made.unwrap()).sum();
     assert_eq!(made, 3);
     assert_eq!(names(&world.db, PARTITIONS).await, months());
     let truncate = format!("TRUNCATE {}", months()[3]);
@@ -162,7 +164,7 @@ async fn partitions_are_made_once_by_any_number_at_once() {
         .execute(&world.db)
         .await;
     assert!(refused.is_err(), "a partition made later is as append-only");
-    assert_eq!(schema::create_partitions(&world.db).await.unwrap(), 0);
+    assert_eq!(partitions::create_partitions(&world.db).await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

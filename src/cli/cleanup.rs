@@ -1,0 +1,60 @@
+//! `token-vendor cleanup`.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::client::actor;
+use super::{CliError, start_logs, told_to_stop};
+use crate::app::retention;
+use crate::config::{CleanupCommandConfig, Flags, Source};
+use crate::db::{Database, DbError, schema};
+use crate::model::Origin;
+use crate::vending::cleanup::{Cleaner, Run};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Cleanup {
+    /// Change nothing and print what there would be to do.
+    #[arg(long)]
+    dry_run: bool,
+    /// Rows in one transaction.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+    batch_size: i64,
+    /// Stop after this, like 10m.
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
+    max_runtime: Duration,
+    #[command(flatten)]
+    settings: Flags<CleanupCommandConfig>,
+}
+
+pub(super) async fn cleanup(cleanup: Cleanup) -> Result<(), CliError> {
+    let config = cleanup.settings.load(Source::of_process())?;
+    start_logs(config.log.format)?;
+    let (told, stop) = (told_to_stop()?, CancellationToken::new());
+    let cancel = stop.clone();
+    tokio::spawn(async move {
+        told.await;
+        cancel.cancel();
+    });
+    let options = schema::connect_options(&config.database.url)?;
+    schema::wait_for_database(&options, config.database.startup_wait).await?;
+    let pool = schema::open_pool(options, 2);
+    schema::check_fitness(&mut *pool.acquire().await.map_err(DbError::from)?).await?;
+    let run = Run {
+        dry_run: cleanup.dry_run,
+        batch_size: cleanup.batch_size,
+        max_runtime: cleanup.max_runtime,
+    };
+    let cleaner = Cleaner::new(
+        Database::new(pool),
+        retention(&config.retention),
+        None,
+        stop,
+    );
+    let summary = cleaner.run(run, Origin::Actor(actor())).await?;
+    println!(
+        "{}",
+        serde_json::to_string(&summary).map_err(anyhow::Error::from)?
+    );
+    Ok(())
+}

@@ -1,0 +1,345 @@
+//! Clearing away what has ended: the command, the schedule and the call are this one function.
+//!
+//! Late or cut off, it never makes an answer wrong: validity is computed at every reading. What it
+//! does is true of the past already.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::db::cleanup::{
+    abandon_mints, count_due, expire_tokens, find_last_run, purge_mints, purge_slots, purge_tokens,
+    record_run,
+};
+use crate::db::partitions::{create_partitions, drop_partition, list_expired_partitions};
+use crate::db::{Database, DbError};
+use crate::model::Origin;
+
+/// Between two batches, so that handouts keep most of their rate.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How often the months of the audit ahead are looked after where the cleanup is left to others.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// How long records are kept; `None` is for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Tokens, mints and combinations, counted from their end.
+    pub tokens: Option<Duration>,
+    /// Audit events.
+    pub audit: Option<Duration>,
+}
+
+/// One run.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// Only count.
+    pub dry_run: bool,
+    /// Rows in a batch, 1…10000.
+    pub batch_size: i64,
+    /// It stops after this.
+    pub max_runtime: Duration,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Run {
+            dry_run: false,
+            batch_size: 1000,
+            max_runtime: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a run did, or would do.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// Tokens whose time was over, marked and wiped.
+    pub expired: u64,
+    /// Mints that nobody finished, marked as unknown.
+    pub abandoned_mints: u64,
+    /// Token records past retention, deleted.
+    pub purged_tokens: u64,
+    /// Mint records past retention, deleted.
+    pub purged_mints: u64,
+    /// Combinations past retention, deleted.
+    pub purged_combinations: u64,
+    /// Months of the audit made ahead.
+    pub partitions_created: u64,
+    /// Months of the audit past retention, dropped.
+    pub partitions_dropped: u64,
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// Nothing was left to do.
+    pub complete: bool,
+    /// Milliseconds it took.
+    pub elapsed_ms: u64,
+}
+
+impl Summary {
+    fn did_something(&self) -> bool {
+        let parts = [
+            self.expired,
+            self.abandoned_mints,
+            self.purged_tokens,
+            self.purged_mints,
+            self.purged_combinations,
+            self.partitions_created,
+            self.partitions_dropped,
+        ];
+        parts.iter().any(|part| *part > 0)
+    }
+}
+
+/// Whether the cleanup keeps up.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backlog {
+    /// Expired tokens still marked valid.
+    pub overdue_tokens: i64,
+    /// When the oldest of them expired.
+    pub oldest_overdue: Option<DateTime<Utc>>,
+    /// When the last run ended, on whichever replica.
+    pub last_run_at: Option<DateTime<Utc>>,
+    /// When one last left nothing to do.
+    pub last_success_at: Option<DateTime<Utc>>,
+    /// Its summary.
+    pub last_run: Option<serde_json::Value>,
+    /// When the next one is due; null where an outside scheduler has it.
+    pub next_due: Option<DateTime<Utc>>,
+}
+
+/// The cleanup of this process.
+#[derive(Clone, Debug)]
+pub struct Cleaner {
+    db: Database,
+    retention: Retention,
+    /// How often it runs by itself.
+    interval: Option<Duration>,
+    stop: CancellationToken,
+}
+
+impl Cleaner {
+    /// A cleanup that ends its run at the next batch once `stop` comes.
+    pub fn new(
+        db: Database,
+        retention: Retention,
+        interval: Option<Duration>,
+        stop: CancellationToken,
+    ) -> Self {
+        Cleaner {
+            db,
+            retention,
+            interval,
+            stop,
+        }
+    }
+
+    /// Reads the backlog from the primary.
+    pub async fn find_backlog(&self) -> Result<Backlog, DbError> {
+        let due = self
+            .db
+            .run(|pool| async move { count_due(&pool, None).await })
+            .await?;
+        let last = self
+            .db
+            .run(|pool| async move { find_last_run(&pool).await })
+            .await?;
+        Ok(Backlog {
+            overdue_tokens: due.expired,
+            oldest_overdue: due.oldest,
+            next_due: last
+                .at
+                .zip(self.interval)
+                .map(|(at, interval)| at + interval),
+            last_run_at: last.at,
+            last_success_at: last.succeeded_at,
+            last_run: last.summary,
+        })
+    }
+
+    /// Clears away what has ended, in batches, until nothing is left, its time is over or it is
+    /// told to stop. Any number of them may run at once; each may be killed at any time.
+    pub async fn run(&self, run: Run, origin: Origin) -> Result<Summary, DbError> {
+        let started = Instant::now();
+        let mut summary = if run.dry_run {
+            look(&self.db, self.retention).await?
+        } else {
+            work(
+                &self.db,
+                self.retention,
+                run,
+                started + run.max_runtime,
+                &self.stop,
+            )
+            .await?
+        };
+        summary.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if !run.dry_run {
+            let told = serde_json::to_value(summary).expect("a summary is plain data");
+            let (is_complete, did_something) = (summary.complete, summary.did_something());
+            self.db
+                .run(move |pool| async move {
+                    record_run(&pool, &told, is_complete, did_something, &origin).await
+                })
+                .await?;
+        }
+        Ok(summary)
+    }
+
+    /// Runs now and then until told to stop, a little off the interval so that replicas spread.
+    /// Without an interval only the months of the audit ahead are looked after.
+    pub async fn keep_running(self) {
+        loop {
+            let interval = self.interval.unwrap_or(UPKEEP_INTERVAL);
+            let pause = interval.mul_f64(0.9 + 0.2 * fastrand::f64());
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.stop.cancelled() => return,
+            }
+            let done = match self.interval {
+                Some(_) => self
+                    .run(Run::default(), Origin::Actor("schedule".into()))
+                    .await
+                    .map(|_| ()),
+                None => self
+                    .db
+                    .run(|pool| async move { create_partitions(&pool).await })
+                    .await
+                    .map(|_| ()),
+            };
+            if let Err(error) = done {
+                tracing::error!(%error, "a cleanup failed");
+            }
+        }
+    }
+}
+
+async fn look(db: &Database, retention: Retention) -> Result<Summary, DbError> {
+    let due = db
+        .run(move |pool| async move { count_due(&pool, retention.tokens).await })
+        .await?;
+    let partitions = expired_partitions(db, retention).await?;
+    Ok(Summary {
+        expired: due.expired.unsigned_abs(),
+        abandoned_mints: due.abandoned_mints.unsigned_abs(),
+        purged_tokens: due.tokens.unsigned_abs(),
+        purged_mints: due.mints.unsigned_abs(),
+        purged_combinations: due.slots.unsigned_abs(),
+        partitions_dropped: partitions.len() as u64,
+        dry_run: true,
+        complete: true,
+        ..Summary::default()
+    })
+}
+
+async fn work(
+    db: &Database,
+    retention: Retention,
+    run: Run,
+    ends: Instant,
+    stop: &CancellationToken,
+) -> Result<Summary, DbError> {
+    let mut summary = Summary {
+        complete: true,
+        ..Summary::default()
+    };
+    summary.partitions_created = db
+        .run(|pool| async move { create_partitions(&pool).await })
+        .await?;
+    let limit = run.batch_size;
+    let mut batches = Batches {
+        db,
+        ends,
+        stop,
+        limit,
+        is_complete: true,
+    };
+    summary.expired = batches
+        .run(|pool| async move { expire_tokens(&pool, limit).await })
+        .await?;
+    summary.abandoned_mints = batches
+        .run(|pool| async move { abandon_mints(&pool, limit).await })
+        .await?;
+    if let Some(age) = retention.tokens {
+        summary.purged_tokens = batches
+            .run(|pool| async move { purge_tokens(&pool, age, limit).await })
+            .await?;
+        summary.purged_mints = batches
+            .run(|pool| async move { purge_mints(&pool, age, limit).await })
+            .await?;
+        summary.purged_combinations = batches
+            .run(|pool| async move { purge_slots(&pool, age, limit).await })
+            .await?;
+    }
+    for partition in expired_partitions(db, retention).await? {
+        if batches.is_over() {
+            break;
+        }
+        match db
+            .run(|pool| async move { drop_partition(&pool, &partition).await })
+            .await
+        {
+            Ok(()) => summary.partitions_dropped += 1,
+            // A long reader is in the way, or another run has it: the next run takes it up.
+            Err(error) => {
+                tracing::warn!(%error, "an audit partition past retention could not be dropped yet");
+                batches.is_complete = false;
+            }
+        }
+    }
+    summary.complete = batches.is_complete;
+    Ok(summary)
+}
+
+async fn expired_partitions(
+    db: &Database,
+    retention: Retention,
+) -> Result<Vec<crate::db::partitions::ExpiredPartition>, DbError> {
+    match retention.audit {
+        None => Ok(Vec::new()),
+        Some(age) => {
+            db.run(move |pool| async move { list_expired_partitions(&pool, age).await })
+                .await
+        }
+    }
+}
+
+/// The batches of one run.
+struct Batches<'a> {
+    db: &'a Database,
+    ends: Instant,
+    stop: &'a CancellationToken,
+    limit: i64,
+    is_complete: bool,
+}
+
+impl Batches<'_> {
+    /// Repeats a batch until one is not full; returns how many rows there were in all.
+    async fn run<F, Fut>(&mut self, batch: F) -> Result<u64, DbError>
+    where
+        F: Fn(crate::db::PgPool) -> Fut,
+        Fut: Future<Output = Result<u64, DbError>> + Send + 'static,
+    {
+        let mut rows = 0;
+        while !self.is_over() {
+            let done = self.db.run(&batch).await?;
+            rows += done;
+            if done < self.limit.unsigned_abs() {
+                break;
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(rows)
+    }
+
+    fn is_over(&mut self) -> bool {
+        let is_over = self.stop.is_cancelled() || Instant::now() >= self.ends;
+        self.is_complete &= !is_over;
+        is_over
+    }
+}

@@ -1,0 +1,336 @@
+//! Clearing away what has ended: the command, the schedule and the call are one function.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Executor};
+use token_vendor::model::Scope;
+
+use crate::support::{Answer, Process, World, program};
+
+/// Puts `count` tokens on record that ended so long ago, with the slots and mints they came of.
+async fn seed(world: &World, user: &str, count: u32, ended: &str, is_valid: bool) {
+    let seed = format!(
+        "INSERT INTO tokens (user_id, id, country, bank, access, lifetime, issued_at, expiration, ends_at,
+                             is_valid, ciphertext, key_id, fingerprint)
+         SELECT '{user}', gen_random_uuid(), '', 'bank-' || n, 0, 3600, now() - interval '{ended}' - interval '1 hour',
+                now() - interval '{ended}', now() - interval '{ended}', {is_valid}, 'x', 'k1', 'f' || n
+         FROM generate_series(1, {count}) n;
+         INSERT INTO slots (user_id, country, bank, access, token_id, usable_until, claimed_at)
+         SELECT user_id, country, bank, access, id, ends_at, issued_at FROM tokens WHERE user_id = '{user}';
+         INSERT INTO mints (user_id, id, country, bank, access, lifetime, lease_epoch, holder, client, request_id,
+                            started_at, finished_at, outcome)
+         SELECT user_id, id, country, bank, access, 3600, 1, 'r', 'c', 'q', issued_at, issued_at, 'minted'
+         FROM tokens WHERE user_id = '{user}'"
+    );
+    world.db.execute(AssertSqlSafe(seed)).await.unwrap();
+}
+
+/// The command, run to its end: exit code and summary.
+async fn cleanup(world: &World, arguments: &[&str], more: &[(&str, &str)]) -> (i32, Value) {
+    let arguments = [&["cleanup"], arguments].concat();
+    let output = program(&arguments, &world.variables(more))
+        .output()
+        .await
+        .unwrap();
+    let summary = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (output.status.code().unwrap(), summary)
+}
+
+/// The invariants are of tokens that were minted; these were not.
+async fn world() -> World {
+    let mut world = World::new().await;
+    world.is_checked = false;
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_ended_is_marked_wiped_told_and_purged_and_nothing_else() {
+    let world = world().await;
+    seed(&world, "expired", 30, "1 hour", true).await;
+    seed(&world, "old", 20, "500 days", false).await;
+    let replica = world.replica().await;
+    let live = replica.issue(json!({"userId": "u-1"})).await;
+    let abandoned = "INSERT INTO mints (user_id, id, country, bank, access, lifetime, lease_epoch, holder, client,
+                                        request_id, started_at)
+                     VALUES ('u-2', gen_random_uuid(), 'LT', '', 0, 3600, 1, 'r', 'c', 'q', now() - interval '10 min')";
+    world.db.execute(abandoned).await.unwrap();
+
+    let (code, due) = cleanup(&world, &["--dry-run"], &[]).await;
+    assert_eq!((code, &due["dryRun"]), (0, &json!(true)));
+    let expected = [
+        ("expired", 30),
+        ("abandonedMints", 1),
+        ("purgedTokens", 20),
+        ("purgedMints", 20),
+        ("purgedCombinations", 20),
+    ];
+    for (part, count) in expected {
+        assert_eq!(due[part], count, "{part} of {due}");
+    }
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM tokens WHERE is_valid")
+            .await,
+        31
+    );
+
+    let (code, done) = cleanup(&world, &["--batch-size", "7"], &[]).await;
+    assert_eq!((code, &done["complete"]), (0, &json!(true)), "{done}");
+    for (part, count) in expected {
+        assert_eq!(done[part], count, "{part} of {done}");
+    }
+    let told = "SELECT count(*) FROM audit_events e JOIN tokens t ON t.id = e.token_id
+                WHERE e.kind = 'token.expired' AND NOT t.is_valid AND t.ciphertext = '' AND t.invalidated_at IS NULL";
+    assert_eq!(world.count(told).await, 30);
+    let unknown = "SELECT count(*) FROM audit_events e JOIN mints m ON m.id = e.token_id
+                   WHERE e.kind = 'token.mint_unknown' AND e.country = 'LT' AND m.outcome = 'unknown'";
+    assert_eq!(world.count(unknown).await, 1);
+    for table in ["tokens", "mints", "slots"] {
+        let old = format!("SELECT count(*) FROM {table} WHERE user_id = 'old'");
+        let left: i64 = sqlx::query_scalar(AssertSqlSafe(old))
+            .fetch_one(&world.db)
+            .await
+            .unwrap();
+        assert_eq!(left, 0, "{table}");
+    }
+    assert_eq!(
+        replica.issue(json!({"userId": "u-1"})).await.token(),
+        live.token()
+    );
+    let ran = "SELECT count(*) FROM audit_events WHERE kind = 'cleanup.ran' AND detail->>'actor' LIKE 'cli:%@%'
+               AND detail->>'expired' = '30'";
+    assert_eq!(world.count(ran).await, 1);
+
+    // A second run finds nothing, and leaves no event of it.
+    let (_, again) = cleanup(&world, &[], &[]).await;
+    assert_eq!(
+        (&again["expired"], &again["complete"]),
+        (&json!(0), &json!(true))
+    );
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM audit_events WHERE kind = 'cleanup.ran'")
+            .await,
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_for_ever_is_not_purged() {
+    let world = world().await;
+    seed(&world, "old", 5, "5000 days", false).await;
+    let keep = [("TOKEN_RETENTION", "keep"), ("AUDIT_RETENTION", "keep")];
+    let (_, done) = cleanup(&world, &[], &keep).await;
+    assert_eq!(
+        (&done["purgedTokens"], &done["complete"]),
+        (&json!(0), &json!(true))
+    );
+    let (code, _) = cleanup(
+        &world,
+        &[],
+        &[("TOKEN_RETENTION", "30d"), ("AUDIT_RETENTION", "29d")],
+    )
+    .await;
+    assert_eq!(code, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_and_killed_midway_they_do_each_thing_once() {
+    let world = world().await;
+    seed(&world, "expired", 4000, "1 hour", true).await;
+    let variables = world.variables(&[]);
+    let arguments = ["cleanup", "--batch-size", "100"];
+    let mut doomed = program(&arguments, &variables).spawn().unwrap();
+    let pid = Pid::from_raw(i32::try_from(doomed.id().unwrap()).unwrap());
+    while world
+        .count("SELECT count(*) FROM audit_events WHERE kind = 'token.expired'")
+        .await
+        < 300
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    kill(pid, Signal::SIGKILL).unwrap();
+    doomed.wait().await.unwrap();
+
+    let runs = join_all((0..4).map(|_| cleanup(&world, &["--batch-size", "100"], &[]))).await;
+    assert!(runs.iter().all(|(code, _)| *code == 0));
+    let told = "SELECT count(*) FROM audit_events WHERE kind = 'token.expired'";
+    assert_eq!(world.count(told).await, 4000);
+    let once = "SELECT count(DISTINCT token_id) FROM audit_events WHERE kind = 'token.expired'";
+    assert_eq!(world.count(once).await, 4000);
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM tokens WHERE is_valid")
+            .await,
+        0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_stops_cleanly_when_told_and_when_its_time_is_over() {
+    let world = world().await;
+    seed(&world, "expired", 3000, "1 hour", true).await;
+    let (_, done) = cleanup(
+        &world,
+        &["--batch-size", "10", "--max-runtime", "200ms"],
+        &[],
+    )
+    .await;
+    assert_eq!(done["complete"], false);
+    let told = program(&["cleanup", "--batch-size", "1"], &world.variables(&[]))
+        .spawn()
+        .unwrap();
+    let before = world
+        .count("SELECT count(*) FROM tokens WHERE is_valid")
+        .await;
+    while world
+        .count("SELECT count(*) FROM tokens WHERE is_valid")
+        .await
+        == before
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    kill(
+        Pid::from_raw(i32::try_from(told.id().unwrap()).unwrap()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
+    let output = told.wait_with_output().await.unwrap();
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (output.status.code(), &summary["complete"]),
+        (Some(0), &json!(false))
+    );
+    assert!(
+        world
+            .count("SELECT count(*) FROM tokens WHERE is_valid")
+            .await
+            > 0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schedule_does_it_by_itself_and_the_call_tells_how_it_goes() {
+    let world = world().await;
+    seed(&world, "expired", 10, "1 hour", true).await;
+    let idle = world.replica_with(&[("CLEANUP_INTERVAL", "off")]).await;
+    let before = idle.get("/maintenance/cleanup").await;
+    assert_eq!(before.status, 200, "{before:?}");
+    assert_eq!(before.body["overdueTokens"], 10);
+    assert!(before.body["oldestOverdue"].is_string());
+    assert_eq!(
+        (&before.body["lastRunAt"], &before.body["nextDue"]),
+        (&Value::Null, &Value::Null)
+    );
+
+    let busy = Process::serve(&world.variables(&[("CLEANUP_INTERVAL", "1s")])).await;
+    while world
+        .count("SELECT count(*) FROM tokens WHERE is_valid")
+        .await
+        > 0
+    {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(busy);
+    let mut after = idle.get("/maintenance/cleanup").await;
+    while after.body["lastSuccessAt"].is_null() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        after = idle.get("/maintenance/cleanup").await;
+    }
+    assert_eq!(
+        (&after.body["overdueTokens"], &after.body["oldestOverdue"]),
+        (&json!(0), &Value::Null)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_call_runs_it_and_names_what_is_wrong() {
+    let world = world().await;
+    seed(&world, "expired", 10, "1 hour", true).await;
+    world
+        .add_client(("issuer", "x"), &[Scope::TokensIssue])
+        .await;
+    let replica = world.replica_with(&[("CLEANUP_INTERVAL", "off")]).await;
+    let run = async |body: Value| {
+        Answer::of(replica.post("/maintenance/cleanup", &body))
+            .await
+            .unwrap()
+    };
+    for (body, pointer) in [
+        (json!({"batchSize": 0}), "#/batchSize"),
+        (json!({"batchSize": 10_001}), "#/batchSize"),
+        (json!({"maxRuntimeSeconds": 1.5}), "#/maxRuntimeSeconds"),
+        (json!({"dryRun": 1}), "#/dryRun"),
+        (json!({"dry_run": true}), "#/dry_run"),
+    ] {
+        let answer = run(body.clone()).await;
+        answer.is_problem(400, "validation");
+        assert_eq!(answer.pointers(), [pointer], "{body}");
+    }
+    let dry = run(json!({"dryRun": true})).await;
+    assert_eq!((dry.status, &dry.body["expired"]), (200, &json!(10)));
+    let done = run(json!({"batchSize": 3, "maxRuntimeSeconds": 30})).await;
+    assert_eq!(
+        (&done.body["expired"], &done.body["complete"]),
+        (&json!(10), &json!(true))
+    );
+    let ran = "SELECT count(*) FROM audit_events WHERE kind = 'cleanup.ran' AND client = 'admin'";
+    assert_eq!(world.count(ran).await, 1);
+    let refused = replica.request_by(("issuer", "x"), Method::GET, "/maintenance/cleanup");
+    Answer::of(refused)
+        .await
+        .unwrap()
+        .is_problem(403, "forbidden");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn months_past_retention_are_dropped_and_no_handout_waits_for_it() {
+    let world = world().await;
+    world
+        .db
+        .execute(
+            "SELECT create_audit_partition('2019-05-01'), create_audit_partition('2019-06-01');
+             INSERT INTO audit_events (id, occurred_at, kind)
+             VALUES (gen_random_uuid(), '2019-05-03', 'x'), (gen_random_uuid(), '2019-06-03', 'x')",
+        )
+        .await
+        .unwrap();
+    let replica = world.replica_with(&[("CLEANUP_INTERVAL", "off")]).await;
+    let order = json!({"userId": "u-1"});
+    replica.issue(order.clone()).await;
+
+    // A long reader of the trail holds back what would need it to be gone.
+    let mut reader = world.db.begin().await.unwrap();
+    reader
+        .execute("SELECT count(*) FROM audit_events")
+        .await
+        .unwrap();
+    let run = tokio::spawn({
+        let request = replica.post("/maintenance/cleanup", &json!({"maxRuntimeSeconds": 5}));
+        async move { Answer::of(request).await.unwrap() }
+    });
+    for _ in 0..30 {
+        let answer = replica.issue(order.clone()).await;
+        assert_eq!(answer.status, 200);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let held_back = run.await.unwrap();
+    assert_eq!(held_back.status, 200, "{held_back:?}");
+    assert_eq!(held_back.body["complete"], false);
+    reader.rollback().await.unwrap();
+
+    let (_, done) = cleanup(&world, &[], &[]).await;
+    assert_eq!(
+        (&done["partitionsDropped"], &done["complete"]),
+        (&json!(2), &json!(true)),
+        "{done}"
+    );
+    let left =
+        "SELECT count(*) FROM pg_class WHERE relname LIKE 'audit_events_2019%' AND relkind = 'r'";
+    assert_eq!(world.count(left).await, 0);
+}
