@@ -89,7 +89,6 @@ impl Service {
             stop_cleaning.clone(),
         );
         let stopping = Arc::new(AtomicBool::new(false));
-        let checked = db.clone();
         let state = ApiState {
             vendor,
             db: db.clone(),
@@ -99,19 +98,13 @@ impl Service {
             verification_base_url: config.http.verification_base_url.to_string(),
             rate_limit: RateLimit::per_second(config.http.client_rate_limit),
             stopping: stopping.clone(),
-            database_check: DatabaseCheck::new(move || {
-                let db = checked.clone();
-                async move {
-                    db.run(|pool| async move { schema::find_database_health(&pool).await })
-                        .await
-                }
-            }),
+            database_check: DatabaseCheck::default(),
         };
         let listen_addr = config.http.listen_addr;
         let listener = TcpListener::bind(listen_addr)
             .with_context(|| format!("LISTEN_ADDR: {listen_addr} cannot be listened on"))?;
         let addr = listener.local_addr()?;
-        let server = api::serve(state, listener, tls, None, config.http.shutdown_timeout)?;
+        let server = api::serve(state, listener, tls, config.http.shutdown_timeout)?;
         Ok(Service {
             addr,
             server: server.handle(),

@@ -11,13 +11,12 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::future::LocalBoxFuture;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use secrecy::{ExposeSecret, SecretSlice};
+use secrecy::{ExposeSecret, SecretString};
 
-use super::ApiState;
-use super::problem::Problem;
-use super::problem_kind::ProblemKind;
+use super::problem::{Problem, ProblemKind};
 use super::request_context::RequestContext;
 use super::source_ip::source_ip;
+use super::{ApiState, only};
 use crate::model::{Caller, Scope, ScopeSet};
 
 /// A scope as a type, for [`Permit`].
@@ -26,33 +25,18 @@ pub trait RequiredScope: 'static {
     const SCOPE: Scope;
 }
 
-/// [`Scope::TokensIssue`].
-pub enum TokensIssue {}
+macro_rules! required_scopes {
+    ($($name:ident),+) => {$(
+        #[doc = concat!("[`Scope::", stringify!($name), "`].")]
+        pub enum $name {}
 
-impl RequiredScope for TokensIssue {
-    const SCOPE: Scope = Scope::TokensIssue;
+        impl RequiredScope for $name {
+            const SCOPE: Scope = Scope::$name;
+        }
+    )+};
 }
 
-/// [`Scope::TokensRead`].
-pub enum TokensRead {}
-
-impl RequiredScope for TokensRead {
-    const SCOPE: Scope = Scope::TokensRead;
-}
-
-/// [`Scope::TokensInvalidate`].
-pub enum TokensInvalidate {}
-
-impl RequiredScope for TokensInvalidate {
-    const SCOPE: Scope = Scope::TokensInvalidate;
-}
-
-/// [`Scope::Maintenance`].
-pub enum Maintenance {}
-
-impl RequiredScope for Maintenance {
-    const SCOPE: Scope = Scope::Maintenance;
-}
+required_scopes!(TokensIssue, TokensRead, TokensInvalidate, Maintenance);
 
 /// Proof that the caller is a client of ours, holds the scope `S` and is within its rate.
 ///
@@ -102,22 +86,20 @@ async fn authenticate(
     state: &ApiState,
     request: &HttpRequest,
 ) -> Result<(Caller, ScopeSet), Problem> {
-    let unauthenticated = || {
-        Problem::new(
-            ProblemKind::Unauthenticated,
-            "HTTP Basic with an API key and its secret is required",
-        )
-    };
-    let Some(credentials) = Credentials::from_headers(request.headers()) else {
-        // No key is empty: a header that cannot be read costs what an unknown key costs.
-        let _ = state.vendor.authenticate("", b"").await;
-        return Err(unauthenticated());
-    };
-    let client = state
+    let credentials = credentials(request.headers());
+    // No key is empty: a header that cannot be read costs what an unknown key costs.
+    let (api_key, secret) = credentials
+        .as_ref()
+        .and_then(|pair| pair.expose_secret().split_once(':'))
+        .unwrap_or_default();
+    let found = state
         .vendor
-        .authenticate(credentials.api_key(), credentials.secret())
-        .await?
-        .ok_or_else(unauthenticated)?;
+        .authenticate(api_key, secret.as_bytes())
+        .await?;
+    let client = found.ok_or_else(|| {
+        let detail = "HTTP Basic with an API key and its secret is required";
+        Problem::new(ProblemKind::Unauthenticated, detail)
+    })?;
     let context = RequestContext::of(request);
     context.identify(request, &client.api_key);
     let caller = Caller {
@@ -128,43 +110,17 @@ async fn authenticate(
     Ok((caller, client.scopes))
 }
 
-/// The API key and secret of an `Authorization` header, RFC 7617.
-struct Credentials {
-    user_pass: SecretSlice<u8>,
-    colon: usize,
-}
-
-impl Credentials {
-    /// `None` unless there is one header, with the scheme Basic, in canonical base64, of a key
-    /// `[A-Za-z0-9_-]+` and a secret in UTF-8.
-    fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        let mut lines = headers.get_all(header::AUTHORIZATION);
-        let (line, None) = (lines.next()?, lines.next()) else {
-            return None;
-        };
-        let (scheme, encoded) = line.to_str().ok()?.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("basic") {
-            return None;
-        }
-        let encoded = encoded.trim_matches(' ');
-        let user_pass = SecretSlice::from(STANDARD.decode(encoded).ok()?);
-        let bytes = user_pass.expose_secret();
-        let colon = bytes.iter().position(|byte| *byte == b':')?;
-        let (key, secret) = (&bytes[..colon], &bytes[colon + 1..]);
-        let is_key = !key.is_empty()
-            && key
-                .iter()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
-        (is_key && std::str::from_utf8(secret).is_ok()).then_some(Credentials { user_pass, colon })
-    }
-
-    fn api_key(&self) -> &str {
-        std::str::from_utf8(&self.user_pass.expose_secret()[..self.colon]).expect("ASCII")
-    }
-
-    fn secret(&self) -> &[u8] {
-        &self.user_pass.expose_secret()[self.colon + 1..]
-    }
+/// `key:secret` of an `Authorization` header, RFC 7617; `None` unless there is one header, with the
+/// scheme Basic, in canonical base64 of UTF-8, and a key `[A-Za-z0-9_-]+`.
+fn credentials(headers: &HeaderMap) -> Option<SecretString> {
+    let line = only(headers, header::AUTHORIZATION)?;
+    let (scheme, encoded) = line.to_str().ok()?.split_once(' ')?;
+    let pair = STANDARD.decode(encoded.trim_matches(' ')).ok()?;
+    let pair = SecretString::from(String::from_utf8(pair).ok()?);
+    let (key, _) = pair.expose_secret().split_once(':')?;
+    let is_key_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let is_key = !key.is_empty() && key.bytes().all(is_key_byte);
+    (is_key && scheme.eq_ignore_ascii_case("basic")).then_some(pair)
 }
 
 /// Each client's own limit of requests a second, in this replica.
@@ -195,63 +151,37 @@ mod tests {
 
     use super::*;
 
-    fn read(lines: &[&str]) -> Option<(String, Vec<u8>)> {
-        let mut headers = HeaderMap::new();
-        for line in lines {
-            let value = HeaderValue::from_str(line).unwrap();
-            headers.append(header::AUTHORIZATION, value);
-        }
-        let credentials = Credentials::from_headers(&headers)?;
-        let secret = credentials.secret().to_vec();
-        Some((credentials.api_key().to_owned(), secret))
-    }
-
     #[test]
-    fn credentials_are_split_at_the_first_colon() {
-        for (user_pass, key, secret) in [
-            ("dev:dev", "dev", "dev"),
-            ("a_B-9:x:y", "a_B-9", "x:y"),
-            ("k:", "k", ""),
-            ("k:ž", "k", "ž"),
-        ] {
-            let encoded = STANDARD.encode(user_pass);
+    fn credentials_are_one_basic_header_with_a_well_formed_key() {
+        let read = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::AUTHORIZATION, HeaderValue::from_str(line).unwrap());
+            }
+            Some(credentials(&headers)?.expose_secret().to_owned())
+        };
+        for pair in ["dev:dev", "a_B-9:x:y", "k:", "k:ž"] {
             for scheme in ["Basic ", "bAsIc ", "Basic   "] {
-                let expected = Some((key.to_owned(), secret.as_bytes().to_vec()));
-                assert_eq!(read(&[&format!("{scheme}{encoded}")]), expected);
+                let line = scheme.to_owned() + &STANDARD.encode(pair);
+                assert_eq!(read(&[&line]).as_deref(), Some(pair));
             }
         }
-    }
-
-    #[test]
-    fn what_is_not_basic_is_nobody() {
-        let good = format!("Basic {}", STANDARD.encode("dev:dev"));
-        assert!(read(&[]).is_none());
-        assert!(read(&[&good, &good]).is_none());
+        let good = "Basic ZGV2OmRldg==";
+        let scheme = "Bearer ZGV2OmRldg==";
+        assert!(read(&[]).is_none() && read(&[good, good]).is_none());
         for bad in [
             "",
             "Basic",
             "Basic ",
             "Basic !!!!",
-            "Bearer ZGV2OmRldg==",
+            scheme,
             "Basic ZGV2OmRldg",
         ] {
-            assert!(read(&[bad]).is_none(), "{bad}");
+            assert_eq!(read(&[bad]), None, "{bad}");
         }
-        for user_pass in [&b"dev"[..], b":dev", b"d v:dev", b"d\0v:dev", b"dev:\xff"] {
-            let line = format!("Basic {}", STANDARD.encode(user_pass));
-            assert!(read(&[&line]).is_none(), "{user_pass:?}");
+        for pair in [&b"dev"[..], b":dev", b"d v:dev", b"d\0v:dev", b"dev:\xff"] {
+            let line = format!("Basic {}", STANDARD.encode(pair));
+            assert_eq!(read(&[&line]), None, "{pair:?}");
         }
-    }
-
-    #[test]
-    fn each_client_has_a_limit_of_its_own() {
-        let limit = RateLimit::per_second(2);
-        let (a, b) = ("a".to_owned(), "b".to_owned());
-        assert!(limit.check(&a).is_ok() && limit.check(&a).is_ok());
-        let problem = limit.check(&a).expect_err("over the limit");
-        assert_eq!(problem.kind(), ProblemKind::RateLimited);
-        assert!(limit.check(&b).is_ok());
-        let unlimited = RateLimit::per_second(0);
-        assert!((0..1000).all(|_| unlimited.check(&a).is_ok()));
     }
 }

@@ -2,30 +2,11 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::percent_encode_byte;
 use serde::Serialize;
 
-/// What RFC 3986 §3.5 does not allow in a fragment.
-const FRAGMENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~')
-    .remove(b'!')
-    .remove(b'$')
-    .remove(b'&')
-    .remove(b'\'')
-    .remove(b'(')
-    .remove(b')')
-    .remove(b'*')
-    .remove(b'+')
-    .remove(b',')
-    .remove(b';')
-    .remove(b'=')
-    .remove(b':')
-    .remove(b'@')
-    .remove(b'/')
-    .remove(b'?');
+/// What RFC 3986 §3.5 allows in a fragment, beside letters and digits.
+const FRAGMENT: &[u8] = b"-._~!$&'()*+,;=:@/?";
 
 /// What is wrong, in a few words for the caller.
 pub type Detail = Cow<'static, str>;
@@ -99,8 +80,15 @@ impl Faults {
 
 /// The pointer to a member of the object at `parent`, escaped by RFC 6901 §3 and §6.
 pub fn member_pointer(parent: &str, name: &str) -> String {
-    let escaped = name.replace('~', "~0").replace('/', "~1");
-    format!("{parent}/{}", utf8_percent_encode(&escaped, FRAGMENT))
+    let mut pointer = format!("{parent}/");
+    for byte in name.replace('~', "~0").replace('/', "~1").bytes() {
+        if byte.is_ascii_alphanumeric() || FRAGMENT.contains(&byte) {
+            pointer.push(char::from(byte));
+        } else {
+            pointer.push_str(percent_encode_byte(byte));
+        }
+    }
+    pointer
 }
 
 #[cfg(test)]
@@ -110,23 +98,15 @@ mod tests {
     #[test]
     fn pointers_are_escaped() {
         for (name, pointer) in [
-            ("country", "#/country"),
-            ("na/me", "#/na~1me"),
-            ("a~b", "#/a~0b"),
-            ("a b%", "#/a%20b%25"),
-            ("ž\"#", "#/%C5%BE%22%23"),
-            ("", "#/"),
+            ("country", "#/access/country"),
+            ("na/me", "#/access/na~1me"),
+            ("a~b", "#/access/a~0b"),
+            ("a b%", "#/access/a%20b%25"),
+            ("ž\"#", "#/access/%C5%BE%22%23"),
+            ("-._!$&'()*+,;=:@?", "#/access/-._!$&'()*+,;=:@?"),
+            ("", "#/access/"),
         ] {
-            assert_eq!(member_pointer("#", name), pointer);
+            assert_eq!(member_pointer("#/access", name), pointer);
         }
-        assert_eq!(member_pointer("#/access", "foo"), "#/access/foo");
-    }
-
-    #[test]
-    fn a_value_passes_only_without_faults() {
-        assert_eq!(Faults::default().check(Some(1)).unwrap(), 1);
-        let mut faults = Faults::default();
-        faults.pointer("#", "bad");
-        assert_eq!(faults.check(Some(1)).unwrap_err().into_vec().len(), 1);
     }
 }

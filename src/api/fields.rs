@@ -1,4 +1,6 @@
-//! The rules of text fields: one place for bodies and query strings.
+//! The rules of fields: one place for bodies and query strings.
+
+use std::ops::RangeInclusive;
 
 use super::fault::Detail;
 use super::json::Json;
@@ -13,6 +15,52 @@ const MAX_TOKEN_STRING: usize = 512;
 /// The longest name of a bank, in characters.
 const MAX_BANK: usize = 32;
 
+/// A required string.
+pub fn text(value: Option<Json>) -> Result<String, Detail> {
+    match value {
+        Some(Json::String(text)) => Ok(text),
+        Some(other) => Err(other.instead_of("a string").into()),
+        None => Err("is required".into()),
+    }
+}
+
+/// A string that follows the rule; null is the same as absent.
+pub fn nullable<T>(
+    value: Option<Json>,
+    rule: impl FnOnce(String) -> Result<T, Detail>,
+) -> Result<Option<T>, Detail> {
+    match value {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::String(text)) => rule(text).map(Some),
+        Some(other) => Err(other.instead_of("a string or null").into()),
+    }
+}
+
+/// An integer in the sense of JSON Schema (`3600.0` and `1e3` are), if there is one.
+pub fn integer(value: Option<Json>, range: RangeInclusive<i32>) -> Result<Option<i32>, Detail> {
+    let expected = || format!("an integer from {} to {}", range.start(), range.end());
+    match value {
+        None => Ok(None),
+        // What a cast changes is no integer of the range.
+        Some(Json::Number(number))
+            if f64::from(number as i32) == number && range.contains(&(number as i32)) =>
+        {
+            Ok(Some(number as i32))
+        }
+        Some(Json::Number(_)) => Err(format!("must be {}", expected()).into()),
+        Some(other) => Err(other.instead_of(&expected()).into()),
+    }
+}
+
+/// A boolean, if there is one.
+pub fn boolean(value: Option<Json>) -> Result<Option<bool>, Detail> {
+    match value {
+        None => Ok(None),
+        Some(Json::Bool(value)) => Ok(Some(value)),
+        Some(other) => Err(other.instead_of("a boolean").into()),
+    }
+}
+
 /// The company's own id of its user: 1–128 characters, none of them a control character, and no
 /// e-mail address, for it is kept in a trail that nobody can edit.
 pub fn user_id(text: String) -> Result<String, Detail> {
@@ -21,15 +69,6 @@ pub fn user_id(text: String) -> Result<String, Detail> {
         return Err("must be an opaque id, not an e-mail address".into());
     }
     Ok(text)
-}
-
-/// A required string.
-pub fn text(value: Option<Json>) -> Result<String, Detail> {
-    match value {
-        Some(Json::String(text)) => Ok(text),
-        Some(other) => Err(other.instead_of("a string").into()),
-        None => Err("is required".into()),
-    }
 }
 
 /// A token string as somebody found it: 1–512 characters.
@@ -86,13 +125,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_ids() {
-        let longest = "ž".repeat(128);
-        for good in ["u", "a@b", "@", "a@b.1", "@x.com", "a.b.com", " ", &longest] {
-            assert_eq!(user_id(good.into()), Ok(good.into()), "{good}");
+    fn only_what_looks_like_an_address_is_one() {
+        for good in ["a@b", "@", "a@b.1", "@x.com", "a.b.com", "a@b.c"] {
+            assert_eq!(user_id(good.into()), Ok(good.into()));
         }
-        let over = "u".repeat(129);
-        for bad in ["", "jonas@example.com", "a\0", "\u{7f}", "\u{9f}", &over] {
+        for bad in ["jonas@example.com", "a b@c@d.lt"] {
             assert!(user_id(bad.into()).is_err(), "{bad}");
         }
     }

@@ -1,17 +1,16 @@
 //! `/bank/tokens/…/invalidate` and `/bank/tokens/lookup`: end tokens, and find one that turned up.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::ApiState;
 use super::auth::{Permit, TokensInvalidate, TokensRead};
 use super::body::Body;
-use super::fault::{Detail, Faults};
+use super::fault::Detail;
 use super::fields;
-use super::json::{Json, members};
+use super::json::Json;
 use super::problem::Problem;
-use super::query::parameters;
 use super::token_view::RecordView;
 use crate::model::InvalidationReason;
 
@@ -19,12 +18,11 @@ use crate::model::InvalidationReason;
 /// fine: the first reason stays.
 pub async fn invalidate_token(
     permit: Permit<TokensInvalidate>,
-    request: HttpRequest,
     id: web::Path<Uuid>,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let ([reason], mut faults) = read_members(body, &request, ["reason"]).await?;
+    let ([reason], mut faults) = body.read_members(["reason"]).await?;
     let reason = faults.field("#/reason", read_reason(reason));
     let reason = faults.check(reason)?;
     let ended = state
@@ -46,23 +44,23 @@ enum Whose {
 /// how many it ended.
 pub async fn invalidate_tokens(
     permit: Permit<TokensInvalidate>,
-    request: HttpRequest,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let names = ["reason", "userId", "tokenString"];
-    let ([reason, user_id, token_string], mut faults) = read_members(body, &request, names).await?;
+    let ([reason, user_id, token_string], mut faults) = body.read_members(names).await?;
     let reason = faults.field("#/reason", read_reason(reason));
     let whose = match (user_id, token_string) {
-        (Some(user_id), None) => faults
-            .field(
-                "#/userId",
-                fields::text(Some(user_id)).and_then(fields::user_id),
-            )
-            .map(Whose::User),
-        (None, Some(token_string)) => faults
-            .field("#/tokenString", read_token_string(Some(token_string)))
-            .map(Whose::Holder),
+        (Some(value), None) => {
+            let user_id = fields::text(Some(value)).and_then(fields::user_id);
+            faults.field("#/userId", user_id).map(Whose::User)
+        }
+        (None, Some(value)) => {
+            let token_string = read_token_string(Some(value));
+            faults
+                .field("#/tokenString", token_string)
+                .map(Whose::Holder)
+        }
         _ => {
             faults.pointer("#", "must have exactly one of userId and tokenString");
             None
@@ -84,11 +82,10 @@ pub async fn invalidate_tokens(
 /// `POST /bank/tokens/lookup`: whose is this token that turned up?
 pub async fn look_up_token(
     _permit: Permit<TokensRead>,
-    request: HttpRequest,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let ([token_string], mut faults) = read_members(body, &request, ["tokenString"]).await?;
+    let ([token_string], mut faults) = body.read_members(["tokenString"]).await?;
     let token_string = faults.field("#/tokenString", read_token_string(token_string));
     let token_string = faults.check(token_string)?;
     let token = state
@@ -97,21 +94,6 @@ pub async fn look_up_token(
         .await?
         .ok_or_else(|| Problem::not_found("no token on record has this token string"))?;
     Ok(HttpResponse::Ok().json(RecordView::new(&token)))
-}
-
-/// The members of the body, and what is wrong so far: other members, any query parameter.
-async fn read_members<const N: usize>(
-    body: Body,
-    request: &HttpRequest,
-    names: [&str; N],
-) -> Result<([Option<Json>; N], Faults), Problem> {
-    let document = body.read().await?;
-    let mut faults = Faults::default();
-    let [] = parameters(request.query_string(), [], &mut faults);
-    match members(document, "#", names, &mut faults) {
-        Some(found) => Ok((found, faults)),
-        None => Err(faults.into()),
-    }
 }
 
 fn read_reason(value: Option<Json>) -> Result<InvalidationReason, Detail> {

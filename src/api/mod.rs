@@ -12,11 +12,9 @@ mod fault;
 mod fields;
 pub mod health;
 mod invalidation;
-mod issue_token;
 mod json;
 mod maintenance;
 mod problem;
-mod problem_kind;
 mod query;
 mod request_context;
 mod source_ip;
@@ -29,8 +27,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use actix_web::dev::{Server, ServerHandle};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::from_fn;
-use actix_web::{App, FromRequest, Handler, HttpServer, Resource, Responder, web};
+use actix_web::web::post;
+use actix_web::{App, FromRequest, Handler, HttpServer, Resource, Responder, guard, web};
 use ipnet::IpNet;
 
 use self::auth::RateLimit;
@@ -39,23 +39,6 @@ use self::problem::Problem;
 use crate::db::Database;
 use crate::vending::Vendor;
 use crate::vending::cleanup::Cleaner;
-
-/// How long an idle connection stays open: longer than the usual 60 s of a proxy in front, which
-/// is then the one to close it, and never sends a request into a connection that just closed.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-
-/// How long a request's head may take to arrive; a client that drips it gets 408.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a TLS handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a client may take to hang up after its last answer.
-const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Connections that a worker holds open at once; more wait in the listener's backlog, whose length
-/// is decided by whoever bound it.
-const MAX_CONNECTIONS: usize = 10_000;
 
 /// What the handlers work with.
 #[derive(Debug)]
@@ -81,32 +64,26 @@ pub struct ApiState {
 }
 
 /// The route table: every path with and without its final slash, every `GET` also as `HEAD`.
+#[rustfmt::skip]
 pub fn configure(config: &mut web::ServiceConfig) {
     route(config, "/bank/tokens/", "GET, HEAD, POST", |path| {
-        path.get(tokens::list_tokens).post(tokens::issue_token)
+        path.route(get(tokens::list_tokens)).route(post().to(tokens::issue_token))
     });
-    route(config, "/bank/tokens/{id}", "GET, HEAD", |path| {
-        path.get(tokens::get_token)
-    });
+    route(config, "/bank/tokens/{id}", "GET, HEAD", |path| path.route(get(tokens::get_token)));
     route(config, "/bank/tokens/{id}/invalidate", "POST", |path| {
-        path.post(invalidation::invalidate_token)
+        path.route(post().to(invalidation::invalidate_token))
     });
     route(config, "/bank/tokens/invalidate", "POST", |path| {
-        path.post(invalidation::invalidate_tokens)
+        path.route(post().to(invalidation::invalidate_tokens))
     });
     route(config, "/bank/tokens/lookup", "POST", |path| {
-        path.post(invalidation::look_up_token)
+        path.route(post().to(invalidation::look_up_token))
     });
     route(config, "/maintenance/cleanup", "GET, HEAD, POST", |path| {
-        path.get(maintenance::get_cleanup)
-            .post(maintenance::run_cleanup)
+        path.route(get(maintenance::get_cleanup)).route(post().to(maintenance::run_cleanup))
     });
-    route(config, "/health/live", "GET, HEAD", |path| {
-        path.get(health::get_liveness)
-    });
-    route(config, "/health/ready", "GET, HEAD", |path| {
-        path.get(health::get_readiness)
-    });
+    route(config, "/health/live", "GET, HEAD", |path| path.route(get(health::get_liveness)));
+    route(config, "/health/ready", "GET, HEAD", |path| path.route(get(health::get_readiness)));
     config.default_service(web::to(async || {
         Err::<String, _>(Problem::not_found("there is nothing at this path"))
     }));
@@ -127,7 +104,7 @@ fn route(
     config: &mut web::ServiceConfig,
     name: &'static str,
     methods: &'static str,
-    handlers: impl Fn(Path) -> Path,
+    handlers: impl Fn(Resource) -> Resource,
 ) {
     let with_slash = name.trim_end_matches('/').replace("{id}", UUID_SEGMENT) + "/";
     for pattern in [with_slash.trim_end_matches('/'), &with_slash] {
@@ -136,63 +113,56 @@ fn route(
         let resource = web::resource(pattern)
             .app_data(Route(name))
             .default_service(web::to(not_allowed));
-        config.service(handlers(Path(resource)).0);
+        config.service(handlers(resource));
     }
 }
 
-/// A path to hang handlers on.
-struct Path(Resource);
+fn get<F, Args>(handler: F) -> actix_web::Route
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    let reads = guard::Any(guard::Get()).or(guard::Head());
+    web::route().guard(reads).to(handler)
+}
 
-impl Path {
-    fn get<F, Args>(self, handler: F) -> Self
-    where
-        F: Handler<Args>,
-        Args: FromRequest + 'static,
-        F::Output: Responder + 'static,
-    {
-        let Path(resource) = self;
-        Path(resource.get(handler.clone()).head(handler))
-    }
-
-    fn post<F, Args>(self, handler: F) -> Self
-    where
-        F: Handler<Args>,
-        Args: FromRequest + 'static,
-        F::Output: Responder + 'static,
-    {
-        Path(self.0.post(handler))
-    }
+/// The field's value if the request has it once.
+fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
+    let mut lines = headers.get_all(name);
+    let first = lines.next()?;
+    lines.next().is_none().then_some(first)
 }
 
 /// Serves on the listener, over TLS if given, until the returned server's handle stops it; then
 /// what runs has `shutdown_timeout` to finish. It is to be polled on a tokio runtime; each worker
-/// (one a core, unless told) is a thread of its own. Signals are the caller's business.
+/// (one a core) is a thread of its own. Signals are the caller's business.
 ///
 /// HTTP/1.1 alone: so is what TLS offers (ALPN).
 pub fn serve(
     state: ApiState,
     listen: TcpListener,
     tls: Option<rustls::ServerConfig>,
-    workers: Option<usize>,
     shutdown_timeout: Duration,
 ) -> std::io::Result<Server> {
     let state = web::Data::new(state);
-    let mut server = HttpServer::new(move || {
+    let server = HttpServer::new(move || {
         App::new()
             .app_data(state.clone())
             .configure(configure)
             .wrap(from_fn(request_context::request_context))
     })
-    .keep_alive(KEEP_ALIVE)
-    .client_request_timeout(HEAD_TIMEOUT)
-    .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-    .tls_handshake_timeout(HANDSHAKE_TIMEOUT)
-    .max_connections(MAX_CONNECTIONS)
+    // Longer than the usual 60 s of a proxy in front, which is then the one to close an idle
+    // connection, and never sends a request into one that just closed.
+    .keep_alive(Duration::from_secs(75))
+    // A client that drips its request's head gets 408.
+    .client_request_timeout(Duration::from_secs(5))
+    .client_disconnect_timeout(Duration::from_secs(2))
+    .tls_handshake_timeout(Duration::from_secs(5))
+    // For each worker; more wait in the listener's backlog, as long as who bound it made it.
+    .max_connections(10_000)
     .shutdown_timeout(shutdown_timeout.as_millis().div_ceil(1000) as u64)
     .disable_signals();
-    if let Some(workers) = workers {
-        server = server.workers(workers);
-    }
     let server = match tls {
         Some(tls) => server.listen_rustls_0_23(listen, tls)?,
         None => server.listen(listen)?,

@@ -15,8 +15,8 @@ use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse};
 use futures_util::FutureExt;
 use uuid::Uuid;
 
-use super::Route;
 use super::problem::Problem;
+use super::{Route, only};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -54,6 +54,12 @@ impl RequestContext {
             self.route.set(route);
         }
     }
+
+    /// Sets what every answer has.
+    fn mark(&self, headers: &mut HeaderMap) {
+        headers.insert(header::CACHE_CONTROL, NO_STORE);
+        headers.insert(X_REQUEST_ID, self.request_id.clone());
+    }
 }
 
 /// What came of a request, for its log line; a handler puts it into its answer's extensions.
@@ -74,69 +80,36 @@ pub async fn request_context(
     let mut line = LogLine::begin(request.method(), Rc::clone(&context));
     request.extensions_mut().insert(Rc::clone(&context));
     let handled = AssertUnwindSafe(async { next.call(request).await });
-    // The request itself is lost with an error or a panic: what is left answers by itself.
-    let answer = match handled.catch_unwind().await {
-        Ok(Ok(response)) => return Ok(finish(response, &context, &mut line)),
-        Ok(Err(error)) => refuse(&error, &context, &mut line),
-        Err(_) => refuse(&Problem::internal("panic").into(), &context, &mut line),
-    };
-    Err(InternalError::from_response("refused", answer).into())
-}
-
-/// Puts an answer into its final shape.
-fn finish(
-    mut response: ServiceResponse,
-    context: &RequestContext,
-    line: &mut LogLine,
-) -> ServiceResponse {
-    context.note_route(response.request());
-    if let Some(error) = response.response().error() {
-        let answer = refuse(error, context, line);
-        return response.into_response(answer);
-    }
-    set_headers(response.headers_mut(), context);
-    let outcome = response.response().extensions().get().copied();
-    line.status = Some(response.status());
-    line.outcome = outcome.map_or("ok", |Outcome(outcome)| outcome);
-    response
-}
-
-/// The answer to an error, be it a problem of ours or the framework's own.
-fn refuse(error: &Error, context: &RequestContext, line: &mut LogLine) -> HttpResponse {
-    let from_framework;
-    let problem = match error.as_error::<Problem>() {
-        Some(problem) => problem,
-        None => {
-            from_framework = Problem::from_framework(error);
-            &from_framework
+    let handled = handled.catch_unwind().await;
+    match handled.unwrap_or_else(|_| Err(Problem::internal("panic").into())) {
+        Ok(mut response) => {
+            context.note_route(response.request());
+            if let Some(error) = response.response().error() {
+                let answer = line.refuse(error);
+                return Ok(response.into_response(answer));
+            }
+            let outcome = response.response().extensions().get().copied();
+            line.outcome = outcome.map_or("ok", |Outcome(outcome)| outcome);
+            line.status = Some(response.status());
+            context.mark(response.headers_mut());
+            Ok(response)
         }
-    };
-    line.status = Some(problem.kind().status());
-    line.outcome = problem.kind().slug();
-    line.cause = problem.cause().map(str::to_owned);
-    let mut answer = problem.answer(context.request_id());
-    set_headers(answer.headers_mut(), context);
-    answer
-}
-
-fn set_headers(headers: &mut HeaderMap, context: &RequestContext) {
-    headers.insert(header::CACHE_CONTROL, NO_STORE);
-    headers.insert(X_REQUEST_ID, context.request_id.clone());
+        // The request itself is lost with an error or a panic: what is left answers by itself.
+        Err(error) => Err(InternalError::from_response("refused", line.refuse(&error)).into()),
+    }
 }
 
 /// The caller's own, if there is one and it is fit to be repeated, else a new UUID.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let mut lines = headers.get_all(X_REQUEST_ID);
-    if let (Some(own), None) = (lines.next(), lines.next()) {
-        let is_printable = own
-            .as_bytes()
-            .iter()
-            .all(|byte| matches!(byte, b' '..=b'~'));
-        if is_printable && (1..=MAX_REQUEST_ID).contains(&own.len()) {
-            return own.clone();
-        }
-    }
-    HeaderValue::try_from(Uuid::new_v4().to_string()).expect("ASCII")
+    let is_fit = |own: &&HeaderValue| {
+        (1..=MAX_REQUEST_ID).contains(&own.len())
+            && own
+                .as_bytes()
+                .iter()
+                .all(|byte| matches!(byte, b' '..=b'~'))
+    };
+    let own = only(headers, X_REQUEST_ID).filter(is_fit).cloned();
+    own.unwrap_or_else(|| HeaderValue::try_from(Uuid::new_v4().to_string()).expect("ASCII"))
 }
 
 /// The one line of a request, written when it is dropped. It names the route as the route table
@@ -147,7 +120,7 @@ struct LogLine {
     context: Rc<RequestContext>,
     status: Option<StatusCode>,
     outcome: &'static str,
-    cause: Option<String>,
+    cause: Option<Box<str>>,
 }
 
 impl LogLine {
@@ -164,6 +137,24 @@ impl LogLine {
             outcome: "hung-up",
             cause: None,
         }
+    }
+
+    /// The answer to an error, be it a problem of ours or the framework's own.
+    fn refuse(&mut self, error: &Error) -> HttpResponse {
+        let from_framework;
+        let problem = match error.as_error::<Problem>() {
+            Some(problem) => problem,
+            None => {
+                from_framework = Problem::from_framework(error);
+                &from_framework
+            }
+        };
+        self.outcome = problem.kind.slug();
+        self.cause = problem.cause.clone();
+        let mut answer = problem.answer(self.context.request_id());
+        self.status = Some(answer.status());
+        self.context.mark(answer.headers_mut());
+        answer
     }
 }
 
@@ -195,36 +186,5 @@ impl Drop for LogLine {
             Some(status) if status.is_server_error() => write!(warn),
             _ => write!(info),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_printable_request_id_is_taken_over() {
-        let longest = "x".repeat(128);
-        for good in ["r-1", "a b~!", longest.as_str()] {
-            let mut headers = HeaderMap::new();
-            headers.insert(X_REQUEST_ID, HeaderValue::from_str(good).unwrap());
-            assert_eq!(request_id(&headers), good);
-        }
-    }
-
-    #[test]
-    fn any_other_is_replaced() {
-        let over = "x".repeat(129);
-        for bad in [&b""[..], b"a\tb", b"\xc5\xbe", over.as_bytes()] {
-            let mut headers = HeaderMap::new();
-            headers.insert(X_REQUEST_ID, HeaderValue::from_bytes(bad).unwrap());
-            let ours = request_id(&headers);
-            assert!(Uuid::try_parse_ascii(ours.as_bytes()).is_ok());
-        }
-        let mut twice = HeaderMap::new();
-        for id in ["a", "b"] {
-            twice.append(X_REQUEST_ID, HeaderValue::from_static(id));
-        }
-        assert_eq!(request_id(&twice).len(), 36);
     }
 }

@@ -1,5 +1,7 @@
 //! `/bank/tokens/`: get a token, read records.
 
+use std::ops::RangeInclusive;
+
 use actix_web::http::header::{self, HeaderName};
 use actix_web::{HttpRequest, HttpResponse, web};
 use uuid::Uuid;
@@ -11,15 +13,20 @@ use super::cache_control::{Directives, cache_status};
 use super::cursor::Cursor;
 use super::fault::Faults;
 use super::fields;
-use super::issue_token::IssueToken;
-use super::json::Json;
+use super::json::{Json, members};
 use super::problem::Problem;
 use super::query::{self, no_parameters, parameters};
 use super::request_context::Outcome;
 use super::token_view::{PageView, RecordView, TokenView, outcome};
 use crate::db::tokens::{TokenFilter, find_token, list_tokens as list_records};
-use crate::model::Scope;
+use crate::model::{Access, Combination, Scope};
 use crate::vending::{Order, Vended};
+
+/// Seconds of life that may be asked for.
+const LIFETIMES: RangeInclusive<i32> = 0..=2_592_000;
+
+/// The life of a token whose request does not say, in seconds.
+const DEFAULT_LIFETIME: i32 = 3600;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
@@ -41,10 +48,9 @@ pub async fn issue_token(
 fn read_order(document: Json, request: &HttpRequest, may_renew: bool) -> Result<Order, Faults> {
     let mut faults = Faults::default();
     let [] = parameters(request.query_string(), [], &mut faults);
-    let IssueToken {
-        combination,
-        lifetime,
-    } = IssueToken::from_json(document, &mut faults);
+    let names = ["userId", "lifetime", "country", "bank", "access"];
+    let (combination, lifetime) = members(document, "#", names, &mut faults)
+        .map_or((None, None), |members| read_members(members, &mut faults));
     let directives = Directives::read(request.headers(), lifetime, &mut faults);
     let order = combination
         .zip(lifetime)
@@ -55,6 +61,47 @@ fn read_order(document: Json, request: &HttpRequest, may_renew: bool) -> Result<
             renew: directives.no_cache && may_renew,
         });
     faults.check(order)
+}
+
+/// The combination and the lifetime, each `None` where it has a fault.
+fn read_members(
+    [user_id, lifetime, country, bank, access]: [Option<Json>; 5],
+    faults: &mut Faults,
+) -> (Option<Combination>, Option<i32>) {
+    let user_id = fields::text(user_id).and_then(fields::user_id);
+    let user_id = faults.field("#/userId", user_id);
+    let lifetime = faults.field("#/lifetime", fields::integer(lifetime, LIFETIMES));
+    let country = fields::nullable(country, |text| fields::country(&text));
+    let country = faults.field("#/country", country);
+    let bank = faults.field("#/bank", fields::nullable(bank, fields::bank));
+    let access = match access {
+        None => Some(Access::default()),
+        Some(access) => read_access(access, faults),
+    };
+    let combination = || {
+        Some(Combination {
+            user_id: user_id?,
+            country: country?,
+            bank: bank?,
+            access: access?,
+        })
+    };
+    let lifetime = lifetime.map(|seconds| seconds.unwrap_or(DEFAULT_LIFETIME));
+    (combination(), lifetime)
+}
+
+fn read_access(value: Json, faults: &mut Faults) -> Option<Access> {
+    let names = ["accounts", "balances", "transactions"];
+    let [accounts, balances, transactions] = members(value, "#/access", names, faults)?;
+    let mut flag = |pointer, value| faults.field(pointer, fields::boolean(value));
+    let accounts = flag("#/access/accounts", accounts);
+    let balances = flag("#/access/balances", balances);
+    let transactions = flag("#/access/transactions", transactions);
+    Some(Access {
+        accounts: accounts?.unwrap_or(false),
+        balances: balances?.unwrap_or(false),
+        transactions: transactions?.unwrap_or(false),
+    })
 }
 
 fn answer_token(vended: &Vended, verification_base_url: &str) -> HttpResponse {
@@ -158,56 +205,5 @@ impl ListTokens {
             after,
         });
         faults.check(query)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn bad_parameters(query: &str) -> Vec<String> {
-        let faults = ListTokens::from_query(query).expect_err(query);
-        let faults = serde_json::to_value(faults.into_vec()).unwrap();
-        let name = |fault: &serde_json::Value| fault["parameter"].as_str().unwrap().to_owned();
-        faults.as_array().unwrap().iter().map(name).collect()
-    }
-
-    #[test]
-    fn an_empty_query_lists_all() {
-        let query = ListTokens::from_query("").unwrap();
-        assert_eq!(query.limit, 100);
-        assert!(query.after.is_none() && query.filter.user_id.is_none());
-    }
-
-    #[test]
-    fn a_query_narrows_the_list() {
-        let query = ListTokens::from_query(
-            "userId=u%2D1&country=LT&bank=A%20B&isValid=false&limit=500\
-             &from=2026-11-22T09:39:08Z&to=2026-11-22T11:39:08%2B02:00",
-        );
-        let ListTokens { filter, limit, .. } = query.unwrap();
-        assert_eq!(filter.user_id.as_deref(), Some("u-1"));
-        assert_eq!(filter.country.map(|country| country.code()), Some("LT"));
-        assert_eq!(filter.bank.as_deref(), Some("A B"));
-        assert_eq!(filter.is_valid, Some(false));
-        assert_eq!(filter.from, filter.to);
-        assert_eq!(limit, 500);
-    }
-
-    #[test]
-    fn every_bad_parameter_is_named() {
-        assert_eq!(
-            bad_parameters(
-                "x=1&userId=&country=lt&bank=%00&isValid=1&from=x&to=y&limit=0&cursor=z"
-            ),
-            [
-                "x", "userId", "country", "bank", "isValid", "from", "to", "limit", "cursor"
-            ]
-        );
-        assert_eq!(
-            bad_parameters("from=2026-11-23T00:00:00Z&to=2026-11-22T00:00:00Z"),
-            ["to"]
-        );
-        assert_eq!(bad_parameters("limit=1&limit=1"), ["limit"]);
     }
 }

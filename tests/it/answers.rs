@@ -149,6 +149,11 @@ async fn a_printable_request_id_is_echoed_and_any_other_replaced() {
         );
     }
     assert_ne!(ask(b"").await, ask(b"").await);
+    let twice = replica.request(Method::GET, "/health/live");
+    let twice = twice
+        .header("x-request-id", "a")
+        .header("x-request-id", "b");
+    assert_eq!(send(twice).await.header("x-request-id").len(), 36);
 
     let request = replica.post("/bank/tokens/", &json!({"userId": "u"}));
     let issued = send(request.header("x-request-id", "own-7")).await;

@@ -71,6 +71,7 @@ async fn bad_parameters_are_named() {
         ("offset=1&page=2", &["offset", "page"]),
         ("limit=1&limit=1", &["limit"]),
         ("userId=u&userId=v", &["userId"]),
+        ("userId=u&user%49d=v&userId=w", &["userId"]),
         ("userId=", &["userId"]),
         ("userId=%00", &["userId"]),
         ("userId=a%00b", &["userId"]),

@@ -96,6 +96,9 @@ async fn only_plain_application_json_is_read() {
         post().header("content-type", "application/x-www-form-urlencoded"),
         post()
             .header("content-type", json)
+            .header("content-type", json),
+        post()
+            .header("content-type", json)
             .header("content-encoding", "gzip"),
         post()
             .header("content-type", json)
