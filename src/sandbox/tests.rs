@@ -128,29 +128,16 @@ async fn whoever_hangs_up_has_minted_and_dropping_it_stops_it() {
     }
 }
 
+/// What tests of the service would not notice the lack of.
 #[tokio::test]
-async fn answers_as_scripted() {
+async fn its_clock_is_off_or_silent_as_scripted() {
     let sandbox = start(|_| {}).await;
-    sandbox.script([
-        Answer::without("expiration"),
-        Answer::Expires { after_ms: -5_000 },
-        Answer::Skewed { ahead_secs: 600 },
-        Answer::WithoutDate,
-        Answer::Normal.late(Duration::from_millis(150)),
-        Answer::Drip { pause_ms: 1 },
-    ]);
+    sandbox.script([Answer::Skewed { ahead_secs: 600 }, Answer::WithoutDate]);
     let send = async || read(post(&sandbox, "{}").send().await.unwrap()).await;
-    assert_eq!(send().await.1.get("expiration"), None);
-    assert!(expiration(&send().await.1) < Utc::now());
     let (date, skewed) = send().await;
     let date = date.unwrap();
     assert!((date - Utc::now()).num_seconds() > 590);
     let life = (expiration(&skewed) - date).num_seconds();
     assert!((3599..=3601).contains(&life), "{life}");
     assert_eq!(send().await.0, None);
-    for _late_then_slow in 0..2 {
-        let started = Instant::now();
-        assert_eq!(send().await.1["isValid"], true);
-        assert!(started.elapsed() >= Duration::from_millis(150));
-    }
 }
