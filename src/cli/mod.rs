@@ -78,7 +78,6 @@ trait IsFailure {}
 impl IsFailure for anyhow::Error {}
 impl IsFailure for schema::Unfit {}
 impl IsFailure for crate::db::DbError {}
-impl IsFailure for crate::local_postgres::LocalPostgresError {}
 impl IsFailure for std::io::Error {}
 
 /// Parses the command line and runs it.
