@@ -20,8 +20,6 @@ const MARKER: &str = ".token-vendor";
 const STARTING: Duration = Duration::from_secs(60);
 /// How long one that is being stopped is waited for.
 const STOPPING: Duration = Duration::from_secs(10);
-/// How long after the end of its owner one may still look as if it had an owner.
-const NOTICING: Duration = Duration::from_secs(1);
 
 /// Where the data called `name` is kept: `/var/lib/token-vendor/NAME` for root, else under
 /// `$XDG_DATA_HOME` or `~/.local/share`.
@@ -49,7 +47,7 @@ pub fn remove(data_dir: &Path) -> anyhow::Result<()> {
         data_dir.display()
     );
     let folder = Folder::open(data_dir)?;
-    let _lock = folder.claim(false)?;
+    let _lock = folder.claim(false, Duration::from_millis(200))?;
     let (pgdata, unfinished) = (folder.pgdata(), folder.unfinished_pgdata());
     // In steps that can be interrupted: never half a cluster in place, the marker last.
     let delete = || {
@@ -138,9 +136,10 @@ impl Folder {
         format!("/tmp/token-vendor-{name}").into()
     }
 
-    /// Takes the lock. One that is held is waited for a while, since its server may be stopping;
-    /// with `join` until that server is ready.
-    pub fn claim(&self, join: bool) -> anyhow::Result<Claim> {
+    /// Takes the lock. One that is held is waited for, since its server may be stopping; with
+    /// `join`, until that server is ready. One whose owner was killed looks as if it had an owner
+    /// until its supervisor notices, which it is given the time `noticing` for.
+    pub fn claim(&self, join: bool, noticing: Duration) -> anyhow::Result<Claim> {
         let lock = File::create(self.path.join("lock")).context("the lock of the data folder")?;
         let began = Instant::now();
         loop {
@@ -151,7 +150,7 @@ impl Folder {
             }
             let patience = match self.ready_postmaster() {
                 Some(postmaster) if join => return Ok(Claim::Theirs(postmaster)),
-                Some(_) => NOTICING,
+                Some(_) => noticing,
                 None if join => STARTING,
                 None => STOPPING,
             };

@@ -19,7 +19,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Starts the server, or where `join` is set takes the one that runs.
 pub(super) fn start(options: &LocalPostgresOptions, join: bool) -> anyhow::Result<LocalPostgres> {
     let folder = Folder::open(&options.data_dir)?;
-    let (pid, supervisor) = match folder.claim(join)? {
+    let (pid, supervisor) = match folder.claim(join, Duration::from_secs(1))? {
         Claim::Theirs(pid) => (pid, None),
         Claim::Ours(lock) => {
             let (pid, supervisor) = start_claimed(options, &folder, lock)?;

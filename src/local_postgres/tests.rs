@@ -12,14 +12,14 @@ use sqlx::{Connection, PgConnection};
 
 use super::{LocalPostgres, LocalPostgresOptions, binaries, remove};
 
-/// A data folder of one test, in /tmp: short, and the server's user can reach it.
+/// A data folder of one test, in /tmp, where the server's user can reach it.
 struct TestDir(PathBuf);
 
 impl TestDir {
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        TestDir(format!("/tmp/token-vendor-test-{}-{count}", std::process::id()).into())
+        TestDir(format!("/tmp/token-vendor-unit-{}-{count}", std::process::id()).into())
     }
 
     fn options(&self) -> LocalPostgresOptions {
