@@ -89,7 +89,6 @@ where
 trait IsFailure {}
 impl IsFailure for anyhow::Error {}
 impl IsFailure for crate::db::DbError {}
-impl IsFailure for crate::local_postgres::LocalPostgresError {}
 impl IsFailure for std::io::Error {}
 
 /// Parses the command line and runs it.
