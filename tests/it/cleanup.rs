@@ -236,12 +236,12 @@ async fn the_schedule_does_it_by_itself_and_the_call_tells_how_it_goes() {
     {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    drop(busy);
     let mut after = idle.get("/maintenance/cleanup").await;
     while after.body["lastSuccessAt"].is_null() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         after = idle.get("/maintenance/cleanup").await;
     }
+    drop(busy);
     assert_eq!(
         (&after.body["overdueTokens"], &after.body["oldestOverdue"]),
         (&json!(0), &Value::Null)
