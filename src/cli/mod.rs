@@ -6,6 +6,7 @@
 mod check;
 mod client;
 mod dev;
+mod keys;
 mod sandbox;
 mod serve;
 
@@ -39,6 +40,9 @@ enum Command {
     /// Manage the API keys of this service.
     #[command(subcommand)]
     Client(client::ClientCommand),
+    /// Make and change the keys that stored tokens are encrypted under.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Validate the configuration and print it, secrets masked.
     Check(check::Check),
 }
@@ -119,6 +123,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Dev(dev) => dev::dev(dev).await,
         Command::Sandbox(sandbox) => sandbox::sandbox(sandbox).await,
         Command::Client(client) => client::client(client).await,
+        Command::Keys(keys) => keys::keys(keys).await,
         Command::Check(check) => check::check(check).await,
     }
 }

@@ -5,7 +5,7 @@
 //! field in its group and the line that reads it.
 //!
 //! A command names what it needs by a type: [`Config`] for all, [`DatabaseCommandConfig`],
-//! [`DevConfig`], [`LogConfig`]. [`Flags`] of that type are its flags:
+//! [`KeysCommandConfig`], [`DevConfig`], [`LogConfig`]. [`Flags`] of that type are its flags:
 //!
 //! ```no_run
 //! use clap::Parser;
@@ -43,6 +43,7 @@ pub use groups::{
 pub use reader::Reader;
 pub use settings::{Group, Kind, Presence, SETTINGS, Setting};
 pub use source::{Origin, Source};
+pub(crate) use values::is_key_id;
 
 /// What a command needs of the settings.
 pub trait CommandConfig: Sized {
@@ -147,6 +148,34 @@ impl CommandConfig for DatabaseCommandConfig {
         let log = LogConfig::read(reader);
         Some(Self {
             database: database?,
+            log: log?,
+        })
+    }
+}
+
+/// What a command needs that works on the stored tokens, such as `keys rotate`.
+#[derive(Debug)]
+pub struct KeysCommandConfig {
+    /// Postgres.
+    pub database: DatabaseConfig,
+    /// Encryption at rest and fingerprints.
+    pub keys: KeysConfig,
+    /// Logs.
+    pub log: LogConfig,
+}
+
+impl CommandConfig for KeysCommandConfig {
+    fn concerns(setting: &Setting) -> bool {
+        DatabaseCommandConfig::concerns(setting) || setting.group == Group::Keys
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let database = DatabaseConfig::read(reader);
+        let keys = KeysConfig::read(reader);
+        let log = LogConfig::read(reader);
+        Some(Self {
+            database: database?,
+            keys: keys?,
             log: log?,
         })
     }

@@ -199,7 +199,8 @@ pub(super) fn token_keys(text: &str) -> Parsed<Vec<TokenKey>> {
     Ok(keys)
 }
 
-fn is_key_id(id: &str) -> bool {
+/// Whether it can be the id of a token key.
+pub(crate) fn is_key_id(id: &str) -> bool {
     (1..=32).contains(&id.len())
         && id
             .bytes()

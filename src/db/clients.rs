@@ -130,10 +130,11 @@ pub async fn rotate_client(
     grace: Duration,
     actor: &str,
 ) -> Result<Option<Client>, DbError> {
+    // Without a grace the old one is gone: a clock that steps back does not revive it.
     let done = sqlx::query!(
         "WITH client AS (
              UPDATE clients
-             SET secret_sha256 = $2, previous_secret_sha256 = secret_sha256,
+             SET secret_sha256 = $2, previous_secret_sha256 = CASE WHEN $3::float8 > 0 THEN secret_sha256 END,
                  previous_until = clock_timestamp() + make_interval(secs => $3)
              WHERE api_key = $1 AND is_enabled RETURNING api_key
          )

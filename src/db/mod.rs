@@ -4,6 +4,7 @@ pub mod audit;
 pub mod budget;
 pub mod clients;
 pub mod invalidation;
+pub mod keys;
 pub mod mints;
 pub mod schema;
 pub mod slots;
