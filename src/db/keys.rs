@@ -88,13 +88,13 @@ pub async fn replace_secrets(
              SELECT * FROM unnest($1::text[], $2::uuid[], $3::bytea[], $4::bytea[], $5::text[])
                  AS new (user_id, id, old, ciphertext, key_id)
          ), locked AS (
-             SELECT t.user_id, t.id FROM tokens t JOIN new n ON t.user_id = n.user_id AND t.id = n.id
+             SELECT n.* FROM tokens t JOIN new n ON t.user_id = n.user_id AND t.id = n.id
              WHERE t.is_valid AND t.ciphertext = n.old
              FOR UPDATE OF t SKIP LOCKED
          )
-         UPDATE tokens t SET ciphertext = n.ciphertext, key_id = n.key_id
-         FROM new n JOIN locked l ON l.user_id = n.user_id AND l.id = n.id
-         WHERE t.user_id = n.user_id AND t.id = n.id AND t.is_valid AND t.ciphertext = n.old",
+         UPDATE tokens t SET ciphertext = l.ciphertext, key_id = l.key_id
+         FROM locked l
+         WHERE t.user_id = l.user_id AND t.id = l.id AND t.is_valid AND t.ciphertext = l.old",
         &users,
         &ids,
         &column(|(old, _)| &old.ciphertext),

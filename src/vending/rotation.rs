@@ -71,7 +71,7 @@ async fn walk(
     for pass in 0..PASSES {
         let left = count_under_other_keys(pool, keys.sealing_key_id()).await?;
         let waiting = left.values().sum::<i64>().unsigned_abs();
-        if waiting <= failed.len() as u64 {
+        if waiting <= failed.len() as u64 || stop.is_cancelled() {
             break;
         }
         if pass > 0 {
