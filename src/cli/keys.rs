@@ -6,7 +6,6 @@ use anyhow::{anyhow, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use chrono::Utc;
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{actor, connect, random};
@@ -54,17 +53,22 @@ async fn rotate(settings: Flags<KeysCommandConfig>) -> Result<(), CliError> {
             stop.cancel();
         }
     });
-    let (shows, keys) = (std::io::stderr().is_terminal(), key_ring(&config.keys));
+    let keys = key_ring(&config.keys);
+    let (is_terminal, mut shown) = (std::io::stderr().is_terminal(), false);
     let progress = |done, total| {
-        if shows {
+        if is_terminal {
+            shown = true;
             eprint!("\r{done} of {total} tokens re-encrypted");
         }
     };
     let rotation = rotate_keys(&pool, &keys, &actor(), &stop, progress).await?;
-    if shows && rotation.rotated > 0 {
+    if shown {
         eprintln!();
     }
-    println!("{}", json!(rotation));
+    println!(
+        "{}",
+        serde_json::to_string(&rotation).map_err(anyhow::Error::from)?
+    );
     match rotation.left.values().sum::<i64>() {
         0 => Ok(()),
         left => Err(
