@@ -186,7 +186,8 @@ fn upstream(config: &Config) -> anyhow::Result<Upstream> {
     })
 }
 
-fn key_ring(keys: &KeysConfig) -> KeyRing {
+/// The keys as configured.
+pub(crate) fn key_ring(keys: &KeysConfig) -> KeyRing {
     let token_keys = keys
         .token_keys
         .iter()

@@ -7,6 +7,7 @@ mod check;
 mod cleanup;
 mod client;
 mod dev;
+mod keys;
 mod sandbox;
 mod serve;
 
@@ -42,6 +43,9 @@ enum Command {
     /// Manage the API keys of this service.
     #[command(subcommand)]
     Client(client::ClientCommand),
+    /// Make and change the keys that stored tokens are encrypted under.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Validate the configuration and print it, secrets masked.
     Check(check::Check),
 }
@@ -122,6 +126,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Sandbox(sandbox) => sandbox::sandbox(sandbox).await,
         Command::Cleanup(cleanup) => cleanup::cleanup(cleanup).await,
         Command::Client(client) => client::client(client).await,
+        Command::Keys(keys) => keys::keys(keys).await,
         Command::Check(check) => check::check(check).await,
     }
 }

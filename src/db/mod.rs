@@ -5,6 +5,7 @@ pub mod budget;
 pub mod cleanup;
 pub mod clients;
 pub mod invalidation;
+pub mod keys;
 pub mod mints;
 pub mod partitions;
 pub mod schema;

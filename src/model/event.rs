@@ -23,5 +23,9 @@ from_names! {
         ClientCreated = "client.created",
         /// A client was disabled.
         ClientDisabled = "client.disabled",
+        /// A client was given a new secret.
+        ClientRotated = "client.rotated",
+        /// Stored tokens were sealed anew, under the first key.
+        KeysRotated = "keys.rotated",
     }
 }

@@ -13,6 +13,7 @@ pub mod handout;
 pub mod invalidation;
 mod mint;
 pub mod resolve;
+pub mod rotation;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

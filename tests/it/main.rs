@@ -20,6 +20,7 @@ mod migrations;
 mod records;
 mod request_form;
 mod reuse;
+mod rotation;
 mod secrets;
 mod shutdown;
 mod source_ip;
