@@ -47,6 +47,13 @@ impl RequiredScope for TokensInvalidate {
     const SCOPE: Scope = Scope::TokensInvalidate;
 }
 
+/// [`Scope::AuditRead`].
+pub enum AuditRead {}
+
+impl RequiredScope for AuditRead {
+    const SCOPE: Scope = Scope::AuditRead;
+}
+
 /// Proof that the caller is a client of ours, holds the scope `S` and is within its rate.
 ///
 /// Extracting it answers 401, 403 and 429, in this order, before a handler begins.

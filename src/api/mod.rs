@@ -4,10 +4,12 @@
 //! table below (404, 405), an [`auth::Permit`] (401, 403, 429), its `body` (415, 413, 400), and its
 //! handler in `tokens` or [`health`].
 
+mod audit;
 pub mod auth;
 mod body;
 mod cache_control;
 mod cursor;
+mod event_query;
 mod fault;
 mod fields;
 pub mod health;
@@ -92,6 +94,9 @@ pub fn configure(config: &mut web::ServiceConfig) {
     });
     route(config, "/bank/tokens/lookup", "POST", |path| {
         path.post(invalidation::look_up_token)
+    });
+    route(config, "/audit/events", "GET, HEAD", |path| {
+        path.get(audit::list_events)
     });
     route(config, "/health/live", "GET, HEAD", |path| {
         path.get(health::get_liveness)

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod budget;
 pub mod clients;
+pub mod events;
 pub mod invalidation;
 pub mod mints;
 pub mod schema;

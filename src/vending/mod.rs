@@ -11,6 +11,7 @@ pub mod flight;
 pub mod handout;
 pub mod invalidation;
 mod mint;
+mod reading;
 pub mod resolve;
 
 use std::sync::Arc;

@@ -2,6 +2,8 @@
 
 mod access;
 mod answers;
+mod audit;
+mod audit_plans;
 mod budget;
 mod chaos;
 mod client_command;
