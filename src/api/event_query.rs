@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::cursor::Cursor;
+use super::event_rows::EventFormat;
 use super::fault::{Detail, Faults};
 use super::{fields, query};
 use crate::db::events::{EventFilter, EventOrder};
@@ -62,6 +63,40 @@ impl ListEvents {
     /// The text of a cursor of this very query.
     pub fn cursor(&self, cursor: Cursor) -> String {
         cursor.encode(&(&self.filter, self.order))
+    }
+}
+
+/// The query of `GET /audit/events/export`.
+#[derive(Debug)]
+pub struct ExportEvents {
+    /// What it is narrowed to.
+    pub filter: EventFilter,
+    /// NDJSON unless it says.
+    pub format: EventFormat,
+}
+
+impl ExportEvents {
+    /// Reads it, and names all that is wrong with it.
+    pub fn from_query(query: &str) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let names = [
+            "userId",
+            "tokenId",
+            "client",
+            "kind",
+            "requestId",
+            "fingerprint",
+            "from",
+            "to",
+            "format",
+        ];
+        let [u, t, c, k, r, f, from, to, format] = query::parameters(query, names, &mut faults);
+        let filter = read_filter([u, t, c, k, r, f, from, to], &mut faults);
+        let format = format.map_or(Some(EventFormat::Ndjson), |text| {
+            let format = EventFormat::from_name(&text);
+            faults.query("format", format.ok_or("must be ndjson or csv".into()))
+        });
+        faults.check(format.map(|format| ExportEvents { filter, format }))
     }
 }
 

@@ -10,6 +10,7 @@ mod body;
 mod cache_control;
 mod cursor;
 mod event_query;
+pub mod event_rows;
 mod fault;
 mod fields;
 pub mod health;
@@ -37,6 +38,7 @@ use ipnet::IpNet;
 use self::auth::RateLimit;
 use self::health::DatabaseCheck;
 use self::problem::Problem;
+pub use self::query::moment;
 use crate::db::Database;
 use crate::vending::Vendor;
 
@@ -97,6 +99,9 @@ pub fn configure(config: &mut web::ServiceConfig) {
     });
     route(config, "/audit/events", "GET, HEAD", |path| {
         path.get(audit::list_events)
+    });
+    route(config, "/audit/events/export", "GET, HEAD", |path| {
+        path.get(audit::export_events)
     });
     route(config, "/health/live", "GET, HEAD", |path| {
         path.get(health::get_liveness)

@@ -9,7 +9,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{CliError, start_logs};
-use crate::config::{DatabaseCommandConfig, Flags, Source};
+use crate::config::{DatabaseCommandConfig, DatabaseConfig, Flags, Source};
 use crate::db::clients::{disable_client, insert_client, list_clients};
 use crate::db::{PgPool, schema};
 use crate::model::{Client, Scope, ScopeSet};
@@ -104,8 +104,13 @@ async fn disable(pool: &PgPool, key: &str) -> Result<(), CliError> {
 async fn open(settings: Flags<DatabaseCommandConfig>) -> Result<PgPool, CliError> {
     let config = settings.load(Source::of_process())?;
     start_logs(config.log.format)?;
-    let options = schema::connect_options(&config.database.url)?;
-    schema::wait_for_database(&options, config.database.startup_wait).await?;
+    connect(&config.database).await
+}
+
+/// The primary, once it answers and if it is fit; one connection to it.
+pub(super) async fn connect(database: &DatabaseConfig) -> Result<PgPool, CliError> {
+    let options = schema::connect_options(&database.url)?;
+    schema::wait_for_database(&options, database.startup_wait).await?;
     let pool = schema::open_pool(options, 1);
     schema::check_fitness(&mut *pool.acquire().await.map_err(crate::db::DbError::from)?).await?;
     Ok(pool)

@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage or
 //! configuration.
 
+mod audit;
 mod check;
 mod client;
 mod dev;
@@ -39,6 +40,9 @@ enum Command {
     /// Manage the API keys of this service.
     #[command(subcommand)]
     Client(client::ClientCommand),
+    /// Read the audit trail.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Validate the configuration and print it, secrets masked.
     Check(check::Check),
 }
@@ -119,6 +123,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Dev(dev) => dev::dev(dev).await,
         Command::Sandbox(sandbox) => sandbox::sandbox(sandbox).await,
         Command::Client(client) => client::client(client).await,
+        Command::Audit(command) => audit::audit(command).await,
         Command::Check(check) => check::check(check).await,
     }
 }

@@ -60,6 +60,40 @@ pub async fn list_events(
     Ok(rows.into_iter().map(AuditEvent::from).collect())
 }
 
+/// Events of one page of a long reading.
+const PAGE: i64 = 2_000;
+
+/// A reading of any length, oldest first, in pages that are read as they are asked for: no
+/// statement lives longer than its page.
+#[derive(Debug)]
+pub struct EventPages {
+    filter: EventFilter,
+    after: Option<(DateTime<Utc>, Uuid)>,
+    is_over: bool,
+}
+
+impl EventPages {
+    /// Has read nothing yet.
+    pub fn new(filter: EventFilter) -> Self {
+        EventPages {
+            filter,
+            after: None,
+            is_over: false,
+        }
+    }
+
+    /// The next events; none once there are no more.
+    pub async fn next(&mut self, pool: &PgPool) -> Result<Vec<AuditEvent>, DbError> {
+        if self.is_over {
+            return Ok(Vec::new());
+        }
+        let page = list_events(pool, &self.filter, EventOrder::Asc, self.after, PAGE).await?;
+        self.after = page.last().map(|event| (event.occurred_at, event.id));
+        self.is_over = page.len() < PAGE as usize;
+        Ok(page)
+    }
+}
+
 /// Appends the statement of [`list_events`]. It has a condition for what is asked alone, so that
 /// its plan walks the index made for that.
 pub fn push_select(

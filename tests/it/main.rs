@@ -3,6 +3,7 @@
 mod access;
 mod answers;
 mod audit;
+mod audit_export;
 mod audit_plans;
 mod budget;
 mod chaos;
