@@ -23,6 +23,7 @@ use crate::db::audit::AuditConnection;
 use crate::db::{Database, schema};
 use crate::upstream::{Upstream, UpstreamSettings};
 use crate::vending::clock::DatabaseClock;
+use crate::vending::denials::Denials;
 use crate::vending::handout::Handouts;
 use crate::vending::{VendingSettings, Vendor};
 
@@ -42,6 +43,7 @@ pub struct Service {
     mints: TaskTracker,
     writer: JoinHandle<()>,
     stop_writer: CancellationToken,
+    denials: JoinHandle<()>,
     upkeep: JoinHandle<()>,
     db: Database,
     http: HttpConfig,
@@ -72,6 +74,7 @@ impl Service {
         let (stop_writer, mints) = (CancellationToken::new(), TaskTracker::new());
         let connection = AuditConnection::new(options);
         let (handouts, writer) = Handouts::start(connection, clock.clone(), stop_writer.clone());
+        let (denials, denials_writer) = Denials::start(db.clone(), stop_writer.clone());
         let vendor = Vendor::new(
             db.clone(),
             upstream(&config)?,
@@ -90,6 +93,7 @@ impl Service {
             reads,
             trusted_proxies: config.http.trusted_proxies.clone(),
             verification_base_url: config.http.verification_base_url.clone(),
+            denials,
             rate_limit: RateLimit::per_second(config.http.client_rate_limit),
             stopping: stopping.clone(),
             database_check: DatabaseCheck::new(move || {
@@ -113,6 +117,7 @@ impl Service {
             mints,
             writer,
             stop_writer,
+            denials: denials_writer,
             upkeep: tokio::spawn(keep_partitions(db.clone())),
             db,
             http: config.http,
@@ -157,6 +162,7 @@ impl Service {
         }
         self.stop_writer.cancel();
         let _ = self.writer.await;
+        let _ = self.denials.await;
         self.upkeep.abort();
         if timeout(CLOSE_TIMEOUT, self.db.pool().close())
             .await

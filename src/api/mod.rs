@@ -2,7 +2,7 @@
 //!
 //! A request passes `request_context` (its id, its log line, the shape of a refusal), the route
 //! table below (404, 405), an [`auth::Permit`] (401, 403, 429), its `body` (415, 413, 400), and its
-//! handler in `tokens` or [`health`].
+//! handler in `tokens`, `invalidation`, `audit` or [`health`].
 
 mod audit;
 pub mod auth;
@@ -41,6 +41,7 @@ use self::problem::Problem;
 pub use self::query::moment;
 use crate::db::Database;
 use crate::vending::Vendor;
+use crate::vending::denials::Denials;
 
 /// How long an idle connection stays open: longer than the usual 60 s of a proxy in front, which
 /// is then the one to close it, and never sends a request into a connection that just closed.
@@ -72,6 +73,8 @@ pub struct ApiState {
     pub trusted_proxies: Vec<IpNet>,
     /// What a percent-encoded token string is appended to.
     pub verification_base_url: String,
+    /// Counts what is refused with 401 and 403.
+    pub denials: Denials,
     /// Each client's own limit.
     pub rate_limit: RateLimit,
     /// True once the service is to stop: readiness says so, requests are still served.

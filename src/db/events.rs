@@ -209,3 +209,37 @@ pub async fn insert_event(
     .await?;
     Ok(occurred_at)
 }
+
+/// Refused calls of one caller at one route.
+#[derive(Debug)]
+pub struct DenialRow {
+    /// The id of the event.
+    pub event_id: Uuid,
+    /// Who called, where that is known.
+    pub client: Option<String>,
+    /// From where, where who is not known.
+    pub source_ip: Option<String>,
+    /// The route, the status, how many, and since when.
+    pub detail: Value,
+}
+
+/// Writes an `access.denied` event for each, at the time of the writing.
+pub async fn insert_denials(pool: &PgPool, rows: &[DenialRow]) -> Result<(), DbError> {
+    let ids: Vec<_> = rows.iter().map(|row| row.event_id).collect();
+    let clients: Vec<_> = rows.iter().map(|row| row.client.as_deref()).collect();
+    let addresses: Vec<_> = rows.iter().map(|row| row.source_ip.as_deref()).collect();
+    let details: Vec<_> = rows.iter().map(|row| row.detail.clone()).collect();
+    sqlx::query!(
+        "INSERT INTO audit_events (id, occurred_at, kind, client, source_ip, detail)
+         SELECT r.event_id, clock_timestamp(), $5, r.client, r.source_ip, jsonb_strip_nulls(r.detail)
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[]) AS r(event_id, client, source_ip, detail)",
+        &ids,
+        &clients as &[Option<&str>],
+        &addresses as &[Option<&str>],
+        &details,
+        EventKind::AccessDenied.name(),
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}

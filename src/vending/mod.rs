@@ -7,6 +7,7 @@
 pub mod cache;
 pub mod clients;
 pub mod clock;
+pub mod denials;
 pub mod flight;
 pub mod handout;
 pub mod invalidation;

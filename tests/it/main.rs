@@ -10,6 +10,7 @@ mod chaos;
 mod client_command;
 mod combinations;
 mod command_line;
+mod denials;
 mod dev;
 mod handouts;
 mod health;
