@@ -13,12 +13,13 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use secrecy::{ExposeSecret, SecretSlice};
 
-use super::ApiState;
 use super::problem::Problem;
 use super::problem_kind::ProblemKind;
 use super::request_context::RequestContext;
 use super::source_ip::source_ip;
+use super::{ApiState, Route};
 use crate::model::{Caller, Scope, ScopeSet};
+use crate::vending::denials::Denied;
 
 /// A scope as a type, for [`Permit`].
 pub trait RequiredScope: 'static {
@@ -54,6 +55,13 @@ impl RequiredScope for Maintenance {
     const SCOPE: Scope = Scope::Maintenance;
 }
 
+/// [`Scope::AuditRead`].
+pub enum AuditRead {}
+
+impl RequiredScope for AuditRead {
+    const SCOPE: Scope = Scope::AuditRead;
+}
+
 /// Proof that the caller is a client of ours, holds the scope `S` and is within its rate.
 ///
 /// Extracting it answers 401, 403 and 429, in this order, before a handler begins.
@@ -83,8 +91,14 @@ impl<S: RequiredScope> FromRequest for Permit<S> {
         let request = request.clone();
         Box::pin(async move {
             let state: &web::Data<ApiState> = request.app_data().expect("the state is registered");
-            let (caller, scopes) = authenticate(state, &request).await?;
+            let authenticated = authenticate(state, &request).await;
+            let (caller, scopes) = authenticated.inspect_err(|problem| {
+                if problem.kind() == ProblemKind::Unauthenticated {
+                    note_denial(state, &request, None);
+                }
+            })?;
             if !scopes.contains(S::SCOPE) {
+                note_denial(state, &request, Some(caller.client));
                 let detail = format!("the client lacks the scope {}", S::SCOPE);
                 return Err(Problem::new(ProblemKind::Forbidden, detail));
             }
@@ -96,6 +110,20 @@ impl<S: RequiredScope> FromRequest for Permit<S> {
             })
         })
     }
+}
+
+/// Has a refusal counted, for the trail: by client, or by address where nobody can be told.
+fn note_denial(state: &ApiState, request: &HttpRequest, client: Option<String>) {
+    let source_ip = match client {
+        Some(_) => None,
+        None => source_ip(request, &state.trusted_proxies),
+    };
+    let route = request.app_data::<Route>();
+    state.denials.note(Denied {
+        client,
+        source_ip: source_ip.map(|address| address.to_string()),
+        route: route.map(|Route(name)| *name),
+    });
 }
 
 async fn authenticate(

@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage or
 //! configuration.
 
+mod audit;
 mod check;
 mod cleanup;
 mod client;
@@ -46,6 +47,9 @@ enum Command {
     /// Make and change the keys that stored tokens are encrypted under.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Read the audit trail.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Validate the configuration and print it, secrets masked.
     Check(check::Check),
 }
@@ -127,6 +131,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Cleanup(cleanup) => cleanup::cleanup(cleanup).await,
         Command::Client(client) => client::client(client).await,
         Command::Keys(keys) => keys::keys(keys).await,
+        Command::Audit(command) => audit::audit(command).await,
         Command::Check(check) => check::check(check).await,
     }
 }

@@ -1,6 +1,7 @@
 //! The records of issued tokens.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -8,7 +9,7 @@ use super::DbError;
 use crate::model::{Access, Combination, Country, InvalidationReason, Token};
 
 /// What a list of tokens is narrowed to; everything absent matches all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct TokenFilter {
     /// This user's.
     pub user_id: Option<String>,

@@ -8,10 +8,12 @@ pub mod cache;
 pub mod cleanup;
 pub mod clients;
 pub mod clock;
+pub mod denials;
 pub mod flight;
 pub mod handout;
 pub mod invalidation;
 mod mint;
+mod reading;
 pub mod resolve;
 pub mod rotation;
 

@@ -2,12 +2,16 @@
 
 mod access;
 mod answers;
+mod audit;
+mod audit_export;
+mod audit_plans;
 mod budget;
 mod chaos;
 mod cleanup;
 mod client_command;
 mod combinations;
 mod command_line;
+mod denials;
 mod dev;
 mod handouts;
 mod health;
