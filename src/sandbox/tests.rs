@@ -1,0 +1,156 @@
+//! That it does what the provider does, and what it is told to do instead.
+
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use reqwest::header::{CONTENT_TYPE, DATE};
+use reqwest::{Client, Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+
+use super::*;
+
+async fn start(change: impl FnOnce(&mut SandboxOptions)) -> Sandbox {
+    let mut options = SandboxOptions::default();
+    options.listen.set_port(0);
+    change(&mut options);
+    Sandbox::start(options).await.unwrap()
+}
+
+fn call(sandbox: &Sandbox, method: Method, path: &str, secret: &str) -> RequestBuilder {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::builder().no_proxy().build().unwrap();
+    let request = client.request(method, sandbox.base_url() + path);
+    request.basic_auth("sandbox-key", Some(secret))
+}
+
+fn post(sandbox: &Sandbox, body: impl ToString) -> RequestBuilder {
+    call(sandbox, Method::POST, "/bank/tokens/", "sandbox-secret")
+        .header(CONTENT_TYPE, "application/json")
+        .body(body.to_string())
+}
+
+/// When the answer was given by its `Date`, and its body.
+async fn read(response: Response) -> (Option<DateTime<Utc>>, Value) {
+    let date = response.headers().get(DATE);
+    let date = date.map(|it| DateTime::parse_from_rfc2822(it.to_str().unwrap()).unwrap());
+    let body = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+    (date.map(|date| date.to_utc()), body)
+}
+
+fn expiration(body: &Value) -> DateTime<Utc> {
+    body["expiration"].as_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn mints_what_was_asked_and_records_it() {
+    let sandbox = start(|_| {}).await;
+    let asked = json!({"lifetime": 60.0, "country": "LT", "bank": " Šiaulių ", "x": 1,
+        "access": {"balances": true}});
+    let request = post(&sandbox, &asked).header("traceparent", "00-1");
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 201);
+    let (date, body) = read(response).await;
+
+    let token = body["tokenString"].as_str().unwrap();
+    assert!(token.len() == 40 && token.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    let text = body["expiration"].as_str().unwrap();
+    assert_eq!(text.len(), "2026-11-22T10:39:08.092153Z".len());
+    let life = expiration(&body) - date.unwrap();
+    assert!((59..=61).contains(&life.num_seconds()), "{life}");
+    assert_eq!(
+        body,
+        json!({"tokenString": token, "expiration": text, "isValid": true, "country": "LT",
+            "bank": "Šiaulių",
+            "access": {"accounts": false, "balances": true, "transactions": false}})
+    );
+
+    let [entry] = sandbox.ledger().try_into().unwrap();
+    assert_eq!(entry.token_string.as_deref(), Some(token));
+    assert_eq!(entry.header("traceparent"), Some("00-1"));
+    assert_eq!(entry.body, asked.to_string());
+    assert_eq!((sandbox.requests(), sandbox.minted()), (1, 1));
+    sandbox.reset();
+    assert_eq!((sandbox.requests(), sandbox.minted()), (0, 0));
+}
+
+#[tokio::test]
+async fn refuses_as_the_provider_does() {
+    let sandbox = start(|_| {}).await;
+    let failing = start(|options| options.fail_rate = 1.0).await;
+    let limited = start(|options| options.hourly_limit = 1).await;
+    let get = |path, secret| call(&sandbox, Method::GET, path, secret);
+    for (request, status, identifier) in [
+        (get("/bank/tokens", "sandbox-secret"), 404, "BAD_VALUE"),
+        (get("/bank/tokens/", "wrong"), 401, "UNAUTHORIZED"),
+        (
+            get("/bank/tokens/", "sandbox-secret"),
+            405,
+            "METHOD_NOT_ALLOWED",
+        ),
+        (post(&sandbox, " ".repeat(1 << 21)), 400, "BAD_VALUE"),
+        (post(&sandbox, "{"), 400, "JSON_ERROR"),
+        (post(&failing, "{}"), 500, "INTERNAL_ERROR"),
+        (post(&limited, "{"), 400, "JSON_ERROR"),
+        (post(&limited, "{}"), 429, "TOO_MANY_REQUESTS"),
+    ] {
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status);
+        let (_, body) = read(response).await;
+        assert_eq!(
+            (&body["identifier"], &body["severity"]),
+            (&json!(identifier), &json!("NOT_SEVERE"))
+        );
+    }
+    assert_eq!(
+        (sandbox.requests(), sandbox.minted(), failing.minted()),
+        (5, 0, 0)
+    );
+
+    let mut state = State::default();
+    state.options.hourly_limit = 2;
+    let now = Instant::now();
+    let mut admit = |minute: u64| state.admit(now + Duration::from_secs(60 * minute));
+    let admitted = [0, 30, 59, 61, 118, 122].map(&mut admit);
+    assert_eq!(admitted, [true, true, false, false, false, true]);
+}
+
+#[tokio::test]
+async fn whoever_hangs_up_has_minted_and_dropping_it_stops_it() {
+    let sandbox = start(|_| {}).await;
+    sandbox.script([Answer::Hang]);
+    let hung = post(&sandbox, "{}").timeout(Duration::from_millis(300));
+    assert!(hung.send().await.unwrap_err().is_timeout());
+    assert_eq!(sandbox.minted(), 1);
+    let again = post(&sandbox, "{}");
+    drop(sandbox);
+    while again.try_clone().unwrap().send().await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn answers_as_scripted() {
+    let sandbox = start(|_| {}).await;
+    sandbox.script([
+        Answer::without("expiration"),
+        Answer::Expires { after_ms: -5_000 },
+        Answer::Skewed { ahead_secs: 600 },
+        Answer::WithoutDate,
+        Answer::Normal.late(Duration::from_millis(150)),
+        Answer::Drip { pause_ms: 1 },
+    ]);
+    let send = async || read(post(&sandbox, "{}").send().await.unwrap()).await;
+    assert_eq!(send().await.1.get("expiration"), None);
+    assert!(expiration(&send().await.1) < Utc::now());
+    let (date, skewed) = send().await;
+    let date = date.unwrap();
+    assert!((date - Utc::now()).num_seconds() > 590);
+    let life = (expiration(&skewed) - date).num_seconds();
+    assert!((3599..=3601).contains(&life), "{life}");
+    assert_eq!(send().await.0, None);
+    for _late_then_slow in 0..2 {
+        let started = Instant::now();
+        assert_eq!(send().await.1["isValid"], true);
+        assert!(started.elapsed() >= Duration::from_millis(150));
+    }
+}
