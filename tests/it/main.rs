@@ -4,6 +4,7 @@ mod access;
 mod answers;
 mod audit;
 mod audit_export;
+mod audit_filters;
 mod audit_plans;
 mod budget;
 mod chaos;
