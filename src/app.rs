@@ -24,6 +24,7 @@ use crate::db::{Database, partitions, schema};
 use crate::upstream::{Upstream, UpstreamSettings};
 use crate::vending::cleanup::{Cleaner, Retention};
 use crate::vending::clock::DatabaseClock;
+use crate::vending::denials::Denials;
 use crate::vending::handout::Handouts;
 use crate::vending::{VendingSettings, Vendor};
 
@@ -42,6 +43,7 @@ pub struct Service {
     stop_writer: CancellationToken,
     cleaning: JoinHandle<()>,
     stop_cleaning: CancellationToken,
+    denials: JoinHandle<()>,
     db: Database,
     http: HttpConfig,
 }
@@ -71,6 +73,7 @@ impl Service {
         let (stop_writer, mints) = (CancellationToken::new(), TaskTracker::new());
         let connection = AuditConnection::new(options);
         let (handouts, writer) = Handouts::start(connection, clock.clone(), stop_writer.clone());
+        let (denials, denials_writer) = Denials::start(db.clone(), stop_writer.clone());
         let vendor = Vendor::new(
             db.clone(),
             upstream(&config)?,
@@ -96,6 +99,7 @@ impl Service {
             cleaner: cleaner.clone(),
             trusted_proxies: config.http.trusted_proxies.clone(),
             verification_base_url: config.http.verification_base_url.to_string(),
+            denials,
             rate_limit: RateLimit::per_second(config.http.client_rate_limit),
             stopping: stopping.clone(),
             database_check: DatabaseCheck::default(),
@@ -115,6 +119,7 @@ impl Service {
             stop_writer,
             cleaning: tokio::spawn(cleaner.keep_running()),
             stop_cleaning,
+            denials: denials_writer,
             db,
             http: config.http,
         })
@@ -160,6 +165,7 @@ impl Service {
         self.stop_writer.cancel();
         let _ = self.writer.await;
         let _ = timeout_at(deadline, self.cleaning).await;
+        let _ = self.denials.await;
         if timeout(CLOSE_TIMEOUT, self.db.pool().close())
             .await
             .is_err()
@@ -179,7 +185,8 @@ fn upstream(config: &Config) -> anyhow::Result<Upstream> {
     })
 }
 
-fn key_ring(keys: &KeysConfig) -> KeyRing {
+/// The keys as configured.
+pub(crate) fn key_ring(keys: &KeysConfig) -> KeyRing {
     let token_keys = keys
         .token_keys
         .iter()

@@ -79,6 +79,11 @@ impl KeyRing {
         }
     }
 
+    /// The id of the key that seals.
+    pub fn sealing_key_id(&self) -> &str {
+        &self.keys[0].0
+    }
+
     /// Seals a token string for its row.
     pub fn seal(&self, token: &TokenString, id: Uuid, combination: &Combination) -> SealedToken {
         let (key_id, cipher) = &self.keys[0];

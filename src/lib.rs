@@ -34,6 +34,13 @@
 //! ([`vending::resolve`], [`db::slots`]), and, where nothing on record does, claims, calls and
 //! finishes a mint (`vending::mint`, [`db::mints`], [`upstream`]).
 //!
+//! # Beside the main job
+//!
+//! Ending tokens: `api::invalidation` → [`vending::invalidation`] → [`db::invalidation`]. Reading the
+//! trail: `api::audit` → `vending::reading` (the reading is an event too) → [`db::events`]. Refused
+//! calls: [`vending::denials`]. Clearing away: [`vending::cleanup`], for the schedule, the call and the
+//! command. New keys: [`vending::rotation`].
+//!
 //! # The rules
 //!
 //! - No token leaves before its record and the event of this handout are committed.

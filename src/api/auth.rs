@@ -16,8 +16,9 @@ use secrecy::{ExposeSecret, SecretString};
 use super::problem::{Problem, ProblemKind};
 use super::request_context::RequestContext;
 use super::source_ip::source_ip;
-use super::{ApiState, only};
+use super::{ApiState, Route, only};
 use crate::model::{Caller, Scope, ScopeSet};
+use crate::vending::denials::Denied;
 
 /// A scope as a type, for [`Permit`].
 pub trait RequiredScope: 'static {
@@ -36,7 +37,13 @@ macro_rules! required_scopes {
     )+};
 }
 
-required_scopes!(TokensIssue, TokensRead, TokensInvalidate, Maintenance);
+required_scopes!(
+    TokensIssue,
+    TokensRead,
+    TokensInvalidate,
+    AuditRead,
+    Maintenance
+);
 
 /// Proof that the caller is a client of ours, holds the scope `S` and is within its rate.
 ///
@@ -67,8 +74,14 @@ impl<S: RequiredScope> FromRequest for Permit<S> {
         let request = request.clone();
         Box::pin(async move {
             let state: &web::Data<ApiState> = request.app_data().expect("the state is registered");
-            let (caller, scopes) = authenticate(state, &request).await?;
+            let authenticated = authenticate(state, &request).await;
+            let (caller, scopes) = authenticated.inspect_err(|problem| {
+                if problem.kind == ProblemKind::Unauthenticated {
+                    note_denial(state, &request, None);
+                }
+            })?;
             if !scopes.contains(S::SCOPE) {
+                note_denial(state, &request, Some(caller.client));
                 let detail = format!("the client lacks the scope {}", S::SCOPE);
                 return Err(Problem::new(ProblemKind::Forbidden, detail));
             }
@@ -80,6 +93,20 @@ impl<S: RequiredScope> FromRequest for Permit<S> {
             })
         })
     }
+}
+
+/// Has a refusal counted, for the trail: by client, or by address where nobody can be told.
+fn note_denial(state: &ApiState, request: &HttpRequest, client: Option<String>) {
+    let source_ip = match client {
+        Some(_) => None,
+        None => source_ip(request, &state.trusted_proxies),
+    };
+    let route = request.app_data::<Route>();
+    state.denials.note(Denied {
+        client,
+        source_ip: source_ip.map(|address| address.to_string()),
+        route: route.map(|Route(name)| *name),
+    });
 }
 
 async fn authenticate(

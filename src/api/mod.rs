@@ -2,12 +2,15 @@
 //!
 //! A request passes `request_context` (its id, its log line, the shape of a refusal), the route
 //! table below (404, 405), an [`auth::Permit`] (401, 403, 429), its `body` (415, 413, 400), and its
-//! handler in `tokens` or [`health`].
+//! handler in `tokens`, `invalidation`, `audit` or [`health`].
 
+mod audit;
 pub mod auth;
 mod body;
 mod cache_control;
 mod cursor;
+mod event_query;
+pub mod event_rows;
 mod fault;
 mod fields;
 pub mod health;
@@ -36,9 +39,11 @@ use ipnet::IpNet;
 use self::auth::RateLimit;
 use self::health::DatabaseCheck;
 use self::problem::Problem;
+pub use self::query::moment;
 use crate::db::Database;
 use crate::vending::Vendor;
 use crate::vending::cleanup::Cleaner;
+use crate::vending::denials::Denials;
 
 /// What the handlers work with.
 #[derive(Debug)]
@@ -55,6 +60,8 @@ pub struct ApiState {
     pub trusted_proxies: Vec<IpNet>,
     /// What a percent-encoded token string is appended to.
     pub verification_base_url: String,
+    /// Counts what is refused with 401 and 403.
+    pub denials: Denials,
     /// Each client's own limit.
     pub rate_limit: RateLimit,
     /// True once the service is to stop: readiness says so, requests are still served.
@@ -81,6 +88,10 @@ pub fn configure(config: &mut web::ServiceConfig) {
     });
     route(config, "/maintenance/cleanup", "GET, HEAD, POST", |path| {
         path.route(get(maintenance::get_cleanup)).route(post().to(maintenance::run_cleanup))
+    });
+    route(config, "/audit/events", "GET, HEAD", |path| path.route(get(audit::list_events)));
+    route(config, "/audit/events/export", "GET, HEAD", |path| {
+        path.route(get(audit::export_events))
     });
     route(config, "/health/live", "GET, HEAD", |path| path.route(get(health::get_liveness)));
     route(config, "/health/ready", "GET, HEAD", |path| path.route(get(health::get_readiness)));

@@ -112,7 +112,7 @@ impl<'a> RecordView<'a> {
     }
 }
 
-/// A page of a list, newest first.
+/// A page of a list.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PageView<T> {

@@ -161,6 +161,7 @@ pub async fn list_tokens(
     let last = tokens.last().filter(|_| has_more).map(|token| Cursor {
         at: token.issued_at,
         id: token.id,
+        until: None,
     });
     Ok(HttpResponse::Ok().json(PageView {
         items: tokens.iter().map(RecordView::new).collect(),

@@ -1,6 +1,8 @@
 //! `token-vendor client`: the API keys of this service.
 
-use anyhow::{Context, bail};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use clap::builder::PossibleValuesParser;
@@ -9,10 +11,13 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{CliError, start_logs};
-use crate::config::{DatabaseCommandConfig, Flags, Source};
-use crate::db::clients::{disable_client, insert_client, list_clients};
+use crate::config::{DatabaseCommandConfig, DatabaseConfig, Flags, Source};
+use crate::db::clients::{disable_client, find_client, insert_client, list_clients, rotate_client};
 use crate::db::{PgPool, schema};
 use crate::model::{Client, Scope, ScopeSet};
+
+/// A secret that lives longer beside its successor was not rotated.
+const LONGEST_GRACE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum ClientCommand {
@@ -29,6 +34,16 @@ pub(super) enum ClientCommand {
     },
     /// List all clients.
     List {
+        #[command(flatten)]
+        settings: Flags<DatabaseCommandConfig>,
+    },
+    /// Give a client a new secret and print it, this once; every replica knows it within 5 seconds.
+    Rotate {
+        /// Its API key.
+        key: String,
+        /// How long the secret that it has now stays good; 0s ends it at once. At most 30d.
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = grace)]
+        grace: Duration,
         #[command(flatten)]
         settings: Flags<DatabaseCommandConfig>,
     },
@@ -49,31 +64,62 @@ pub(super) async fn client(command: ClientCommand) -> Result<(), CliError> {
             settings,
         } => create(&open(settings).await?, name, &scopes).await,
         ClientCommand::List { settings } => list(&open(settings).await?).await,
+        ClientCommand::Rotate {
+            key,
+            grace,
+            settings,
+        } => rotate(&open(settings).await?, &key, grace).await,
         ClientCommand::Disable { key, settings } => disable(&open(settings).await?, &key).await,
     }
 }
 
 async fn create(pool: &PgPool, name: String, scopes: &[Scope]) -> Result<(), CliError> {
-    let secret = BASE64_URL_SAFE_NO_PAD.encode(random::<32>()?);
+    let secret = new_secret()?;
     let client = Client {
         api_key: format!("tv-{}", BASE64_URL_SAFE_NO_PAD.encode(random::<12>()?)),
         name,
         secret_sha256: Sha256::digest(&secret).to_vec(),
+        previous_secret_sha256: None,
         scopes: scopes.iter().copied().collect::<ScopeSet>(),
         is_enabled: true,
     };
     if !insert_client(pool, &client, &actor()).await? {
-        return Err(anyhow::anyhow!("the new key is taken already; try again").into());
+        return Err(anyhow!("the new key is taken already; try again").into());
     }
-    let scopes: Vec<Scope> = client.scopes.iter().collect();
-    let created = json!({
+    print_with_secret(&client, &secret);
+    Ok(())
+}
+
+async fn rotate(pool: &PgPool, key: &str, grace: Duration) -> Result<(), CliError> {
+    let secret = new_secret()?;
+    let hash = Sha256::digest(&secret);
+    let Some(client) = rotate_client(pool, key, &hash, grace, &actor()).await? else {
+        let error = match find_client(pool, key).await?.0 {
+            Some(_) => anyhow!("client {key:?} is disabled"),
+            None => no_client(key),
+        };
+        return Err(error.into());
+    };
+    print_with_secret(&client, &secret);
+    Ok(())
+}
+
+fn new_secret() -> anyhow::Result<String> {
+    Ok(BASE64_URL_SAFE_NO_PAD.encode(random::<32>()?))
+}
+
+fn print_with_secret(client: &Client, secret: &str) {
+    let view = json!({
         "apiKey": client.api_key,
         "apiSecret": secret,
         "name": client.name,
-        "scopes": scopes,
+        "scopes": client.scopes.iter().collect::<Vec<_>>(),
     });
-    println!("{created}");
-    Ok(())
+    println!("{view}");
+}
+
+fn no_client(key: &str) -> anyhow::Error {
+    anyhow!("no client has the key {key:?}")
 }
 
 async fn list(pool: &PgPool) -> Result<(), CliError> {
@@ -95,7 +141,7 @@ async fn list(pool: &PgPool) -> Result<(), CliError> {
 
 async fn disable(pool: &PgPool, key: &str) -> Result<(), CliError> {
     if disable_client(pool, key, &actor()).await?.is_none() {
-        return Err(anyhow::anyhow!("no client has the key {key:?}").into());
+        return Err(no_client(key).into());
     }
     println!("{}", json!({ "apiKey": key, "isEnabled": false }));
     Ok(())
@@ -104,8 +150,13 @@ async fn disable(pool: &PgPool, key: &str) -> Result<(), CliError> {
 async fn open(settings: Flags<DatabaseCommandConfig>) -> Result<PgPool, CliError> {
     let config = settings.load(Source::of_process())?;
     start_logs(config.log.format)?;
-    let options = schema::connect_options(&config.database.url)?;
-    schema::wait_for_database(&options, config.database.startup_wait).await?;
+    connect(&config.database).await
+}
+
+/// A pool of one connection, to a database that is fit to work on.
+pub(super) async fn connect(database: &DatabaseConfig) -> Result<PgPool, CliError> {
+    let options = schema::connect_options(&database.url)?;
+    schema::wait_for_database(&options, database.startup_wait).await?;
     let pool = schema::open_pool(options, 1);
     schema::check_fitness(&mut *pool.acquire().await.map_err(crate::db::DbError::from)?).await?;
     Ok(pool)
@@ -122,10 +173,18 @@ pub(super) fn actor() -> String {
     format!("cli:{user}@{}", host.to_string_lossy())
 }
 
-fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+pub(super) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).context("the system gives no random bytes")?;
     Ok(bytes)
+}
+
+fn grace(text: &str) -> anyhow::Result<Duration> {
+    let grace = humantime::parse_duration(text)?;
+    if grace > LONGEST_GRACE {
+        bail!("must be at most 30d");
+    }
+    Ok(grace)
 }
 
 fn client_name(text: &str) -> anyhow::Result<String> {

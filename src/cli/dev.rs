@@ -128,6 +128,7 @@ async fn add_client(options: &PgConnectOptions) -> Result<(), CliError> {
         api_key: CLIENT.into(),
         name: CLIENT.into(),
         secret_sha256: Sha256::digest(CLIENT).to_vec(),
+        previous_secret_sha256: None,
         scopes: ScopeSet::all(),
         is_enabled: true,
     };

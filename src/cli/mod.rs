@@ -3,10 +3,12 @@
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage or
 //! configuration.
 
+mod audit;
 mod check;
 mod cleanup;
 mod client;
 mod dev;
+mod keys;
 mod sandbox;
 mod serve;
 
@@ -42,6 +44,12 @@ enum Command {
     /// Manage the API keys of this service.
     #[command(subcommand)]
     Client(client::ClientCommand),
+    /// Make and change the keys that stored tokens are encrypted under.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Read the audit trail.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Validate the configuration and print it, secrets masked.
     Check(check::Check),
 }
@@ -89,7 +97,6 @@ where
 trait IsFailure {}
 impl IsFailure for anyhow::Error {}
 impl IsFailure for crate::db::DbError {}
-impl IsFailure for crate::local_postgres::LocalPostgresError {}
 impl IsFailure for std::io::Error {}
 
 /// Parses the command line and runs it.
@@ -123,6 +130,8 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Sandbox(sandbox) => sandbox::sandbox(sandbox).await,
         Command::Cleanup(cleanup) => cleanup::cleanup(cleanup).await,
         Command::Client(client) => client::client(client).await,
+        Command::Keys(keys) => keys::keys(keys).await,
+        Command::Audit(command) => audit::audit(command).await,
         Command::Check(check) => check::check(check).await,
     }
 }

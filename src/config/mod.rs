@@ -21,7 +21,7 @@ pub use settings::{
     SETTINGS, TlsFiles, UpstreamConfig, VendingConfig,
 };
 pub use source::Source;
-pub use values::{LogFormat, TokenKey};
+pub use values::{LogFormat, TokenKey, is_key_id};
 
 /// One setting: an environment variable and, unless it is secret, a flag.
 #[derive(Debug)]
@@ -151,6 +151,33 @@ impl CommandConfig for CleanupCommandConfig {
         Some(Self {
             database: database?,
             retention: retention?,
+            log: log?,
+        })
+    }
+}
+
+/// What a command needs that works on the stored tokens, such as `keys rotate`.
+#[derive(Debug)]
+pub struct KeysCommandConfig {
+    /// Postgres.
+    pub database: DatabaseConfig,
+    /// Encryption at rest and fingerprints.
+    pub keys: KeysConfig,
+    /// Logs.
+    pub log: LogConfig,
+}
+
+impl CommandConfig for KeysCommandConfig {
+    fn concerns(setting: &Setting) -> bool {
+        DatabaseCommandConfig::concerns(setting) || KeysConfig::concerns(setting)
+    }
+
+    fn read(source: &mut Source) -> Option<Self> {
+        let database = DatabaseConfig::read(source);
+        let (keys, log) = (KeysConfig::read(source), LogConfig::read(source));
+        Some(Self {
+            database: database?,
+            keys: keys?,
             log: log?,
         })
     }

@@ -127,7 +127,7 @@ settings! {
 
     /// The service's own HTTP side.
     http: HttpConfig("HTTP") {
-        /// The address and port to serve on, such as 0.0.0.0:8080 or [::]:8080.
+        /// The address and port to serve on, such as 0.0.0.0:8080 for every interface.
         listen_addr: SocketAddr = "LISTEN_ADDR", Public, Some("127.0.0.1:8080"), like("an IP address and port like 127.0.0.1:8080 or [::]:8080");
         /// The end user's link up to where the token string is appended, percent-encoded.
         verification_base_url: Url = "VERIFICATION_BASE_URL", Public, Some("https://bank-verification.ui.idenfy.com/?token="), web_url;
@@ -215,7 +215,7 @@ pub(super) fn check_retention(source: &mut Source) {
 fn check_together(source: &mut Source) {
     check_retention(source);
     if source.found("TLS_CERT").is_empty() != source.found("TLS_KEY").is_empty() {
-        source.note("TLS_CERT", "and TLS_KEY: set both or neither");
+        source.note("TLS_CERT", "goes with TLS_KEY: set both or neither");
     }
     let is_allowed = source.found("UPSTREAM_ALLOW_HTTP") == "true";
     if let Ok(url) = upstream_base_url(source.found("UPSTREAM_BASE_URL"))

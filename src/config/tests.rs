@@ -116,7 +116,7 @@ FINGERPRINT_KEY: is required (or FINGERPRINT_KEY_FILE, a path to read it from)
 LISTEN_ADDR: \":8080\" is not an IP address and port like 127.0.0.1:8080 or [::]:8080
 TLS_CERT: \"/nonexistent\" cannot be read: No such file or directory (os error 2)
 LOG_FORMAT: \"xml\" is not text or json
-TLS_CERT: and TLS_KEY: set both or neither
+TLS_CERT: goes with TLS_KEY: set both or neither
 UPSTREAM_BASE_URL: must be https:// (http:// only for 127.0.0.0/8, ::1 and localhost, or with UPSTREAM_ALLOW_HTTP=true)";
     assert_eq!(Config::load(source).unwrap_err().to_string(), expected);
 }

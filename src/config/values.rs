@@ -162,9 +162,11 @@ pub(super) fn token_keys(text: &str) -> Parsed<Vec<TokenKey>> {
     let mut keys: Vec<TokenKey> = Vec::new();
     for (number, entry) in (1..).zip(text.split(',').map(str::trim)) {
         let (id, encoded) = entry.split_once(':').unwrap_or_default();
-        let key = key(encoded).ok().filter(|_| (1..=32).contains(&id.len()));
+        let key = key(encoded).ok().filter(|_| is_key_id(id));
         let key = key.ok_or_else(|| {
-            format!("entry {number} is not id:base64-of-32-bytes, the id of 1 to 32 bytes")
+            format!(
+                "entry {number} is not id:base64-of-32-bytes, the id 1 to 32 of A-Z a-z 0-9 _ -"
+            )
         })?;
         if keys.iter().any(|other| other.id == id) {
             return Err(format!("entry {number} has the id of an earlier one"));
@@ -172,6 +174,14 @@ pub(super) fn token_keys(text: &str) -> Parsed<Vec<TokenKey>> {
         keys.push(TokenKey { id: id.into(), key });
     }
     Ok(keys)
+}
+
+/// Whether it can be the id of a token key.
+pub fn is_key_id(id: &str) -> bool {
+    (1..=32).contains(&id.len())
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 /// 32 bytes from standard base64, padded or not.

@@ -1,5 +1,7 @@
 //! API keys.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -14,7 +16,8 @@ pub async fn find_client(
 ) -> Result<(Option<Client>, DateTime<Utc>), DbError> {
     let row = sqlx::query!(
         r#"SELECT clock_timestamp() AS "now!", c.api_key AS "api_key?", c.name AS "name?",
-                  c.secret_sha256 AS "secret_sha256?", c.scopes AS "scopes?", c.is_enabled AS "is_enabled?"
+                  c.secret_sha256 AS "secret_sha256?", c.scopes AS "scopes?", c.is_enabled AS "is_enabled?",
+                  CASE WHEN c.previous_until > clock_timestamp() THEN c.previous_secret_sha256 END AS previous_secret_sha256
            FROM (VALUES (1)) one LEFT JOIN clients c ON c.api_key = $1"#,
         api_key
     )
@@ -32,6 +35,7 @@ pub async fn find_client(
                 api_key,
                 name,
                 secret_sha256,
+                previous_secret_sha256: row.previous_secret_sha256,
                 scopes: known_scopes(&scopes),
                 is_enabled,
             })
@@ -44,7 +48,9 @@ pub async fn find_client(
 /// Every client, by name.
 pub async fn list_clients(pool: &PgPool) -> Result<Vec<Client>, DbError> {
     let rows = sqlx::query!(
-        "SELECT api_key, name, secret_sha256, scopes, is_enabled FROM clients ORDER BY name, api_key"
+        "SELECT api_key, name, secret_sha256, scopes, is_enabled,
+                CASE WHEN previous_until > clock_timestamp() THEN previous_secret_sha256 END AS previous_secret_sha256
+         FROM clients ORDER BY name, api_key"
     )
     .fetch_all(pool)
     .await?;
@@ -52,6 +58,7 @@ pub async fn list_clients(pool: &PgPool) -> Result<Vec<Client>, DbError> {
         api_key: row.api_key,
         name: row.name,
         secret_sha256: row.secret_sha256,
+        previous_secret_sha256: row.previous_secret_sha256,
         scopes: known_scopes(&row.scopes),
         is_enabled: row.is_enabled,
     });
@@ -112,6 +119,40 @@ pub async fn disable_client(
     }
     let (client, _) = find_client(pool, api_key).await?;
     Ok(client.map(|_| false))
+}
+
+/// Gives a client a new secret, with a `client.rotated` event; the one that it had stays good for
+/// `grace`, any older one does not. Returns the client, `None` if there is none that is enabled.
+pub async fn rotate_client(
+    pool: &PgPool,
+    api_key: &str,
+    secret_sha256: &[u8],
+    grace: Duration,
+    actor: &str,
+) -> Result<Option<Client>, DbError> {
+    // Without a grace the old one is gone: a clock that steps back does not revive it.
+    let done = sqlx::query!(
+        "WITH client AS (
+             UPDATE clients
+             SET secret_sha256 = $2, previous_secret_sha256 = CASE WHEN $3::float8 > 0 THEN secret_sha256 END,
+                 previous_until = clock_timestamp() + make_interval(secs => $3)
+             WHERE api_key = $1 AND is_enabled RETURNING api_key
+         )
+         INSERT INTO audit_events (id, occurred_at, kind, client, detail)
+         SELECT $4, clock_timestamp(), $5, api_key, $6 FROM client",
+        api_key,
+        secret_sha256,
+        grace.as_secs_f64(),
+        Uuid::now_v7(),
+        EventKind::ClientRotated.name(),
+        serde_json::json!({ "actor": actor, "graceSeconds": grace.as_secs() }),
+    )
+    .execute(pool)
+    .await?;
+    if done.rows_affected() == 0 {
+        return Ok(None);
+    }
+    Ok(find_client(pool, api_key).await?.0)
 }
 
 /// Scopes of a later version are none of this one's.

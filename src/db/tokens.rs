@@ -1,6 +1,7 @@
 //! The records of issued tokens.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -8,7 +9,7 @@ use super::DbError;
 use crate::model::{Access, Combination, Country, InvalidationReason, Token};
 
 /// What a list of tokens is narrowed to; everything absent matches all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct TokenFilter {
     /// This user's.
     pub user_id: Option<String>,
@@ -45,10 +46,7 @@ impl TryFrom<TokenRow> for Token {
     type Error = DbError;
 
     fn try_from(row: TokenRow) -> Result<Self, DbError> {
-        let country = match row.country.as_str() {
-            "" => None,
-            code => Some(code.parse().map_err(|_| unreadable(code))?),
-        };
+        let combination = read_combination(row.user_id, &row.country, row.bank, row.access)?;
         let invalidation_reason = match row.invalidation_reason {
             None => None,
             Some(name) => {
@@ -57,12 +55,7 @@ impl TryFrom<TokenRow> for Token {
         };
         Ok(Token {
             id: row.id,
-            combination: Combination {
-                user_id: row.user_id,
-                country,
-                bank: Some(row.bank).filter(|bank| !bank.is_empty()),
-                access: Access::from_bits(row.access),
-            },
+            combination,
             expiration: row.expiration,
             ends_at: row.ends_at,
             issued_at: row.issued_at,
@@ -73,6 +66,25 @@ impl TryFrom<TokenRow> for Token {
             fingerprint: row.fingerprint,
         })
     }
+}
+
+/// A combination from the columns that key it.
+pub(super) fn read_combination(
+    user_id: String,
+    country: &str,
+    bank: String,
+    access: i16,
+) -> Result<Combination, DbError> {
+    let country = match country {
+        "" => None,
+        code => Some(code.parse().map_err(|_| unreadable(code))?),
+    };
+    Ok(Combination {
+        user_id,
+        country,
+        bank: Some(bank).filter(|bank| !bank.is_empty()),
+        access: Access::from_bits(access),
+    })
 }
 
 fn unreadable(what: &str) -> DbError {

@@ -1,229 +1,120 @@
-//! The server: its start, how it is found ready, its end.
+//! The cluster and its server: made, started, found ready.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use anyhow::{Context, bail, ensure};
 
-use super::binaries::Binaries;
-use super::cluster;
-use super::folder::{Claim, Folder, is_alive};
-use super::pid_file::PidFile;
-use super::supervisor::Supervisor;
-use super::{LocalPostgres, LocalPostgresError, LocalPostgresOptions, While};
-
-/// The socket's file name: Postgres makes it of the port.
-pub(super) const SOCKET: &str = ".s.PGSQL.5432";
+use super::folder::{Claim, Folder};
+use super::{LocalPostgres, LocalPostgresOptions, binaries};
 
 /// Long enough for the recovery of a large crash.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long what is left of a killed server is given to be gone.
-const LEFTOVERS_TIMEOUT: Duration = Duration::from_secs(10);
-const STOP_TIMEOUT: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(3);
-/// Lines of the server's log in an error.
-const LOG_TAIL: usize = 12;
-
-const KEPT_IN_URLS: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'/');
-
-pub(super) fn url(socket_dir: &Path, database: &str) -> String {
-    let encode = |text: &str| utf8_percent_encode(text, KEPT_IN_URLS).to_string();
-    let host = encode(&socket_dir.to_string_lossy());
-    let database = encode(database).replace('/', "%2F");
-    format!("postgresql:///{database}?host={host}&port=5432&user=postgres")
-}
-
-/// What the owner of a server has.
-#[derive(Debug)]
-pub(super) struct Owned {
-    supervisor: Supervisor,
-    lock: File,
-    data_dir: PathBuf,
-}
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        // No owner any more: who starts next waits for the lock instead of giving up.
-        let _ = self.lock.set_len(0);
-    }
-}
-
-impl Owned {
-    pub fn stop(mut self, postmaster: u32) -> Result<(), LocalPostgresError> {
-        let doing = || "stopping Postgres".to_string();
-        let given_up = Instant::now() + STOP_TIMEOUT;
-        let mut is_told = false;
-        while self.supervisor.try_wait().or_while(doing)?.is_none() {
-            if !is_told {
-                // The postmaster itself: the end of the pipe would stop it only after `also_until`.
-                interrupt(postmaster.cast_signed());
-                is_told = true;
-            }
-            if Instant::now() > given_up {
-                return Err(LocalPostgresError::StillRunning {
-                    data_dir: self.data_dir.clone(),
-                });
-            }
-            sleep(POLL);
-        }
-        self.supervisor.finish().or_while(doing)
-    }
-}
 
 /// Starts the server, or where `join` is set takes the one that runs.
-pub(super) fn start(
-    options: &LocalPostgresOptions,
-    join: bool,
-) -> Result<LocalPostgres, LocalPostgresError> {
+pub(super) fn start(options: &LocalPostgresOptions, join: bool) -> anyhow::Result<LocalPostgres> {
     let folder = Folder::open(&options.data_dir)?;
-    let (socket_dir, is_outside) = folder.socket_dir();
-    let lock = match folder.claim(join)? {
-        Claim::Ours(lock) => lock,
-        Claim::Theirs(postmaster) => {
-            return Ok(LocalPostgres {
-                socket_dir,
-                postmaster,
-                owned: None,
-            });
+    let (pid, supervisor) = match folder.claim(join, Duration::from_secs(1))? {
+        Claim::Theirs(pid) => (pid, None),
+        Claim::Ours(lock) => {
+            let (pid, supervisor) = start_claimed(options, &folder, lock)?;
+            (pid, Some(supervisor))
         }
     };
-    let binaries = cluster::init(&folder, &lock)?;
-    folder.private_dir(&socket_dir)?;
-    let given_up = Instant::now() + LEFTOVERS_TIMEOUT;
-    loop {
-        let before = make_way(&folder)?;
-        let mut arguments = Vec::new();
-        arguments.push(match is_outside {
-            true => socket_dir.clone().into_os_string(),
-            false => OsString::new(),
-        });
-        arguments.extend(command_line(options, &folder, &binaries, &socket_dir));
-        let mut supervisor = Supervisor::start(arguments, options.also_until, &folder, &lock)
-            .or_while(|| "starting Postgres".into())?;
-        match wait_until_ready(&folder, &mut supervisor, before.as_ref()) {
-            Ok(postmaster) => {
-                let owned = Some(Owned {
-                    supervisor,
-                    lock,
-                    data_dir: folder.path,
-                });
-                return Ok(LocalPostgres {
-                    socket_dir,
-                    postmaster,
-                    owned,
-                });
-            }
-            // Children of a killed postmaster, on their way out.
-            Err(LocalPostgresError::NotStarted { tail, .. })
-                if tail.contains("is still in use") && Instant::now() < given_up =>
-            {
-                sleep(Duration::from_millis(50));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Clears away a server whose supervisor was killed, and a pid file that names a process of
-/// somebody else, which Postgres would refuse to start beside. Returns the pid file that is left:
-/// its server is no more, but children of it may be, which Postgres looks into.
-fn make_way(folder: &Folder) -> Result<Option<PidFile>, LocalPostgresError> {
-    let pgdata = folder.pgdata();
-    let given_up = Instant::now() + LEFTOVERS_TIMEOUT;
-    while let Some(found) = PidFile::read(&pgdata) {
-        if !is_alive(found.pid) {
-            return Ok(Some(found));
-        }
-        if !found.is_running(&pgdata) {
-            let path = pgdata.join("postmaster.pid");
-            fs::remove_file(&path).or_while(|| format!("removing {}", path.display()))?;
-            return Ok(None);
-        }
-        if Instant::now() > given_up {
-            return Err(LocalPostgresError::StillRunning {
-                data_dir: folder.path.clone(),
-            });
-        }
-        interrupt(found.pid);
-        sleep(Duration::from_millis(50));
-    }
-    Ok(None)
-}
-
-fn command_line(
-    options: &LocalPostgresOptions,
-    folder: &Folder,
-    binaries: &Binaries,
-    socket_dir: &Path,
-) -> Vec<OsString> {
-    let mut command = vec![
-        binaries.dir.join("postgres").into_os_string(),
-        "-D".into(),
-        folder.pgdata().into_os_string(),
-    ];
-    // A list, whose items are quoted as SQL's identifiers are.
-    let directories = format!("\"{}\"", socket_dir.to_string_lossy().replace('"', "\"\""));
-    let private = [
-        ("listen_addresses", ""),
-        ("port", "5432"),
-        ("unix_socket_directories", &directories),
-        ("unix_socket_permissions", "0700"),
-    ];
-    let settings = options
-        .settings
-        .iter()
-        .map(|(name, value)| (&**name, &**value));
-    // Of two for the same setting the later one counts.
-    for (name, value) in settings.chain(private) {
-        command.push("-c".into());
-        command.push(format!("{name}={value}").into());
-    }
-    command
-}
-
-/// Returns the postmaster's process id.
-fn wait_until_ready(
-    folder: &Folder,
-    supervisor: &mut Supervisor,
-    before: Option<&PidFile>,
-) -> Result<u32, LocalPostgresError> {
-    let given_up = Instant::now() + START_TIMEOUT;
-    let reason = loop {
-        let ended = supervisor
-            .try_wait()
-            .or_while(|| "waiting for Postgres".into())?;
-        if let Some(status) = ended {
-            break status.to_string();
-        }
-        if Instant::now() > given_up {
-            break format!("not ready within {START_TIMEOUT:?}");
-        }
-        match PidFile::read(&folder.pgdata()) {
-            Some(now) if now.is_ready && !before.is_some_and(|old| old.is_of_same_server(&now)) => {
-                return Ok(now.pid.unsigned_abs());
-            }
-            _ => sleep(POLL),
-        }
-    };
-    let text = fs::read_to_string(folder.log()).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    Err(LocalPostgresError::NotStarted {
-        reason,
-        log: folder.log(),
-        tail: lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n"),
+    Ok(LocalPostgres {
+        socket_dir: folder.socket_dir(),
+        pid,
+        supervisor,
     })
 }
 
-fn interrupt(pid: i32) {
-    // Gone already is as good.
-    let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
+fn start_claimed(
+    options: &LocalPostgresOptions,
+    folder: &Folder,
+    lock: File,
+) -> anyhow::Result<(u32, std::process::Child)> {
+    // Of a server that was killed: none of its processes is left, or they would hold the lock. The
+    // system may have given its id to somebody else, beside whom Postgres would not start.
+    let _ = fs::remove_file(folder.pgdata().join("postmaster.pid"));
+    let binaries = init(folder, &lock)?;
+    let starting = || format!("starting Postgres in {}", folder.describe());
+    let socket_dir = folder.socket_dir();
+    folder
+        .make_private_dir(&socket_dir)
+        .with_context(starting)?;
+    let log_path = folder.path.join("postgres.log");
+    let mut log = OpenOptions::new();
+    log.create(true).write(true).truncate(true).mode(0o600);
+    let log = log.open(&log_path).with_context(starting)?;
+
+    let also_until = options.also_until.map(|pid| pid.to_string());
+    let private = [
+        ("listen_addresses", ""),
+        ("port", "5432"),
+        ("unix_socket_directories", &socket_dir.to_string_lossy()),
+        ("unix_socket_permissions", "0700"),
+    ];
+    // Of two for the same setting the later one counts.
+    let given = options.settings.iter().map(|(n, value)| (&**n, &**value));
+    let settings = given.chain(private);
+    let mut supervisor = folder
+        .command("/bin/sh")
+        .args(["-c", include_str!("supervise.sh"), "supervise"])
+        .arg(&socket_dir)
+        .arg(also_until.unwrap_or_default())
+        .arg(binaries.join("postgres"))
+        .arg("-D")
+        .arg(folder.pgdata())
+        .args(settings.flat_map(|(name, value)| ["-c".into(), format!("{name}={value}")]))
+        .stdin(Stdio::piped())
+        .stdout(lock)
+        .stderr(log)
+        // Ctrl-C in the terminal is for the owner, who stops the server when it is done with it.
+        .process_group(0)
+        .spawn()
+        .with_context(starting)?;
+
+    let given_up = Instant::now() + START_TIMEOUT;
+    while supervisor.try_wait()?.is_none() && Instant::now() < given_up {
+        if let Some(pid) = folder.ready_postmaster() {
+            return Ok((pid, supervisor));
+        }
+        sleep(Duration::from_millis(3));
+    }
+    let said = fs::read_to_string(&log_path).unwrap_or_default();
+    bail!(
+        "Postgres did not start; its log {}:\n{said}",
+        log_path.display()
+    )
+}
+
+/// Makes the cluster where there is none yet, and finds the binaries that fit it.
+fn init(folder: &Folder, lock: &File) -> anyhow::Result<PathBuf> {
+    let pgdata = folder.pgdata();
+    if let Ok(version) = fs::read_to_string(pgdata.join("PG_VERSION")) {
+        return binaries::find(Some(version.trim().parse()?));
+    }
+    let binaries = binaries::find(None)?;
+    let making = || format!("running initdb in {}", folder.describe());
+    // Beside its place and then renamed, so that what was interrupted is never taken for whole.
+    let unfinished = folder.unfinished_pgdata();
+    folder.make_private_dir(&unfinished).with_context(making)?;
+    let output = folder
+        .command(binaries.join("initdb"))
+        .args(["--auth=trust", "--no-sync", "--no-instructions"])
+        .args(["--encoding=UTF8", "--locale=C", "--username=postgres", "-D"])
+        .arg(&unfinished)
+        // It holds the lock, should this process be killed meanwhile.
+        .stdin(lock.try_clone()?)
+        .output()
+        .with_context(making)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{} failed: {said}", making());
+    fs::rename(&unfinished, &pgdata).with_context(making)?;
+    Ok(binaries)
 }

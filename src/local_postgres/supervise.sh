@@ -1,22 +1,25 @@
-# usage: sh -c THIS supervise REMOVE COMMAND…
+# usage: sh -c THIS supervise SOCKET_DIR ALSO_UNTIL COMMAND…
 #
-# Runs a Postgres server until it ends or standard input does, whichever is first; then removes
-# the empty folder REMOVE (none if ''). Standard input is a pipe that nobody else has the other
-# end of, so it ends with the process that started us, kill -9 included. Standard output is the
-# data folder's lock: held here, it is free when the server is gone and not before.
-remove=$1
-shift
+# Runs a Postgres server until it ends, or until both standard input and the process ALSO_UNTIL
+# (none if '') have. Standard input is a pipe that nobody else has the other end of, so it ends
+# with the process that started us, kill -9 included. Standard output is the data folder's lock:
+# held here, by the server and by its children, it is free when all of them are gone.
+socket_dir=$1
+also_until=$2
+shift 2
 exec 3<&0
-"$@" </dev/null >&2 3<&- &
+"$@" </dev/null 3<&- &
 server=$!
-# Repeated, because a child of ours ignores the signal until it is Postgres.
 {
   while read -r line; do :; done
+  # It may be somebody's whom we may not signal. `ps` is for where there is no /proc.
+  while [ "$also_until" ] && { [ -d "/proc/$also_until" ] || ps -p "$also_until"; }; do sleep 0.2; done
+  # Repeated, because a child of ours ignores the signal until it is Postgres.
   while kill -INT "$server"; do sleep 0.1; done
 } <&3 >/dev/null 2>&1 &
 guard=$!
 wait "$server"
 code=$?
 kill "$guard"
-[ -z "$remove" ] || rmdir "$remove"
+rm -rf "$socket_dir"
 exit "$code"

@@ -63,6 +63,9 @@ pub struct Client {
     pub name: String,
     /// SHA-256 of its secret.
     pub secret_sha256: Vec<u8>,
+    /// SHA-256 of the secret before it, while that is still good: as of the reading, by our
+    /// database's clock.
+    pub previous_secret_sha256: Option<Vec<u8>>,
     /// What it may do.
     pub scopes: ScopeSet,
     /// False once disabled.

@@ -1,5 +1,11 @@
 //! What is written to the audit trail.
 
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::combination::Access;
 use super::failure::from_names;
 
 from_names! {
@@ -19,9 +25,49 @@ from_names! {
         TokenExpired = "token.expired",
         /// A cleanup did something.
         CleanupRan = "cleanup.ran",
+        /// Calls were refused with 401 or 403; how many, `detail.count` says.
+        AccessDenied = "access.denied",
+        /// The trail was read.
+        AuditRead = "audit.read",
         /// A client was created.
         ClientCreated = "client.created",
         /// A client was disabled.
         ClientDisabled = "client.disabled",
+        /// A client was given a new secret.
+        ClientRotated = "client.rotated",
+        /// Stored tokens were sealed anew, under the first key.
+        KeysRotated = "keys.rotated",
     }
+}
+
+/// An event as it is on record; as JSON, its members are the contract's.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditEvent {
+    /// Unique, given by whoever wrote it.
+    pub id: Uuid,
+    /// When, to the microsecond.
+    pub occurred_at: DateTime<Utc>,
+    /// An [`EventKind`], or a later version's.
+    pub kind: String,
+    /// The API key of the caller.
+    pub client: Option<String>,
+    /// The caller's own `X-Request-Id`, or ours.
+    pub request_id: Option<String>,
+    /// The address that the request came from.
+    pub source_ip: Option<String>,
+    /// The user whose token it is about.
+    pub user_id: Option<String>,
+    /// The token's country; none for "any" and where it is about no token. So is the bank.
+    pub country: Option<String>,
+    /// The token's bank.
+    pub bank: Option<String>,
+    /// What the token gives access to.
+    pub access: Option<Access>,
+    /// The token, or the mint that made none.
+    pub token_id: Option<Uuid>,
+    /// The name of the token string.
+    pub fingerprint: Option<String>,
+    /// What else there is to say, by kind.
+    pub detail: Option<Value>,
 }

@@ -10,6 +10,6 @@ pub mod token;
 
 pub use client::{Caller, Client, Origin, Scope, ScopeSet};
 pub use combination::{Access, Combination, Country};
-pub use event::EventKind;
+pub use event::{AuditEvent, EventKind};
 pub use failure::{Failure, FailureKind, UpstreamAnswer};
 pub use token::{InvalidationReason, Issued, Token, TokenString};

@@ -36,7 +36,7 @@ impl Clients {
         Clients { known, db, clock }
     }
 
-    /// The client of that key and secret; `None` for an unknown key, a wrong secret and a disabled
+    /// The client of that key and secret, or of the secret before it while that is good; `None` for an unknown key, a wrong secret and a disabled
     /// client alike, after the same time.
     pub async fn authenticate(
         &self,
@@ -48,10 +48,15 @@ impl Clients {
             None if is_well_formed(api_key) => self.look_up(api_key).await?,
             None => None,
         };
-        let expected = client
-            .as_ref()
-            .map_or(&[0; 32][..], |client| &client.secret_sha256);
-        let is_right: bool = Sha256::digest(secret).as_slice().ct_eq(expected).into();
+        let digest = Sha256::digest(secret);
+        // What stands in for a missing hash is no hash that anybody knows a secret of.
+        let is_that =
+            |expected: Option<&[u8]>| digest.as_slice().ct_eq(expected.unwrap_or(&[0; 32]));
+        let client_ref = client.as_deref();
+        let is_current = is_that(client_ref.map(|client| &*client.secret_sha256));
+        let is_previous =
+            is_that(client_ref.and_then(|client| client.previous_secret_sha256.as_deref()));
+        let is_right: bool = (is_current | is_previous).into();
         Ok(client.filter(|client| is_right && client.is_enabled))
     }
 

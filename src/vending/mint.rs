@@ -25,7 +25,7 @@ const LEASE_MARGIN: Duration = Duration::from_secs(6);
 /// What must be left of the lease after the call, for the commit.
 const COMMIT_TIME: Duration = Duration::from_secs(3);
 /// How long those who wait are kept waiting for a commit; it is tried for longer.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(1);
+const COMMIT_PATIENCE: Duration = Duration::from_millis(1_500);
 /// How long a minted token is tried to be recorded.
 const RECORD_FOR: Duration = Duration::from_secs(30);
 /// How long a flight waits for a place among the calls in flight.

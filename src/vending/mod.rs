@@ -8,11 +8,14 @@ pub mod cache;
 pub mod cleanup;
 pub mod clients;
 pub mod clock;
+pub mod denials;
 pub mod flight;
 pub mod handout;
 pub mod invalidation;
 mod mint;
+mod reading;
 pub mod resolve;
+pub mod rotation;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

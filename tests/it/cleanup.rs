@@ -236,12 +236,12 @@ async fn the_schedule_does_it_by_itself_and_the_call_tells_how_it_goes() {
     {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    drop(busy);
     let mut after = idle.get("/maintenance/cleanup").await;
     while after.body["lastSuccessAt"].is_null() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         after = idle.get("/maintenance/cleanup").await;
     }
+    drop(busy);
     assert_eq!(
         (&after.body["overdueTokens"], &after.body["oldestOverdue"]),
         (&json!(0), &Value::Null)
@@ -289,7 +289,7 @@ async fn the_call_runs_it_and_names_what_is_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn months_past_retention_are_dropped_and_no_handout_waits_for_it() {
+async fn months_are_made_and_dropped_beside_a_long_reader_and_no_handout_waits_for_it() {
     let world = world().await;
     world
         .db
@@ -322,6 +322,13 @@ async fn months_past_retention_are_dropped_and_no_handout_waits_for_it() {
     let held_back = run.await.unwrap();
     assert_eq!(held_back.status, 200, "{held_back:?}");
     assert_eq!(held_back.body["complete"], false);
+    // Making a month waits for nobody, and nobody for it.
+    world
+        .db
+        .execute("SELECT create_audit_partition('2031-01-01')")
+        .await
+        .unwrap();
+    assert_eq!(replica.issue(order.clone()).await.status, 200);
     reader.rollback().await.unwrap();
 
     let (_, done) = cleanup(&world, &[], &[]).await;

@@ -2,12 +2,17 @@
 
 mod access;
 mod answers;
+mod audit;
+mod audit_export;
+mod audit_filters;
+mod audit_plans;
 mod budget;
 mod chaos;
 mod cleanup;
 mod client_command;
 mod combinations;
 mod command_line;
+mod denials;
 mod dev;
 mod handouts;
 mod health;
@@ -20,6 +25,7 @@ mod migrations;
 mod records;
 mod request_form;
 mod reuse;
+mod rotation;
 mod secrets;
 mod shutdown;
 mod source_ip;

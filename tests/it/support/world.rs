@@ -85,6 +85,7 @@ impl World {
             api_key: key.into(),
             name: key.into(),
             secret_sha256: Sha256::digest(secret).to_vec(),
+            previous_secret_sha256: None,
             scopes: scopes.iter().copied().collect::<ScopeSet>(),
             is_enabled: true,
         };

@@ -1,0 +1,98 @@
+//! `/audit/events`: the trail, by page and as a whole. Each reading is in it.
+
+use actix_web::http::header::{self, ContentDisposition, DispositionParam, DispositionType};
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use serde_json::json;
+
+use super::ApiState;
+use super::auth::{AuditRead, Permit};
+use super::cursor::Cursor;
+use super::event_query::{ExportEvents, ListEvents};
+use super::event_rows::EventFormat;
+use super::problem::Problem;
+use super::token_view::PageView;
+use crate::db::events::{EventPages, list_events as find_events};
+use crate::db::{Database, DbError};
+
+/// `GET /audit/events`: events that match, a page at a time.
+pub async fn list_events(
+    permit: Permit<AuditRead>,
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    let list = ListEvents::from_query(request.query_string())?;
+    let (mut filter, order, after) = (list.filter.clone(), list.order, list.after);
+    // A walk ends where it began: the readings that it leaves behind itself would go on for ever.
+    let until = after.and_then(|cursor| cursor.until);
+    filter.to = filter.to.into_iter().chain(until).min();
+    let after = after.map(|cursor| (cursor.at, cursor.id));
+    let one_more = i64::from(list.limit) + 1;
+    let found = state
+        .reads
+        .run(move |pool| async move { find_events(&pool, &filter, order, after, one_more).await });
+    let mut events = found.await?;
+    let has_more = events.len() > list.limit as usize;
+    events.truncate(list.limit as usize);
+
+    let detail = json!({"filter": list.filter, "order": order, "limit": list.limit});
+    let caller = permit.into_caller();
+    let read_at = state.vendor.record_reading(caller, detail).await?;
+    let last = events.last().filter(|_| has_more).map(|event| Cursor {
+        at: event.occurred_at,
+        id: event.id,
+        until: until.or(Some(read_at)),
+    });
+    Ok(HttpResponse::Ok().json(PageView {
+        next_cursor: last.map(|cursor| list.cursor(cursor)),
+        items: events,
+    }))
+}
+
+/// `GET /audit/events/export`: every event that matches, oldest first, as a stream that ends with
+/// its last chunk or is cut off. It is on record before its first byte.
+pub async fn export_events(
+    permit: Permit<AuditRead>,
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    let ExportEvents { mut filter, format } = ExportEvents::from_query(request.query_string())?;
+    let detail = json!({"filter": filter, "format": format});
+    let caller = permit.into_caller();
+    let read_at = state.vendor.record_reading(caller, detail).await?;
+    filter.to = filter.to.or(Some(read_at));
+
+    let mut rest = Box::pin(chunks(state.reads.clone(), EventPages::new(filter), format));
+    // With the first page in hand: a database that is down is a 503 and no broken stream.
+    let first = rest.try_next().await?;
+    let head = format
+        .head()
+        .map(|head| Bytes::from_static(head.as_bytes()));
+    let body = stream::iter(head.into_iter().chain(first).map(Ok)).chain(rest);
+    Ok(HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, format.media_type()))
+        .insert_header(ContentDisposition {
+            disposition: DispositionType::Attachment,
+            parameters: vec![DispositionParam::Filename(format!("audit-events.{format}"))],
+        })
+        .streaming(body))
+}
+
+/// A chunk for each page, none of them empty: an empty one would end the body.
+fn chunks(
+    reads: Database,
+    pages: EventPages,
+    format: EventFormat,
+) -> impl Stream<Item = Result<Bytes, DbError>> {
+    let next = move |mut pages: EventPages| {
+        let reads = reads.clone();
+        async move {
+            let read = reads.run(|pool| async move { Ok((pages.next(&pool).await?, pages)) });
+            let (page, pages) = read.await?;
+            Ok((!page.is_empty()).then(|| (Bytes::from(format.rows(&page)), pages)))
+        }
+    };
+    stream::try_unfold(pages, next)
+        .inspect_err(|error: &DbError| tracing::error!(%error, "an export of the trail failed"))
+}

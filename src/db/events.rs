@@ -1,0 +1,245 @@
+//! The trail as it is read, and events that stand by themselves.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::{FromRow, PgPool, Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use super::DbError;
+use crate::model::{Access, AuditEvent, Caller, EventKind};
+
+/// What a reading of the trail is narrowed to; everything absent matches all.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventFilter {
+    /// About this user.
+    pub user_id: Option<String>,
+    /// About this token.
+    pub token_id: Option<Uuid>,
+    /// By this client.
+    pub client: Option<String>,
+    /// Of this kind.
+    pub kind: Option<EventKind>,
+    /// In this request.
+    pub request_id: Option<String>,
+    /// About the token string of this fingerprint.
+    pub fingerprint: Option<String>,
+    /// At or after.
+    pub from: Option<DateTime<Utc>>,
+    /// Before.
+    pub to: Option<DateTime<Utc>>,
+}
+
+/// Which way a reading goes through time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventOrder {
+    /// Oldest first.
+    Asc,
+    /// Newest first.
+    Desc,
+}
+
+/// At most `limit` events in that order, those that come after the given (occurred at, id).
+pub async fn list_events(
+    pool: &PgPool,
+    filter: &EventFilter,
+    order: EventOrder,
+    after: Option<(DateTime<Utc>, Uuid)>,
+    limit: i64,
+) -> Result<Vec<AuditEvent>, DbError> {
+    let mut query = QueryBuilder::new("");
+    push_select(&mut query, filter, order, after, limit);
+    // Not kept: there are hundreds of them, and each is planned for the values at hand.
+    let rows: Vec<EventRow> = query
+        .build_query_as()
+        .persistent(false)
+        .fetch_all(pool)
+        .await?;
+    Ok(rows.into_iter().map(AuditEvent::from).collect())
+}
+
+/// Events of one page of a long reading.
+const PAGE: i64 = 2_000;
+
+/// A reading of any length, oldest first, in pages that are read as they are asked for: no
+/// statement lives longer than its page.
+#[derive(Debug)]
+pub struct EventPages {
+    filter: EventFilter,
+    after: Option<(DateTime<Utc>, Uuid)>,
+    is_over: bool,
+}
+
+impl EventPages {
+    /// Has read nothing yet.
+    pub fn new(filter: EventFilter) -> Self {
+        EventPages {
+            filter,
+            after: None,
+            is_over: false,
+        }
+    }
+
+    /// The next events; none once there are no more.
+    pub async fn next(&mut self, pool: &PgPool) -> Result<Vec<AuditEvent>, DbError> {
+        if self.is_over {
+            return Ok(Vec::new());
+        }
+        let page = list_events(pool, &self.filter, EventOrder::Asc, self.after, PAGE).await?;
+        self.after = page.last().map(|event| (event.occurred_at, event.id));
+        self.is_over = page.len() < PAGE as usize;
+        Ok(page)
+    }
+}
+
+/// Appends the statement of [`list_events`]. It has a condition for what is asked alone, so that
+/// its plan walks the index made for that.
+pub fn push_select(
+    query: &mut QueryBuilder<Postgres>,
+    filter: &EventFilter,
+    order: EventOrder,
+    after: Option<(DateTime<Utc>, Uuid)>,
+    limit: i64,
+) {
+    query.push(
+        "SELECT id, occurred_at, kind, client, request_id, source_ip, user_id, country, bank, access, token_id, fingerprint, detail FROM audit_events WHERE true",
+    );
+    let mut equals = |column: &str, text: &Option<String>| {
+        if let Some(text) = text {
+            query.push(format_args!(" AND {column} = "));
+            query.push_bind(text.clone());
+        }
+    };
+    equals("user_id", &filter.user_id);
+    equals("client", &filter.client);
+    equals("request_id", &filter.request_id);
+    equals("fingerprint", &filter.fingerprint);
+    if let Some(token_id) = filter.token_id {
+        query.push(" AND token_id = ").push_bind(token_id);
+    }
+    if let Some(kind) = filter.kind {
+        query.push(" AND kind = ").push_bind(kind.name());
+        if kind != EventKind::TokenReused {
+            // Says to the planner what it cannot see in a parameter: the index of kinds does.
+            query.push(" AND kind <> 'token.reused'");
+        }
+    }
+    if let Some(from) = filter.from {
+        query.push(" AND occurred_at >= ").push_bind(from);
+    }
+    if let Some(to) = filter.to {
+        query.push(" AND occurred_at < ").push_bind(to);
+    }
+    let (beyond, direction) = match order {
+        EventOrder::Asc => (">", "ASC"),
+        EventOrder::Desc => ("<", "DESC"),
+    };
+    if let Some((at, id)) = after {
+        // The first condition is the one that rules out partitions.
+        query.push(format_args!(" AND occurred_at {beyond}= "));
+        query.push_bind(at);
+        query.push(format_args!(" AND (occurred_at, id) {beyond} ("));
+        query.push_bind(at).push(", ").push_bind(id).push(")");
+    }
+    query.push(format_args!(
+        " ORDER BY occurred_at {direction}, id {direction} LIMIT "
+    ));
+    query.push_bind(limit);
+}
+
+#[derive(FromRow)]
+struct EventRow {
+    id: Uuid,
+    occurred_at: DateTime<Utc>,
+    kind: String,
+    client: Option<String>,
+    request_id: Option<String>,
+    source_ip: Option<String>,
+    user_id: String,
+    country: Option<String>,
+    bank: Option<String>,
+    access: Option<i16>,
+    token_id: Option<Uuid>,
+    fingerprint: Option<String>,
+    detail: Option<Value>,
+}
+
+impl From<EventRow> for AuditEvent {
+    fn from(row: EventRow) -> Self {
+        AuditEvent {
+            id: row.id,
+            occurred_at: row.occurred_at,
+            kind: row.kind,
+            client: row.client,
+            request_id: row.request_id,
+            source_ip: row.source_ip,
+            user_id: Some(row.user_id).filter(|user_id| !user_id.is_empty()),
+            country: row.country,
+            bank: row.bank,
+            access: row.access.map(Access::from_bits),
+            token_id: row.token_id,
+            fingerprint: row.fingerprint,
+            detail: row.detail,
+        }
+    }
+}
+
+/// Writes an event that is about no token, and returns its time. Members of the detail that are
+/// null are left out.
+pub async fn insert_event(
+    pool: &PgPool,
+    kind: EventKind,
+    caller: Option<&Caller>,
+    detail: &Value,
+) -> Result<DateTime<Utc>, DbError> {
+    let occurred_at = sqlx::query_scalar!(
+        "INSERT INTO audit_events (id, occurred_at, kind, client, request_id, source_ip, detail)
+         VALUES ($1, clock_timestamp(), $2, $3, $4, $5, jsonb_strip_nulls($6))
+         RETURNING occurred_at",
+        Uuid::now_v7(),
+        kind.name(),
+        caller.map(|caller| &*caller.client),
+        caller.map(|caller| &*caller.request_id),
+        caller.and_then(|caller| caller.source_ip.as_deref()),
+        detail,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(occurred_at)
+}
+
+/// Refused calls of one caller at one route.
+#[derive(Debug)]
+pub struct DenialRow {
+    /// The id of the event.
+    pub event_id: Uuid,
+    /// Who called, where that is known.
+    pub client: Option<String>,
+    /// From where, where who is not known.
+    pub source_ip: Option<String>,
+    /// The route, the status, how many, and since when.
+    pub detail: Value,
+}
+
+/// Writes an `access.denied` event for each, at the time of the writing.
+pub async fn insert_denials(pool: &PgPool, rows: &[DenialRow]) -> Result<(), DbError> {
+    let ids: Vec<_> = rows.iter().map(|row| row.event_id).collect();
+    let clients: Vec<_> = rows.iter().map(|row| row.client.as_deref()).collect();
+    let addresses: Vec<_> = rows.iter().map(|row| row.source_ip.as_deref()).collect();
+    let details: Vec<_> = rows.iter().map(|row| row.detail.clone()).collect();
+    sqlx::query!(
+        "INSERT INTO audit_events (id, occurred_at, kind, client, source_ip, detail)
+         SELECT r.event_id, clock_timestamp(), $5, r.client, r.source_ip, jsonb_strip_nulls(r.detail)
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[]) AS r(event_id, client, source_ip, detail)",
+        &ids,
+        &clients as &[Option<&str>],
+        &addresses as &[Option<&str>],
+        &details,
+        EventKind::AccessDenied.name(),
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}

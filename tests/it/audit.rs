@@ -1,0 +1,254 @@
+//! The trail as it is read: filters, pages, and that each reading is in it.
+
+use chrono::{DateTime, Months, SecondsFormat, SubsecRound, TimeDelta, Utc};
+use fastrand::Rng;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use token_vendor::model::{Access, AuditEvent, EventKind};
+use uuid::Uuid;
+
+use crate::support::cluster::create_database;
+use crate::support::{ADMIN, Answer, Api, World, send};
+
+/// Where the trail is read.
+pub const PATH: &str = "/audit/events";
+
+/// A few values of each member, so that filters meet.
+fn random_event(random: &mut Rng, newest: DateTime<Utc>) -> AuditEvent {
+    let mut some = |names: &[&str]| random.choice(names).map(|name| (*name).to_owned());
+    let (user, client) = (some(&["u-1", "u-2", "ž +&=%'"]), some(&["c-1", "c_2"]));
+    let (request, fingerprint) = (some(&["r-1", "r 2/+&%~"]), some(&["f1", "f2"]));
+    let mut maybe = |value: Option<String>| value.filter(|_| random.u8(..4) > 0);
+    AuditEvent {
+        user_id: maybe(user),
+        client: maybe(client),
+        request_id: maybe(request),
+        fingerprint: maybe(fingerprint),
+        source_ip: maybe(Some("192.0.2.7".into())),
+        country: maybe(Some("LT".into())),
+        bank: maybe(Some("B\"&,\r".into())),
+        id: Uuid::from_u128(random.u128(..)),
+        occurred_at: newest - TimeDelta::microseconds(random.i64(0..40) * 99_999_999_999),
+        kind: random.choice(EventKind::ALL).unwrap().to_string(),
+        access: random.bool().then(|| Access::from_bits(random.i16(0..8))),
+        token_id: random
+            .bool()
+            .then(|| Uuid::from_u128(random.u128(1..4) << 64)),
+        detail: random
+            .bool()
+            .then(|| json!({"n": random.u8(..), "of": ["=1", null]})),
+    }
+}
+
+/// Writes events as they are.
+pub async fn insert(db: &PgPool, events: &[AuditEvent]) {
+    let rows: Vec<Value> = events
+        .iter()
+        .map(|event| {
+            let mut row = json!({
+                "id": event.id, "occurred_at": event.occurred_at, "kind": event.kind, "client": event.client,
+                "request_id": event.request_id, "source_ip": event.source_ip, "country": event.country,
+                "bank": event.bank, "access": event.access.map(Access::bits), "token_id": event.token_id,
+                "fingerprint": event.fingerprint, "detail": event.detail,
+            });
+            row["user_id"] = json!(event.user_id.as_deref().unwrap_or(""));
+            row
+        })
+        .collect();
+    sqlx::query(
+        "INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip, country, bank, access,
+                                   token_id, fingerprint, detail)
+         SELECT id, occurred_at, kind, user_id, client, request_id, source_ip, country, bank, access, token_id,
+                fingerprint, detail FROM jsonb_populate_recordset(null::audit_events, $1)",
+    )
+    .bind(Value::from(rows))
+    .execute(db)
+    .await
+    .unwrap();
+}
+
+/// Random events of the last weeks, none of them in the last hour, oldest first.
+pub async fn seed(world: &World, random: &mut Rng, count: usize) -> Vec<AuditEvent> {
+    let newest = (Utc::now() - TimeDelta::hours(1)).trunc_subsecs(6);
+    for back in 1..4 {
+        sqlx::query("SELECT create_audit_partition($1)")
+            .bind(Utc::now() - Months::new(back))
+            .execute(&world.db)
+            .await
+            .unwrap();
+    }
+    let mut events: Vec<_> = (0..count).map(|_| random_event(random, newest)).collect();
+    insert(&world.db, &events).await;
+    events.sort_by_key(|event| (event.occurred_at, event.id));
+    events
+}
+
+/// Reads page after page; `between` runs after each.
+pub async fn walk(api: &Api, query: &str, mut between: impl AsyncFnMut()) -> Vec<Value> {
+    let mut found = Vec::new();
+    let mut cursor = String::new();
+    for _ in 0..1000 {
+        let mut page = api.get(&format!("{PATH}?{query}{cursor}")).await;
+        assert_eq!(page.status, 200, "{query}{cursor}: {page:?}");
+        found.append(page.body["items"].as_array_mut().unwrap());
+        if page.body["nextCursor"].is_null() {
+            return found;
+        }
+        cursor = format!("&cursor={}", page.text("nextCursor"));
+        between().await;
+    }
+    panic!("{query} does not end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_beside_inserts_shows_each_event_once() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let mut random = Rng::with_seed(11);
+    let events = seed(&world, &mut random, 300).await;
+    let to = (Utc::now() - TimeDelta::seconds(60)).to_rfc3339_opts(SecondsFormat::Micros, true);
+    for order in ["asc", "desc"] {
+        let newer = async || {
+            let mut random = Rng::new();
+            let late = std::iter::repeat_with(|| random_event(&mut random, Utc::now())).take(5);
+            let late = late.map(|event| AuditEvent {
+                occurred_at: Utc::now(),
+                ..event
+            });
+            insert(&world.db, &late.collect::<Vec<_>>()).await;
+        };
+        let mut found = walk(&replica, &format!("to={to}&order={order}&limit=13"), newer).await;
+        if order == "desc" {
+            found.reverse();
+        }
+        assert_eq!(json!(found), json!(events), "{order}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_ends_though_its_own_readings_are_events() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    for query in [
+        "order=asc&limit=1",
+        "order=asc&limit=1&kind=audit.read",
+        "limit=1",
+    ] {
+        let before = world.count("SELECT count(*) FROM audit_events").await as usize;
+        let found = walk(&replica, query, async || {}).await;
+        assert!(
+            found.len() <= before,
+            "{query}: {} of {before}",
+            found.len()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_has_exactly_the_members_of_the_contract() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let order = json!({"userId": "u", "country": "LT", "bank": "B", "access": {"balances": true}});
+    let minted = replica.issue(order).await;
+    let page = replica.get(&format!("{PATH}?kind=token.minted")).await;
+    let event = &page.body["items"][0];
+    let expected = json!({
+        "id": event["id"], "occurredAt": event["occurredAt"], "kind": "token.minted", "client": ADMIN.0,
+        "requestId": minted.header("x-request-id"), "sourceIp": "127.0.0.1", "userId": "u", "country": "LT",
+        "bank": "B", "access": {"accounts": false, "balances": true, "transactions": false},
+        "tokenId": minted.text("id"), "fingerprint": minted.text("fingerprint"), "detail": event["detail"],
+    });
+    assert_eq!(page.body, json!({"items": [expected], "nextCursor": null}));
+    let times: DateTime<Utc> = event["occurredAt"].as_str().unwrap().parse().unwrap();
+    assert!((Utc::now() - times).abs() < TimeDelta::minutes(1));
+    let created = replica.get(&format!("{PATH}?kind=client.created")).await;
+    let created = &created.body["items"][0];
+    for member in [
+        "userId",
+        "requestId",
+        "sourceIp",
+        "country",
+        "bank",
+        "access",
+        "tokenId",
+    ] {
+        assert_eq!(created[member], Value::Null, "{member}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_is_in_the_trail_before_its_answer() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let query = "userId=u-1&kind=token.reused&from=2026-01-01T00:00:00Z&order=asc&limit=7";
+    let answer = replica.get(&format!("{PATH}?{query}")).await;
+    assert_eq!(answer.body, json!({"items": [], "nextCursor": null}));
+    replica
+        .get(&format!("{PATH}?limit=0"))
+        .await
+        .is_problem(400, "validation");
+    let reading = replica.get(&format!("{PATH}?kind=audit.read")).await;
+    let items = reading.body["items"].as_array().unwrap();
+    assert_eq!(items.len(), 1, "{items:?}");
+    let filter = json!({"userId": "u-1", "kind": "token.reused", "from": "2026-01-01T00:00:00Z"});
+    assert_eq!(
+        items[0]["detail"],
+        json!({"filter": filter, "order": "asc", "limit": 7})
+    );
+    assert_eq!(items[0]["client"], ADMIN.0);
+    assert_eq!(items[0]["requestId"], answer.header("x-request-id"));
+    assert_eq!(items[0]["sourceIp"], "127.0.0.1");
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM audit_events WHERE kind = 'audit.read'")
+            .await,
+        2
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trail_is_read_from_the_read_database_and_the_reading_recorded_on_the_primary() {
+    let world = World::new().await;
+    let empty = create_database().await;
+    let replica = world.replica_with(&[("READ_DATABASE_URL", &empty)]).await;
+    replica.issue(json!({"userId": "u"})).await;
+    for _ in 0..2 {
+        let page = replica.get(PATH).await;
+        assert_eq!(page.body, json!({"items": [], "nextCursor": null}));
+    }
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM audit_events WHERE kind = 'audit.read'")
+            .await,
+        2
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_takes_the_scope_and_only_get() {
+    use token_vendor::model::Scope;
+    let world = World::new().await;
+    let others: Vec<_> = Scope::ALL
+        .iter()
+        .copied()
+        .filter(|s| *s != Scope::AuditRead)
+        .collect();
+    world.add_client(("other", "secret"), &others).await;
+    let replica = world.replica().await;
+    let get = reqwest::Method::GET;
+    let refused = |request| async { send(request).await };
+    refused(replica.anonymous(get.clone(), PATH))
+        .await
+        .is_problem(401, "unauthenticated");
+    refused(replica.request_by(("other", "secret"), get, PATH))
+        .await
+        .is_problem(403, "forbidden");
+    let post: Answer = send(replica.request(reqwest::Method::POST, PATH)).await;
+    post.is_problem(405, "method-not-allowed");
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM audit_events WHERE kind = 'audit.read'")
+            .await,
+        0
+    );
+}

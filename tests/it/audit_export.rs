@@ -1,0 +1,327 @@
+//! The trail as a file, from HTTP and from the command line.
+
+use std::time::Duration;
+
+use chrono::{SecondsFormat, TimeDelta, Utc};
+use fastrand::Rng;
+use reqwest::{Method, Response};
+use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Executor};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::audit::{insert, seed, walk};
+use crate::support::{ADMIN, Answer, Api, World, program, run};
+
+const PATH: &str = "/audit/events/export";
+
+/// A bound that all seeded events are before, and no reading.
+fn an_hour_ago() -> String {
+    let to = Utc::now() - TimeDelta::minutes(50);
+    to.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+async fn export(api: &Api, query: &str) -> Response {
+    let request = api.request(Method::GET, &format!("{PATH}?{query}"));
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 200, "{query}");
+    response
+}
+
+/// The objects of an NDJSON text.
+fn lines(text: &str) -> Vec<Value> {
+    assert!(text.is_empty() || text.ends_with('\n'));
+    let lines = text.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// The records of a CSV text, by RFC 4180.
+fn records(text: &str) -> Vec<Vec<String>> {
+    let (mut records, mut record, mut cell) = (Vec::new(), Vec::new(), String::new());
+    let (mut quoted, mut characters) = (false, text.chars().peekable());
+    while let Some(character) = characters.next() {
+        match character {
+            '"' if quoted && characters.peek() == Some(&'"') => cell.extend(characters.next()),
+            '"' => quoted = !quoted,
+            ',' if !quoted => record.push(std::mem::take(&mut cell)),
+            '\r' if !quoted => {
+                assert_eq!(characters.next(), Some('\n'));
+                record.push(std::mem::take(&mut cell));
+                records.push(std::mem::take(&mut record));
+            }
+            _ => cell.push(character),
+        }
+    }
+    assert!(
+        !quoted && cell.is_empty() && record.is_empty(),
+        "it ends with its last record"
+    );
+    records
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_is_the_list() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let events = seed(&world, &mut Rng::with_seed(3), 4_500).await;
+    let to = format!("to={}", an_hour_ago());
+    for filter in [
+        to.clone(),
+        format!("{to}&client=c-1"),
+        format!("{to}&kind=keys.rotated&userId=u-2"),
+    ] {
+        let listed = walk(
+            &replica,
+            &format!("{filter}&order=asc&limit=500"),
+            async || {},
+        )
+        .await;
+        let ndjson = export(&replica, &filter).await;
+        assert_eq!(ndjson.headers()["content-type"], "application/x-ndjson");
+        assert_eq!(
+            ndjson.headers()["content-disposition"],
+            "attachment; filename=\"audit-events.ndjson\""
+        );
+        assert_eq!(ndjson.headers()["cache-control"], "no-store");
+        assert!(ndjson.headers().contains_key("x-request-id"));
+        assert!(lines(&ndjson.text().await.unwrap()) == listed, "{filter}");
+
+        let csv = export(&replica, &format!("{filter}&format=csv")).await;
+        assert_eq!(csv.headers()["content-type"], "text/csv; charset=utf-8");
+        let records = records(&csv.text().await.unwrap());
+        assert_eq!(records.len(), listed.len() + 1);
+        for (record, item) in records[1..].iter().zip(&listed) {
+            for (name, cell) in records[0].iter().zip(record) {
+                match &item[name] {
+                    Value::Null => assert_eq!(cell, ""),
+                    Value::String(text) => assert_eq!(cell, text, "{name}"),
+                    object => assert_eq!(&serde_json::from_str::<Value>(cell).unwrap(), object),
+                }
+            }
+            assert_eq!(records[0].len(), item.as_object().unwrap().len());
+        }
+    }
+    let all = export(&replica, &to).await.text().await.unwrap();
+    assert_eq!(lines(&all).len(), events.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_cell_is_a_formula() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let mut events = seed(&world, &mut Rng::with_seed(5), 20).await;
+    let begins = ["=", "+", "-", "@", "\t", "\r"];
+    for (event, begin) in events.iter_mut().zip(begins.iter().cycle()) {
+        event.id = uuid::Uuid::new_v4();
+        event.user_id = Some(format!("{begin}cmd|' /C calc'!A0,\"x\""));
+        event.request_id = Some(format!("{begin}1"));
+    }
+    insert(&world.db, &events).await;
+    let text = export(&replica, "format=csv").await.text().await.unwrap();
+    let records = records(&text);
+    for cell in records.iter().flatten() {
+        assert!(
+            !cell.starts_with(['=', '+', '-', '@', '\t', '\r']),
+            "{cell:?}"
+        );
+    }
+    let made_harmless = records
+        .iter()
+        .flatten()
+        .filter(|cell| cell.starts_with('\''));
+    assert_eq!(made_harmless.count(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_is_on_record_and_ends_where_it_began() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    for _ in 0..2 {
+        let found = lines(
+            &export(&replica, "kind=audit.read&format=ndjson")
+                .await
+                .text()
+                .await
+                .unwrap(),
+        );
+        let before = world
+            .count("SELECT count(*) FROM audit_events WHERE kind = 'audit.read'")
+            .await;
+        assert_eq!(
+            found.len() as i64,
+            before - 1,
+            "its own is on record, and after its end"
+        );
+    }
+    let found = lines(
+        &export(&replica, "kind=audit.read")
+            .await
+            .text()
+            .await
+            .unwrap(),
+    );
+    assert_eq!(
+        found[0]["detail"],
+        json!({"filter": {"kind": "audit.read"}, "format": "ndjson"})
+    );
+    assert_eq!(found[0]["client"], ADMIN.0);
+    let empty = export(&replica, "kind=keys.rotated&format=csv")
+        .await
+        .text()
+        .await
+        .unwrap();
+    assert_eq!(records(&empty).len(), 1, "{empty}");
+    assert_eq!(
+        export(&replica, "kind=keys.rotated")
+            .await
+            .text()
+            .await
+            .unwrap(),
+        ""
+    );
+    for (query, named) in [
+        ("format=xml", "format"),
+        ("format=", "format"),
+        ("limit=1", "limit"),
+        ("order=asc", "order"),
+        ("cursor=x", "cursor"),
+        ("from=2026-11-22T00:00:00Z&to=2026-11-21T00:00:00Z", "to"),
+        ("userId=%00", "userId"),
+    ] {
+        let answer = replica.get(&format!("{PATH}?{query}")).await;
+        answer.is_problem(400, "validation");
+        assert_eq!(answer.pointers(), [named]);
+    }
+    let anonymous = Answer::of(replica.anonymous(Method::GET, PATH))
+        .await
+        .unwrap();
+    anonymous.is_problem(401, "unauthenticated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_export_cannot_be_taken_for_a_whole_one() {
+    const EVENTS: usize = 40_000;
+    let world = World::new().await;
+    let replica = world.replica().await;
+    sqlx::query(
+        "INSERT INTO audit_events (id, occurred_at, kind, detail)
+         SELECT gen_random_uuid(), clock_timestamp(), 'cleanup.ran', jsonb_build_object('text', repeat('x', 1000))
+         FROM generate_series(1, $1)",
+    )
+    .bind(EVENTS as i32)
+    .execute(&world.db)
+    .await
+    .unwrap();
+    let mut response = export(&replica, "").await;
+    let mut read = response.chunk().await.unwrap().unwrap().to_vec();
+
+    let options: PgConnectOptions = world.url.parse().unwrap();
+    let database = options.get_database().unwrap().to_owned();
+    let mut admin = options.database("postgres").connect().await.unwrap();
+    let allow = |allow: bool| {
+        sqlx::AssertSqlSafe(format!(
+            "ALTER DATABASE {database} ALLOW_CONNECTIONS {allow}"
+        ))
+    };
+    admin.execute(allow(false)).await.unwrap();
+    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1")
+        .bind(&database)
+        .execute(&mut admin)
+        .await
+        .unwrap();
+    let ended = loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => read.extend(chunk),
+            ended => break ended,
+        }
+    };
+    assert!(ended.is_err(), "it ended as if it were whole");
+    let whole_lines = read.iter().filter(|byte| **byte == b'\n').count();
+    assert!(whole_lines < EVENTS, "{whole_lines}");
+    replica
+        .get(PATH)
+        .await
+        .is_problem(503, "database-unavailable");
+    admin.execute(allow(true)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_writes_what_http_gives() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    seed(&world, &mut Rng::with_seed(9), 2_500).await;
+    let variables = world.variables(&[]);
+    let to = an_hour_ago();
+    for format in ["ndjson", "csv"] {
+        let query = format!("to={to}&client=c_2&format={format}");
+        let expected = export(&replica, &query).await.text().await.unwrap();
+        let arguments = [
+            "audit", "export", "--to", &to, "--client", "c_2", "--format", format,
+        ];
+        let ended = run(&arguments, &variables).await;
+        assert_eq!(ended.code, 0, "{}", ended.err);
+        assert!(ended.out == expected && expected.len() > 1000);
+        assert!(
+            !ended.err.contains("events, up to"),
+            "no terminal: {}",
+            ended.err
+        );
+    }
+    let actor: String = sqlx::query_scalar(
+        "SELECT detail->>'actor' FROM audit_events
+         WHERE kind = 'audit.read' AND client IS NULL AND detail->'filter'->>'client' = 'c_2' LIMIT 1",
+    )
+    .fetch_one(&world.db)
+    .await
+    .unwrap();
+    assert!(actor.starts_with("cli:") && actor.contains('@'), "{actor}");
+    for wrong in [
+        &["--format", "xml"][..],
+        &["--from", "yesterday"],
+        &["--kind", "token.sold"],
+        &["--token-id", "1"],
+        &[
+            "--from",
+            "2026-11-22T00:00:00Z",
+            "--to",
+            "2026-11-21T00:00:00Z",
+        ],
+    ] {
+        let ended = run(&[&["audit", "export"], wrong].concat(), &variables).await;
+        assert_eq!(
+            (ended.code, ended.out.as_str()),
+            (2, ""),
+            "{wrong:?}: {ended:?}"
+        );
+    }
+    let empty = crate::support::cluster::create_database().await;
+    let ended = run(
+        &["audit", "export"],
+        &world.variables(&[("READ_DATABASE_URL", &empty)]),
+    )
+    .await;
+    assert_eq!((ended.code, ended.out.as_str()), (0, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_ends_the_command_without_a_panic() {
+    let world = World::new().await;
+    seed(&world, &mut Rng::with_seed(13), 3_000).await;
+    let mut child = program(&["audit", "export"], &world.variables(&[]))
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).await.unwrap();
+    drop(out);
+    let ended = tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await;
+    let ended = ended.unwrap().unwrap();
+    let err = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{err}");
+    assert!(
+        !err.contains("panicked") && err.contains("error: "),
+        "{err}"
+    );
+}

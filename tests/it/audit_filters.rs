@@ -1,0 +1,179 @@
+//! What a reading of the trail is narrowed to.
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use fastrand::Rng;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::json;
+use token_vendor::model::AuditEvent;
+
+use crate::audit::{PATH, seed, walk};
+use crate::support::World;
+
+/// Some of the filters, by chance, as a query string and as a question to one event.
+fn random_filter(
+    random: &mut Rng,
+    events: &[AuditEvent],
+) -> (String, impl Fn(&AuditEvent) -> bool + use<>) {
+    let like = random.choice(events).unwrap().clone();
+    let (from, to) = {
+        let mut time = || random.choice(events).unwrap().occurred_at;
+        let (a, b) = (time(), time());
+        (a.min(b), a.max(b))
+    };
+    let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
+    let mut parts = Vec::new();
+    let mut chosen = |name: &str, value: Option<String>| {
+        let value = value.filter(|_| random.u8(..3) == 0);
+        let encoded = value
+            .as_ref()
+            .map(|v| utf8_percent_encode(v, NON_ALPHANUMERIC));
+        parts.extend(encoded.map(|value| format!("{name}={value}")));
+        value.is_some()
+    };
+    let by_user = chosen("userId", like.user_id.clone());
+    let by_token = chosen("tokenId", like.token_id.map(|id| id.to_string()));
+    let by_client = chosen("client", like.client.clone());
+    let by_kind = chosen("kind", Some(like.kind.clone()));
+    let by_request = chosen("requestId", like.request_id.clone());
+    let by_fingerprint = chosen("fingerprint", like.fingerprint.clone());
+    let by_from = chosen("from", Some(text(from)));
+    // The newest of the seeded events is older than any that a reading leaves.
+    let to = if chosen("to", Some(text(to))) {
+        to
+    } else {
+        Utc::now() - TimeDelta::minutes(50)
+    };
+    if !parts.iter().any(|part| part.starts_with("to=")) {
+        parts.push(format!("to={}", text(to)));
+    }
+    let matches = move |event: &AuditEvent| {
+        (!by_user || event.user_id == like.user_id)
+            && (!by_token || event.token_id == like.token_id)
+            && (!by_client || event.client == like.client)
+            && (!by_kind || event.kind == like.kind)
+            && (!by_request || event.request_id == like.request_id)
+            && (!by_fingerprint || event.fingerprint == like.fingerprint)
+            && (!by_from || event.occurred_at >= from)
+            && event.occurred_at < to
+    };
+    (parts.join("&"), matches)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_find_what_a_plain_search_finds() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let mut random = Rng::with_seed(7);
+    let events = seed(&world, &mut random, 400).await;
+    let mut full = 0;
+    for round in 0..250 {
+        let (filter, matches) = random_filter(&mut random, &events);
+        let limit = random.choice([7, 100, 500]).unwrap();
+        let mut expected: Vec<_> = events.iter().filter(|event| matches(event)).collect();
+        full += usize::from(!expected.is_empty());
+        let order = *random.choice(&["", "&order=asc", "&order=desc"]).unwrap();
+        if order != "&order=asc" {
+            expected.reverse();
+        }
+        let found = walk(
+            &replica,
+            &format!("{filter}{order}&limit={limit}"),
+            async || {},
+        )
+        .await;
+        assert_eq!(json!(found), json!(expected), "{round}: {filter}{order}");
+    }
+    assert!(full > 100, "{full}: the filters hardly ever match");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_parameters_are_named() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let page = replica
+        .get(&format!("{PATH}?order=asc&limit=1&to=2999-01-01T00:00:00Z"))
+        .await;
+    let cursor = page.text("nextCursor").to_owned();
+    assert!(cursor.is_empty(), "one event alone: {page:?}");
+    let page = replica.get(&format!("{PATH}?order=asc&limit=1")).await;
+    let cursor = page.text("nextCursor").to_owned();
+    assert!(!cursor.is_empty(), "{page:?}");
+    let long = "x".repeat(129);
+    for (query, named) in [
+        ("x=1&format=csv", &["x", "format"][..]),
+        (
+            "userId=&tokenId=1&client=&kind=&requestId=&fingerprint=&from=&to=&order=&limit=&cursor=",
+            &[
+                "userId",
+                "tokenId",
+                "client",
+                "kind",
+                "requestId",
+                "fingerprint",
+                "from",
+                "to",
+                "order",
+                "limit",
+                "cursor",
+            ],
+        ),
+        (
+            "userId=%00&tokenId=%00&client=%00&kind=%00&requestId=%00&fingerprint=%00&from=%00&to=%00&order=%00&limit=%00&cursor=%00",
+            &[
+                "userId",
+                "tokenId",
+                "client",
+                "kind",
+                "requestId",
+                "fingerprint",
+                "from",
+                "to",
+                "order",
+                "limit",
+                "cursor",
+            ],
+        ),
+        ("kind=token.sold", &["kind"]),
+        ("kind=token.minted&kind=token.reused", &["kind"]),
+        ("tokenId=00000000000000000000000000000000", &["tokenId"]),
+        (
+            "tokenId=%7B00000000-0000-0000-0000-000000000000%7D",
+            &["tokenId"],
+        ),
+        (
+            &format!("client={long}&requestId={long}&fingerprint={long}"),
+            &["client", "requestId", "fingerprint"],
+        ),
+        (
+            "client=a+b&requestId=%C5%BE&fingerprint=%ff",
+            &["fingerprint", "client", "requestId"],
+        ),
+        ("from=2026-11-22T00:00:00Z&to=2026-11-21T00:00:00Z", &["to"]),
+        ("from=2026-11-22", &["from"]),
+        ("order=ASC&limit=501", &["order", "limit"]),
+        ("limit=0", &["limit"]),
+        (&format!("limit=1&cursor={cursor}"), &["cursor"]),
+        (
+            &format!("order=asc&kind=audit.read&cursor={cursor}"),
+            &["cursor"],
+        ),
+        (&format!("order=asc&cursor={}", &cursor[1..]), &["cursor"]),
+        (
+            &format!("order=asc&cursor={cursor}&cursor={cursor}"),
+            &["cursor"],
+        ),
+    ] {
+        let answer = replica.get(&format!("{PATH}?{query}")).await;
+        answer.is_problem(400, "validation");
+        assert_eq!(answer.pointers(), named, "{query}");
+    }
+    let tokens = replica.get(&format!("/bank/tokens/?cursor={cursor}")).await;
+    tokens.is_problem(400, "validation");
+    let good = format!("{PATH}/?order=asc&limit=500&cursor={cursor}");
+    assert_eq!(replica.get(&good).await.status, 200);
+    let centuries = "from=0000-01-01T00:00:00Z&to=9999-12-31T23:59:59Z&kind=keys.rotated";
+    assert_eq!(
+        replica.get(&format!("{PATH}?{centuries}")).await.status,
+        200
+    );
+}

@@ -1,0 +1,238 @@
+//! How the trail is read once it has grown: the plans over a million events.
+
+use chrono::{DateTime, Months, Utc};
+use serde_json::Value;
+use sqlx::{PgPool, Postgres, QueryBuilder};
+use token_vendor::db::events::{EventFilter, EventOrder, push_select};
+use token_vendor::model::EventKind;
+use uuid::Uuid;
+
+use crate::support::World;
+
+const EVENTS: i64 = 1_000_000;
+
+/// A year's quarter: 5,000 users, 50 clients, 40,000 tokens, four in five events a reuse.
+const SEED: &str = "
+    INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, country, access, token_id, fingerprint)
+    SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, $1 + ($2 - $1) * n / $3,
+           CASE WHEN n % 1000 = 0 THEN 'access.denied' WHEN n % 5 = 0 THEN 'token.minted' ELSE 'token.reused' END,
+           CASE WHEN n % 1000 = 0 THEN '' ELSE 'u-' || n % 4999 END, 'c-' || n % 47, 'r-' || n, 'LT', 1,
+           CASE WHEN n % 1000 > 0 THEN token::uuid END, CASE WHEN n % 1000 > 0 THEN token END
+    FROM generate_series(1, $3) AS n, LATERAL (SELECT md5((n % 39989)::text) AS token) AS t";
+
+async fn seed(db: &PgPool) -> (DateTime<Utc>, DateTime<Utc>) {
+    let (from, to) = (Utc::now() - Months::new(3), Utc::now());
+    sqlx::query("SELECT create_audit_partition($1 + make_interval(months => m)) FROM generate_series(0, 2) m")
+        .bind(from)
+        .execute(db)
+        .await
+        .unwrap();
+    // Built over the rows they take a third of the time.
+    sqlx::raw_sql(
+        "DROP INDEX audit_events_by_token, audit_events_by_client, audit_events_by_fingerprint,
+                    audit_events_by_request, audit_events_by_kind",
+    )
+    .execute(db)
+    .await
+    .unwrap();
+    let seeded = sqlx::query(SEED)
+        .bind(from)
+        .bind(to)
+        .bind(EVENTS)
+        .execute(db)
+        .await;
+    assert_eq!(seeded.unwrap().rows_affected(), EVENTS as u64);
+    let indexes = include_str!("../../migrations/20261122000004_audit_indexes.sql");
+    sqlx::raw_sql(indexes).execute(db).await.unwrap();
+    sqlx::raw_sql("VACUUM (ANALYZE) audit_events")
+        .execute(db)
+        .await
+        .unwrap();
+    (from, to)
+}
+
+type After = Option<(DateTime<Utc>, Uuid)>;
+
+/// The plan, as it ran.
+async fn explain(db: &PgPool, filter: &EventFilter, order: EventOrder, after: After) -> Value {
+    let mut query = QueryBuilder::<Postgres>::new("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ");
+    push_select(&mut query, filter, order, after, 101);
+    let plan: Value = query
+        .build_query_scalar()
+        .persistent(false)
+        .fetch_one(db)
+        .await
+        .unwrap();
+    plan[0]["Plan"].clone()
+}
+
+/// Every node of a plan.
+fn nodes(plan: &Value) -> Vec<&Value> {
+    let below = plan["Plans"].as_array().map_or(&[][..], Vec::as_slice);
+    std::iter::once(plan)
+        .chain(below.iter().flat_map(nodes))
+        .collect()
+}
+
+/// Pages of 8 KiB that it looked at.
+fn buffers(plan: &Value) -> i64 {
+    ["Shared Hit Blocks", "Shared Read Blocks"]
+        .iter()
+        .map(|kind| plan[kind].as_i64().unwrap())
+        .sum()
+}
+
+/// Each filter alone, with a value that the middle event has.
+fn filters(
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+    token: &(Uuid, String),
+) -> Vec<(&'static str, EventFilter)> {
+    let none = EventFilter::default;
+    vec![
+        (
+            "user",
+            EventFilter {
+                user_id: Some("u-77".into()),
+                ..none()
+            },
+        ),
+        (
+            "token",
+            EventFilter {
+                token_id: Some(token.0),
+                ..none()
+            },
+        ),
+        (
+            "client",
+            EventFilter {
+                client: Some("c-7".into()),
+                ..none()
+            },
+        ),
+        (
+            "minted",
+            EventFilter {
+                kind: Some(EventKind::TokenMinted),
+                ..none()
+            },
+        ),
+        (
+            "denied",
+            EventFilter {
+                kind: Some(EventKind::AccessDenied),
+                ..none()
+            },
+        ),
+        (
+            "reused",
+            EventFilter {
+                kind: Some(EventKind::TokenReused),
+                ..none()
+            },
+        ),
+        (
+            "rotated",
+            EventFilter {
+                kind: Some(EventKind::KeysRotated),
+                ..none()
+            },
+        ),
+        (
+            "request",
+            EventFilter {
+                request_id: Some("r-500001".into()),
+                ..none()
+            },
+        ),
+        (
+            "fingerprint",
+            EventFilter {
+                fingerprint: Some(token.1.clone()),
+                ..none()
+            },
+        ),
+        (
+            "from",
+            EventFilter {
+                from: Some(from + (to - from) / 3),
+                ..none()
+            },
+        ),
+        (
+            "to",
+            EventFilter {
+                to: Some(to - (to - from) / 3),
+                ..none()
+            },
+        ),
+    ]
+}
+
+fn both(a: &EventFilter, b: &EventFilter) -> EventFilter {
+    let (a, b) = (a.clone(), b.clone());
+    EventFilter {
+        user_id: a.user_id.or(b.user_id),
+        token_id: a.token_id.or(b.token_id),
+        client: a.client.or(b.client),
+        kind: a.kind.or(b.kind),
+        request_id: a.request_id.or(b.request_id),
+        fingerprint: a.fingerprint.or(b.fingerprint),
+        from: a.from.or(b.from),
+        to: a.to.or(b.to),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_query_reads_or_sorts_the_whole_trail_and_a_page_far_in_costs_what_the_first_does() {
+    let world = World::new().await;
+    let (from, to) = seed(&world.db).await;
+    let token = sqlx::query_as(
+        "SELECT token_id, fingerprint FROM audit_events WHERE request_id = 'r-500001'",
+    );
+    let token: (Uuid, String) = token.fetch_one(&world.db).await.unwrap();
+    let single = filters(from, to, &token);
+    let all = [("all", EventFilter::default())];
+    let pairs = single.iter().enumerate().flat_map(|(index, (a, first))| {
+        let rest = single[index + 1..].iter();
+        rest.map(move |(b, second)| (format!("{a} and {b}"), both(first, second)))
+    });
+    let named = all
+        .iter()
+        .chain(&single)
+        .map(|(name, filter)| ((*name).to_owned(), filter.clone()));
+    for (name, filter) in named.chain(pairs) {
+        for order in [EventOrder::Asc, EventOrder::Desc] {
+            let plan = explain(&world.db, &filter, order, None).await;
+            let what = format!("{name} {order:?}: {plan:#}");
+            for node in nodes(&plan) {
+                let kind = node["Node Type"].as_str().unwrap();
+                // Of the months that are still empty, anything will do.
+                assert!(kind != "Seq Scan" || buffers(node) == 0, "{what}");
+                let sorted = if kind.ends_with("Sort") {
+                    node["Plans"][0]["Actual Rows"].as_f64().unwrap()
+                } else {
+                    0.0
+                };
+                assert!(sorted < 1000.0, "sorts {sorted} rows: {what}");
+            }
+            assert!(buffers(&plan) < 1_000, "{what}");
+        }
+    }
+    for (name, filter) in [
+        ("all", &all[0].1),
+        ("client", &single[2].1),
+        ("minted", &single[3].1),
+    ] {
+        for (order, share) in [(EventOrder::Asc, 9), (EventOrder::Desc, 1)] {
+            let far_in = (from + (to - from) * share / 10, Uuid::max());
+            let first = buffers(&explain(&world.db, filter, order, None).await);
+            let far = buffers(&explain(&world.db, filter, order, Some(far_in)).await);
+            assert!(
+                far <= first + 20,
+                "{name} {order:?}: {first} buffers at first, {far} far in"
+            );
+        }
+    }
+}

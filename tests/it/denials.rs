@@ -1,0 +1,108 @@
+//! Refused calls are in the trail: counted, not one by one.
+
+use std::time::Instant;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use token_vendor::model::Scope;
+
+use crate::support::{World, send};
+
+/// Who, from where, and what the detail says but for the time.
+async fn denials(world: &World) -> Vec<(Option<String>, Option<String>, Value)> {
+    sqlx::query_as(
+        "SELECT client, source_ip, detail - 'since' FROM audit_events
+         WHERE kind = 'access.denied' AND (detail->>'since')::timestamptz <= occurred_at
+         ORDER BY client, detail->>'route'",
+    )
+    .fetch_all(&world.db)
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_are_counted_by_caller_and_route_and_on_record_at_the_end() {
+    let world = World::new().await;
+    let reader = ("reader", "secret");
+    world.add_client(reader, &[Scope::TokensRead]).await;
+    let replica = world.replica().await;
+    let (tokens, events) = ("/bank/tokens/", "/audit/events");
+    for _ in 0..7 {
+        let refused = send(replica.request_by(reader, Method::GET, events)).await;
+        refused.is_problem(403, "forbidden");
+    }
+    // A path with its slash is the same route.
+    send(replica.request_by(reader, Method::GET, "/audit/events/?x=1"))
+        .await
+        .is_problem(403, "forbidden");
+    send(replica.request_by(reader, Method::POST, tokens))
+        .await
+        .is_problem(403, "forbidden");
+    for _ in 0..3 {
+        let wrong = replica.request_by(("reader", "wrong"), Method::GET, tokens);
+        send(wrong).await.is_problem(401, "unauthenticated");
+        let unknown = replica.request_by(("nobody", "x"), Method::GET, tokens);
+        send(unknown).await.is_problem(401, "unauthenticated");
+        send(replica.anonymous(Method::GET, tokens))
+            .await
+            .is_problem(401, "unauthenticated");
+    }
+    // None of these is a refusal of access.
+    send(replica.anonymous(Method::GET, "/nothing"))
+        .await
+        .is_problem(404, "not-found");
+    send(replica.request_by(reader, Method::GET, "/bank/tokens/?x=1"))
+        .await
+        .is_problem(400, "validation");
+    replica.service.stop().await;
+
+    let mut found = denials(&world).await;
+    let flushed_meanwhile = found.len() > 3;
+    if flushed_meanwhile {
+        // A minute of the clock began: the sum is what counts then.
+        let total: i64 = found
+            .iter()
+            .map(|(_, _, detail)| detail["count"].as_i64().unwrap())
+            .sum();
+        assert_eq!(total, 18, "{found:?}");
+        return;
+    }
+    let of_reader = |route: &str, count: u32| {
+        (
+            Some("reader".to_owned()),
+            None,
+            json!({"route": route, "status": 403, "count": count}),
+        )
+    };
+    let unknown = (
+        None,
+        Some("127.0.0.1".to_owned()),
+        json!({"route": tokens, "status": 401, "count": 9}),
+    );
+    assert_eq!(found.pop(), Some(unknown));
+    assert_eq!(found, [of_reader(events, 8), of_reader(tokens, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_is_a_handful_of_events() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let started = Instant::now();
+    let mut refused = 0;
+    while refused < 2_000 {
+        let herd = (0..50).map(|_| send(replica.anonymous(Method::GET, "/audit/events")));
+        for answer in futures_util::future::join_all(herd).await {
+            assert_eq!(answer.status, 401);
+            refused += 1;
+        }
+    }
+    let minutes = 2 + started.elapsed().as_secs() / 60;
+    replica.service.stop().await;
+    let found = denials(&world).await;
+    let total: i64 = found
+        .iter()
+        .map(|(_, _, detail)| detail["count"].as_i64().unwrap())
+        .sum();
+    assert_eq!(total, 2_000);
+    assert!(found.len() as u64 <= minutes, "{found:?}");
+}

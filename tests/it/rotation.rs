@@ -1,0 +1,397 @@
+//! New encryption keys, while the service runs; and what is stored but does not open.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use chrono::Utc;
+use futures_util::future::join_all;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use token_vendor::crypto::KeyRing;
+use token_vendor::db::keys::{list_secrets_under_key, replace_secrets};
+use token_vendor::model::{Access, Combination, TokenString};
+use tokio::process::Child;
+use uuid::Uuid;
+
+use crate::support::{Api, Ended, Process, World, eventually, program, run, send};
+
+/// The second key, which `world.variables` does not have.
+const NEW_KEY: &str = "k2:AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
+const OLD_KEY: &str = "k1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+
+fn both_keys() -> String {
+    format!("{NEW_KEY},{OLD_KEY}")
+}
+
+fn old_ring() -> KeyRing {
+    KeyRing::new([("k1", &[1; 32])], &[2; 32])
+}
+
+fn new_ring() -> KeyRing {
+    KeyRing::new([("k2", &[3; 32])], &[2; 32])
+}
+
+fn order(user: usize) -> Value {
+    json!({"userId": format!("u-{user}")})
+}
+
+/// Puts tokens of users `u-0`… on record as a replica would, under the old key.
+async fn seed(world: &World, count: usize) {
+    let ring = old_ring();
+    let mut rows = (vec![], vec![], vec![], vec![]);
+    for user in 0..count {
+        let (id, secret) = (Uuid::now_v7(), format!("secret-of-u-{user}"));
+        let combination = Combination {
+            user_id: format!("u-{user}"),
+            country: None,
+            bank: None,
+            access: Access::default(),
+        };
+        rows.3.push(ring.fingerprint(&secret));
+        let sealed = ring.seal(&TokenString::new(secret), id, &combination);
+        rows.0.push(combination.user_id);
+        rows.1.push(id);
+        rows.2.push(sealed.bytes);
+    }
+    sqlx::query(
+        "WITH token AS (
+             INSERT INTO tokens (user_id, id, country, bank, access, lifetime, issued_at, expiration, ends_at,
+                                 is_valid, ciphertext, key_id, fingerprint)
+             SELECT user_id, id, '', '', 0, 86400, now(), now() + '1 day', now() + '1 day', true, ciphertext, 'k1', fingerprint
+             FROM unnest($1::text[], $2::uuid[], $3::bytea[], $4::text[]) AS t (user_id, id, ciphertext, fingerprint)
+             RETURNING *
+         ), slot AS (
+             INSERT INTO slots (user_id, country, bank, access, token_id, usable_until)
+             SELECT user_id, '', '', 0, id, ends_at FROM token
+         ), mint AS (
+             INSERT INTO mints (user_id, id, country, bank, access, lifetime, lease_epoch, holder, client, request_id, started_at, outcome)
+             SELECT user_id, id, '', '', 0, 86400, 1, 'seed', 'seed', 'seed', now(), 'minted' FROM token
+         )
+         INSERT INTO audit_events (id, occurred_at, kind, user_id, token_id)
+         SELECT gen_random_uuid(), now(), 'token.minted', user_id, id FROM token",
+    )
+    .bind(rows.0)
+    .bind(rows.1)
+    .bind(rows.2)
+    .bind(rows.3)
+    .execute(&world.db)
+    .await
+    .unwrap();
+}
+
+/// Of those seeded: what is minted meanwhile has another lifetime.
+const MOVED: &str = "SELECT count(*) FROM tokens WHERE key_id = 'k2' AND lifetime = 86400";
+const LEFT: &str = "SELECT count(*) FROM tokens WHERE key_id <> 'k2' AND is_valid";
+
+/// Starts `keys rotate` and waits until it has moved something.
+async fn start_rotation(world: &World, variables: &[(String, String)]) -> Child {
+    // What a killed one had sent may still commit.
+    let under_way = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                     AND state = 'active' AND query LIKE '%SKIP LOCKED%' AND pid <> pg_backend_pid()";
+    eventually("it is quiet", async || world.count(under_way).await == 0).await;
+    let before = world.count(MOVED).await;
+    let child = program(&["keys", "rotate"], variables).spawn().unwrap();
+    eventually("it moves tokens", async || {
+        world.count(MOVED).await > before
+    })
+    .await;
+    child
+}
+
+fn report(ended: &Ended) -> Value {
+    serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{ended:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_generated_as_the_settings_take_them() {
+    let first = run(&["keys", "generate"], &[]).await;
+    let second = run(&["keys", "generate", "--id", "other"], &[]).await;
+    assert_eq!((first.code, second.code), (0, 0), "{first:?} {second:?}");
+    assert!(
+        first
+            .out
+            .starts_with(&Utc::now().format("k%Y%m").to_string())
+    );
+    assert!(second.out.starts_with("other:"));
+    let world = World::new().await;
+    let keys = format!("{},{}", first.out.trim_end(), second.out.trim_end());
+    let checked = run(&["check"], &world.variables(&[("TOKEN_KEYS", &keys)])).await;
+    assert_eq!(checked.code, 0, "{checked:?}");
+    let long = "k".repeat(33);
+    for id in ["", "a b", "a:b", &long] {
+        assert_eq!(run(&["keys", "generate", "--id", id], &[]).await.code, 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_rotate_under_load_and_killed_midway_and_nothing_is_lost() {
+    const USERS: usize = 20_000;
+    let world = World::new().await;
+    seed(&world, USERS).await;
+    let keys = both_keys();
+    let variables = world.variables(&[("TOKEN_KEYS", &keys)]);
+    // Next to no cache: what is handed out is read from the rows that move.
+    let settings = [("TOKEN_KEYS", keys.as_str()), ("CACHE_MAX_TOKENS", "1")];
+    let replicas = [
+        world.replica_with(&settings).await,
+        world.replica_with(&settings).await,
+    ];
+    let is_over = AtomicBool::new(false);
+
+    let vend = async |replica: &Api| {
+        let mut seen = Vec::new();
+        while !is_over.load(Relaxed) {
+            // Now and then a user without a token: a mint.
+            let answer = replica
+                .issue(order(fastrand::usize(..USERS + USERS / 10)))
+                .await;
+            assert!([200, 201].contains(&answer.status), "{answer:?}");
+            seen.push((answer.text("id").to_owned(), answer.token().to_owned()));
+        }
+        seen
+    };
+    let end = async |replica: &Api| {
+        let mut ended = 0;
+        while !is_over.load(Relaxed) {
+            let user = format!("u-{}", fastrand::usize(..USERS));
+            let body = json!({"reason": "used", "userId": user});
+            let answer = send(replica.post("/bank/tokens/invalidate", &body)).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            ended += answer.body["invalidated"].as_i64().unwrap();
+        }
+        ended
+    };
+    let rotate = async || {
+        for _ in 0..3 {
+            let mut child = start_rotation(&world, &variables).await;
+            child.kill().await.unwrap();
+            assert!(world.count(LEFT).await > 0, "it was over before the kill");
+        }
+        let stopped = start_rotation(&world, &variables).await;
+        kill(
+            Pid::from_raw(stopped.id().unwrap().cast_signed()),
+            Signal::SIGTERM,
+        )
+        .unwrap();
+        let stopped = stopped.wait_with_output().await.unwrap();
+        assert_eq!(stopped.status.code(), Some(1), "{stopped:?}");
+        let told: Value = serde_json::from_slice(&stopped.stdout).unwrap();
+        assert!(told["left"]["k1"].as_i64().unwrap() > 0, "{told}");
+        let arguments = ["keys", "rotate"];
+        let ended = join_all((0..3).map(|_| run(&arguments, &variables))).await;
+        is_over.store(true, Relaxed);
+        ended
+    };
+    let (seen, ended, rotations) = tokio::join!(
+        join_all((0..4).map(|n| vend(&replicas[n % 2]))),
+        end(&replicas[0]),
+        rotate()
+    );
+
+    for rotation in &rotations {
+        assert_eq!(
+            (rotation.code, rotation.err.as_str()),
+            (0, ""),
+            "{rotation:?}"
+        );
+        assert_eq!(report(rotation)["left"], json!({}));
+        assert_eq!(report(rotation)["failed"], 0);
+    }
+    assert_eq!(world.count(LEFT).await, 0);
+    assert!(ended > 10, "only {ended} were ended");
+    let ended_with_secret = "SELECT count(*) FROM tokens WHERE NOT is_valid AND ciphertext <> ''";
+    assert_eq!(world.count(ended_with_secret).await, 0);
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(world.count(deadlocks).await, 0);
+    let told = "SELECT count(*) FROM audit_events WHERE kind = 'keys.rotated' AND detail->>'actor' LIKE 'cli:%'
+                AND detail->>'key' = 'k2' AND (detail->>'rotated')::int > 0 AND detail->'failed' = '0'";
+    assert!(world.count(told).await >= 2, "those stopped and finished");
+
+    let rows: Vec<(Uuid, String, Vec<u8>, String, bool)> =
+        sqlx::query_as("SELECT id, user_id, ciphertext, fingerprint, is_valid FROM tokens")
+            .fetch_all(&world.db)
+            .await
+            .unwrap();
+    let (ring, mut recorded) = (new_ring(), HashMap::new());
+    for (id, user_id, ciphertext, fingerprint, is_valid) in rows {
+        if is_valid {
+            let combination = Combination {
+                user_id,
+                country: None,
+                bank: None,
+                access: Access::default(),
+            };
+            let token = ring.open(&ciphertext, id, &combination).unwrap();
+            assert_eq!(ring.fingerprint(token.expose()), fingerprint);
+        }
+        recorded.insert(id.to_string(), fingerprint);
+    }
+    let seen: Vec<_> = seen.into_iter().flatten().collect();
+    assert!(seen.len() > 100, "only {} were handed out", seen.len());
+    for (id, token) in &seen {
+        assert_eq!(ring.fingerprint(token), recorded[id], "{id}");
+    }
+
+    // The old key may go.
+    let settings = [("TOKEN_KEYS", NEW_KEY)];
+    let online = run(&["check", "--online"], &world.variables(&settings)).await;
+    assert_eq!(online.code, 0, "{online:?}");
+    let replica = world.replica_with(&settings).await;
+    for user in 0..100 {
+        let answer = replica.issue(order(user)).await;
+        assert!([200, 201].contains(&answer.status), "{answer:?}");
+        assert_eq!(ring.fingerprint(answer.token()), answer.text("fingerprint"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_changed_meanwhile_is_left_as_it_is() {
+    let world = World::new().await;
+    seed(&world, 3).await;
+    let replica = world.replica().await;
+    let secrets = list_secrets_under_key(&world.db, "k1", Uuid::nil(), 10)
+        .await
+        .unwrap();
+    let ring = new_ring();
+    let moves: Vec<_> = secrets
+        .into_iter()
+        .map(|old| {
+            let token = old_ring()
+                .open(&old.ciphertext, old.id, &old.combination)
+                .unwrap();
+            let new = ring.seal(&token, old.id, &old.combination);
+            (old, new)
+        })
+        .collect();
+    let path = format!("/bank/tokens/{}/invalidate", moves[0].0.id);
+    let ended = send(replica.post(&path, &json!({"reason": "used"}))).await;
+    assert_eq!(ended.status, 200, "{ended:?}");
+    // Somebody is at work on this one, and is not waited for.
+    let mut other = world.db.begin().await.unwrap();
+    sqlx::query("SELECT FROM tokens WHERE id = $1 FOR UPDATE")
+        .bind(moves[1].0.id)
+        .execute(&mut *other)
+        .await
+        .unwrap();
+
+    assert_eq!(replace_secrets(&world.db, &moves).await.unwrap(), 1);
+    other.rollback().await.unwrap();
+    assert_eq!(replace_secrets(&world.db, &moves).await.unwrap(), 1);
+    assert_eq!(replace_secrets(&world.db, &moves).await.unwrap(), 0);
+    let empty =
+        "SELECT count(*) FROM tokens WHERE ciphertext = '' AND key_id = 'k1' AND NOT is_valid";
+    assert_eq!(world.count(empty).await, 1);
+    assert_eq!(world.count(MOVED).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_open_is_counted_named_and_left() {
+    let world = World::new().await;
+    seed(&world, 1200).await;
+    let keys = both_keys();
+    let variables = world.variables(&[("TOKEN_KEYS", &keys)]);
+    let spoilt = spoil(&world).await;
+    let ended = run(&["keys", "rotate"], &variables).await;
+    assert_eq!(ended.code, 1, "{ended:?}");
+    let expected = json!({"rotated": 1195, "left": {"k1": 4, "k9": 1}, "failed": 5});
+    assert_eq!(report(&ended), expected);
+    for (_, id) in &spoilt {
+        let lines = ended
+            .err
+            .lines()
+            .filter(|line| line.contains(&id.to_string()));
+        assert_eq!(lines.count(), 1, "{id}: {ended:?}");
+    }
+    assert!(ended.err.contains("5 stored tokens"), "{ended:?}");
+    let told: Value =
+        sqlx::query_scalar("SELECT detail FROM audit_events WHERE kind = 'keys.rotated'")
+            .fetch_one(&world.db)
+            .await
+            .unwrap();
+    assert_eq!(
+        (&told["rotated"], &told["failed"]),
+        (&json!(1195), &json!(5))
+    );
+
+    // Without the two settings there is nothing to rotate with.
+    let flag = run(&["keys", "rotate", "--token-keys", OLD_KEY], &variables).await;
+    assert_eq!((flag.code, flag.out.as_str()), (2, ""), "{flag:?}");
+    let bare = [("DATABASE_URL".to_owned(), world.url.clone())];
+    let refused = run(&["keys", "rotate"], &bare).await;
+    assert_eq!(
+        (refused.code, refused.err.lines().count()),
+        (2, 2),
+        "{refused:?}"
+    );
+}
+
+/// Makes the tokens of the first five users unreadable, each in its own way.
+async fn spoil(world: &World) -> Vec<(usize, Uuid)> {
+    let changes = [
+        // That of another row, in both.
+        "UPDATE tokens t SET ciphertext = o.ciphertext FROM tokens o
+         WHERE (t.user_id, o.user_id) IN (('u-0', 'u-1'), ('u-1', 'u-0'))",
+        "UPDATE tokens SET ciphertext = set_bit(ciphertext, 400, 1 - get_bit(ciphertext, 400)) WHERE user_id = 'u-2'",
+        "UPDATE tokens SET ciphertext = substr(ciphertext, 2) WHERE user_id = 'u-3'",
+        r"UPDATE tokens SET key_id = 'k9', ciphertext = overlay(ciphertext PLACING '\x6b39'::bytea FROM 3) WHERE user_id = 'u-4'",
+    ];
+    for change in changes {
+        sqlx::query(change).execute(&world.db).await.unwrap();
+    }
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT id FROM tokens WHERE user_id IN ('u-0', 'u-1', 'u-2', 'u-3', 'u-4') ORDER BY user_id",
+    )
+    .fetch_all(&world.db)
+    .await
+    .unwrap();
+    ids.into_iter().enumerate().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_cannot_read_a_token_says_so_and_serves_the_others() {
+    let world = World::new().await;
+    seed(&world, 10).await;
+    let spoilt = spoil(&world).await;
+    let mut process = Process::serve(&world.variables(&[])).await;
+    let api = Api::at(process.base.clone());
+    for (user, id) in &spoilt {
+        let answer = api.issue(order(*user)).await;
+        answer.is_problem(503, "token-unreadable");
+        assert!(answer.retry_after().is_some());
+        let alarm = loop {
+            let line = process.logs.recv().await.expect("it goes on");
+            if line.contains("ALARM") {
+                break line;
+            }
+        };
+        assert!(alarm.contains(&id.to_string()), "{id}: {alarm}");
+    }
+    for user in 5..10 {
+        let answer = api.issue(order(user)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.token(), format!("secret-of-u-{user}"));
+    }
+    assert_eq!(world.sandbox.minted(), 0);
+    // Only a token that somebody asks for anew is minted in the place of one that is unreadable.
+    let renewed = api.issue_with(order(0), "no-cache").await;
+    assert_eq!(
+        (renewed.status, api.issue(order(0)).await.token()),
+        (201, renewed.token())
+    );
+
+    let ended = api.post(
+        "/bank/tokens/invalidate",
+        &json!({"reason": "requested", "userId": "u-2"}),
+    );
+    assert_eq!(send(ended).await.body, json!({"invalidated": 1}));
+    assert_eq!(api.issue(order(2)).await.status, 201);
+
+    // A replica that lacks the key altogether serves nothing of it, and nothing else.
+    let without = world.replica_with(&[("TOKEN_KEYS", NEW_KEY)]).await;
+    without
+        .issue(order(7))
+        .await
+        .is_problem(503, "token-unreadable");
+    assert_eq!(without.issue(order(70)).await.status, 201);
+}
