@@ -16,11 +16,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::auth::RateLimit;
 use crate::api::health::DatabaseCheck;
+use crate::api::metrics::Figures;
 use crate::api::{self, ApiState, ServerHandle};
 use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig, TlsFiles};
 use crate::crypto::KeyRing;
 use crate::db::audit::AuditConnection;
 use crate::db::{Database, partitions, schema};
+use crate::metrics::Metrics;
 use crate::upstream::{Upstream, UpstreamSettings};
 use crate::vending::cleanup::{Cleaner, Retention};
 use crate::vending::clock::DatabaseClock;
@@ -71,16 +73,22 @@ impl Service {
         let (now, newest) = schema::find_newest_time(db.pool()).await?;
         let clock = Arc::new(DatabaseClock::starting_at(now.max(newest)));
         let (stop_writer, mints) = (CancellationToken::new(), TaskTracker::new());
+        let metrics = Metrics::default();
         let connection = AuditConnection::new(options);
-        let (handouts, writer) = Handouts::start(connection, clock.clone(), stop_writer.clone());
+        let (handouts, writer) = Handouts::start(
+            connection,
+            clock.clone(),
+            metrics.clone(),
+            stop_writer.clone(),
+        );
         let (denials, denials_writer) = Denials::start(db.clone(), stop_writer.clone());
         let vendor = Vendor::new(
             db.clone(),
             upstream(&config)?,
             key_ring(&config.keys),
             handouts,
-            clock,
             vending_settings(&config),
+            metrics.clone(),
             mints.clone(),
         );
 
@@ -89,6 +97,7 @@ impl Service {
             db.clone(),
             retention(&config.retention),
             config.cleanup.interval,
+            metrics.clone(),
             stop_cleaning.clone(),
         );
         let stopping = Arc::new(AtomicBool::new(false));
@@ -103,6 +112,8 @@ impl Service {
             rate_limit: RateLimit::per_second(config.http.client_rate_limit),
             stopping: stopping.clone(),
             database_check: DatabaseCheck::default(),
+            metrics,
+            figures: Figures::default(),
         };
         let listen_addr = config.http.listen_addr;
         let listener = TcpListener::bind(listen_addr)

@@ -16,7 +16,8 @@
 //!         model                the vocabulary: imports nothing of ours
 //! ```
 //!
-//! Beside it: [`config`] and [`telemetry`], known to [`cli`] and [`app`] alone; [`sandbox`], the
+//! Beside it: [`metrics`], which `vending` and `api` count in; [`config`] and [`telemetry`], known to
+//! [`cli`] and [`app`] alone; [`sandbox`], the
 //! stand-in upstream, and [`local_postgres`], a private server, for `dev` and the tests.
 //! `tests/it/layers.rs` holds these rules.
 //!
@@ -57,6 +58,7 @@ pub mod config;
 pub mod crypto;
 pub mod db;
 pub mod local_postgres;
+pub mod metrics;
 pub mod model;
 pub mod sandbox;
 pub mod telemetry;

@@ -2,51 +2,37 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::Mutex;
 
 use super::ApiState;
+use super::glance::Glance;
 use super::problem::Problem;
 use super::query::no_parameters;
 use super::request_context::Outcome;
+use crate::db::Database;
 use crate::db::schema::{DatabaseHealth, find_database_health};
-use crate::db::{Database, DbError};
 
 const OK: &str = "ok";
-
-/// A database that takes longer to answer counts as down.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Anyone may ask for readiness; the database is asked no more often than this.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the last look at the database showed, and when; `None` = it was down.
-#[derive(Debug, Default)]
-pub struct DatabaseCheck(Mutex<Option<(Instant, Option<DatabaseHealth>)>>);
+/// Fewer months than this ahead, and the upkeep of the audit's partitions has been failing.
+const MONTHS_AHEAD: i32 = 2;
+
+/// The last look at the state of the database.
+pub type DatabaseCheck = Glance<DatabaseHealth>;
 
 impl DatabaseCheck {
-    /// The state of the database at most `CHECK_INTERVAL` ago. Those who ask during a look wait
-    /// for it.
-    async fn latest(&self, db: &Database) -> Option<DatabaseHealth> {
-        let mut last = self.0.lock().await;
-        if let Some((at, health)) = *last
-            && at.elapsed() < CHECK_INTERVAL
-        {
-            return health;
-        }
+    /// The state of the database a moment ago; `None` if it is down.
+    pub async fn latest_health(&self, db: &Database) -> Option<DatabaseHealth> {
         let look = db.run(|pool| async move { find_database_health(&pool).await });
-        let looked = tokio::time::timeout(CHECK_TIMEOUT, look).await;
-        let looked = looked.unwrap_or(Err(DbError::TimedOut(CHECK_TIMEOUT)));
-        let health = looked
-            .inspect_err(|cause| tracing::warn!(%cause, "the database check failed"))
-            .ok();
-        *last = Some((Instant::now(), health));
-        health
+        self.latest(CHECK_INTERVAL, look).await
     }
 }
 
@@ -63,7 +49,7 @@ pub async fn get_readiness(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     no_parameters(request.query_string())?;
-    let health = state.database_check.latest(&state.db).await;
+    let health = state.database_check.latest_health(&state.db).await;
     let is_current = health.map(|health| health.is_schema_current);
     let has_partition = health.map(|health| health.partitions_ahead >= 0);
     let is_recording = state.vendor.is_recording();
@@ -79,6 +65,7 @@ pub async fn get_readiness(
     let view = ReadyView {
         status: if is_ready { OK } else { "unavailable" },
         checks: checks.into(),
+        warnings: warnings(health),
         database: health.map(|health| DatabaseView {
             partitions_ahead_months: health.partitions_ahead,
             synchronous_standby: health.has_synchronous_standby,
@@ -108,12 +95,24 @@ fn check(
     (name, state)
 }
 
+fn warnings(health: Option<DatabaseHealth>) -> Vec<String> {
+    let ahead = health.map_or(MONTHS_AHEAD, |health| health.partitions_ahead);
+    let short = (ahead < MONTHS_AHEAD).then(|| {
+        format!(
+            "the audit has partitions for {ahead} months after this one: is the cleanup failing?"
+        )
+    });
+    short.into_iter().collect()
+}
+
 /// The body of `GET /health/ready`.
 #[derive(Serialize)]
 struct ReadyView {
     /// `ok`, or `unavailable` where a check is not `ok`.
     status: &'static str,
     checks: BTreeMap<&'static str, &'static str>,
+    /// What will be in the way unless somebody sees to it.
+    warnings: Vec<String>,
     #[serde(flatten)]
     database: Option<DatabaseView>,
 }

@@ -13,10 +13,12 @@ mod event_query;
 pub mod event_rows;
 mod fault;
 mod fields;
+pub mod glance;
 pub mod health;
 mod invalidation;
 mod json;
 mod maintenance;
+pub mod metrics;
 mod problem;
 mod query;
 mod request_context;
@@ -38,9 +40,11 @@ use ipnet::IpNet;
 
 use self::auth::RateLimit;
 use self::health::DatabaseCheck;
+use self::metrics::Figures;
 use self::problem::Problem;
 pub use self::query::moment;
 use crate::db::Database;
+use crate::metrics::Metrics;
 use crate::vending::Vendor;
 use crate::vending::cleanup::Cleaner;
 use crate::vending::denials::Denials;
@@ -68,6 +72,10 @@ pub struct ApiState {
     pub stopping: Arc<AtomicBool>,
     /// The look at the database behind readiness.
     pub database_check: DatabaseCheck,
+    /// What is counted and measured.
+    pub metrics: Metrics,
+    /// The look at the database behind some of it.
+    pub figures: Figures,
 }
 
 /// The route table: every path with and without its final slash, every `GET` also as `HEAD`.
@@ -95,6 +103,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
     });
     route(config, "/health/live", "GET, HEAD", |path| path.route(get(health::get_liveness)));
     route(config, "/health/ready", "GET, HEAD", |path| path.route(get(health::get_readiness)));
+    route(config, "/metrics", "GET, HEAD", |path| path.route(get(metrics::get_metrics)));
     config.default_service(web::to(async || {
         Err::<String, _>(Problem::not_found("there is nothing at this path"))
     }));

@@ -11,12 +11,13 @@ use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse};
+use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, web};
 use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::problem::Problem;
-use super::{Route, only};
+use super::{ApiState, Route, only};
+use crate::metrics::Metrics;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -77,7 +78,9 @@ pub async fn request_context(
         client: OnceCell::new(),
         route: Cell::new("unmatched"),
     });
-    let mut line = LogLine::begin(request.method(), Rc::clone(&context));
+    let state: &web::Data<ApiState> = request.app_data().expect("the state is registered");
+    let metrics = state.metrics.clone();
+    let mut line = LogLine::begin(request.method(), Rc::clone(&context), metrics);
     request.extensions_mut().insert(Rc::clone(&context));
     let handled = AssertUnwindSafe(async { next.call(request).await });
     let handled = handled.catch_unwind().await;
@@ -118,13 +121,14 @@ struct LogLine {
     method: &'static str,
     started: Instant,
     context: Rc<RequestContext>,
+    metrics: Metrics,
     status: Option<StatusCode>,
     outcome: &'static str,
     cause: Option<Box<str>>,
 }
 
 impl LogLine {
-    fn begin(method: &Method, context: Rc<RequestContext>) -> Self {
+    fn begin(method: &Method, context: Rc<RequestContext>, metrics: Metrics) -> Self {
         // Methods are the caller's words, too: those that no route has are not repeated.
         let method = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"]
             .into_iter()
@@ -133,6 +137,7 @@ impl LogLine {
             method: method.unwrap_or("other"),
             started: Instant::now(),
             context,
+            metrics,
             status: None,
             outcome: "hung-up",
             cause: None,
@@ -164,21 +169,28 @@ impl Drop for LogLine {
             method,
             outcome,
             context,
+            metrics,
             ..
         } = self;
+        let (route, elapsed) = (context.route.get(), self.started.elapsed());
+        let status = self.status.as_ref().map_or("hung-up", StatusCode::as_str);
+        let counted = &metrics.http_requests_total;
+        counted.with_label_values(&[route, method, status]).inc();
+        let timed = &metrics.http_request_duration_seconds;
+        let timed = timed.with_label_values(&[route]);
+        timed.observe(elapsed.as_secs_f64());
         macro_rules! write {
             ($level:ident) => {
                 tracing::$level!(
                     method,
-                    route = context.route.get(),
+                    route,
                     status = self.status.map(|status| status.as_u16()),
-                    elapsed_ms = self.started.elapsed().as_micros() as f64 / 1000.0,
+                    elapsed_ms = elapsed.as_micros() as f64 / 1000.0,
                     request_id = context.request_id(),
                     client = context.client.get().map(String::as_str),
                     outcome,
                     cause = self.cause.as_deref(),
-                    "{method} {}: {outcome}",
-                    context.route.get(),
+                    "{method} {route}: {outcome}",
                 )
             };
         }

@@ -9,6 +9,7 @@ use super::{CliError, start_logs, told_to_stop};
 use crate::app::retention;
 use crate::config::{CleanupCommandConfig, Flags, Source};
 use crate::db::{Database, DbError, schema};
+use crate::metrics::Metrics;
 use crate::model::Origin;
 use crate::vending::cleanup::{Cleaner, Run};
 
@@ -49,6 +50,7 @@ pub(super) async fn cleanup(cleanup: Cleanup) -> Result<(), CliError> {
         Database::new(pool),
         retention(&config.retention),
         None,
+        Metrics::default(),
         stop,
     );
     let summary = cleaner.run(run, Origin::Actor(actor())).await?;

@@ -4,6 +4,18 @@ use sqlx::PgPool;
 
 use super::DbError;
 
+/// Counts the attempts taken in the window that [`take_attempt`] looks at.
+pub async fn count_attempts(pool: &PgPool) -> Result<i64, DbError> {
+    let used = sqlx::query_scalar!(
+        r#"SELECT coalesce(sum(u.attempts), 0) AS "used!"
+           FROM upstream_budget b, unnest(b.attempts, b.minutes) AS u(attempts, minute)
+           WHERE b.id = 1 AND u.minute > floor(extract(epoch FROM clock_timestamp()) / 60) - 61"#
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(used)
+}
+
 /// Takes one attempt from the budget and returns how many are left, or `None` if it is spent.
 ///
 /// One UPDATE of one row: counting rows would let a race through. The window is the minutes from

@@ -40,6 +40,11 @@ impl Circuit {
         }
     }
 
+    /// Whether the provider is being left alone.
+    pub fn is_open(&self) -> bool {
+        self.state().opens_again.is_some()
+    }
+
     /// The provider answered as one that is up.
     pub fn note_success(&self) {
         *self.state() = State::default();

@@ -46,6 +46,11 @@ impl TokenCache {
         self.0.get(combination)
     }
 
+    /// How many there are, or nearly.
+    pub fn entries(&self) -> u64 {
+        self.0.entry_count()
+    }
+
     /// Proposes this one from now on.
     pub fn insert(&self, token: Arc<CachedToken>) {
         self.0.insert(token.issued.token.combination.clone(), token);

@@ -16,6 +16,7 @@ use crate::db::cleanup::{
 };
 use crate::db::partitions::{create_partitions, drop_partition, list_expired_partitions};
 use crate::db::{Database, DbError};
+use crate::metrics::Metrics;
 use crate::model::Origin;
 
 /// Between two batches, so that handouts keep most of their rate.
@@ -81,17 +82,17 @@ pub struct Summary {
 }
 
 impl Summary {
-    fn did_something(&self) -> bool {
-        let parts = [
-            self.expired,
-            self.abandoned_mints,
-            self.purged_tokens,
-            self.purged_mints,
-            self.purged_combinations,
-            self.partitions_created,
-            self.partitions_dropped,
-        ];
-        parts.iter().any(|part| *part > 0)
+    /// What was done, by kind.
+    fn rows(&self) -> [(&'static str, u64); 7] {
+        [
+            ("expired", self.expired),
+            ("abandoned_mints", self.abandoned_mints),
+            ("purged_tokens", self.purged_tokens),
+            ("purged_mints", self.purged_mints),
+            ("purged_combinations", self.purged_combinations),
+            ("partitions_created", self.partitions_created),
+            ("partitions_dropped", self.partitions_dropped),
+        ]
     }
 }
 
@@ -120,6 +121,7 @@ pub struct Cleaner {
     retention: Retention,
     /// How often it runs by itself.
     interval: Option<Duration>,
+    metrics: Metrics,
     stop: CancellationToken,
 }
 
@@ -129,12 +131,14 @@ impl Cleaner {
         db: Database,
         retention: Retention,
         interval: Option<Duration>,
+        metrics: Metrics,
         stop: CancellationToken,
     ) -> Self {
         Cleaner {
             db,
             retention,
             interval,
+            metrics,
             stop,
         }
     }
@@ -181,7 +185,12 @@ impl Cleaner {
         summary.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         if !run.dry_run {
             let told = serde_json::to_value(summary).expect("a summary is plain data");
-            let (is_complete, did_something) = (summary.complete, summary.did_something());
+            for (kind, rows) in summary.rows() {
+                let counted = &self.metrics.cleanup_rows_total;
+                counted.with_label_values(&[kind]).inc_by(rows);
+            }
+            let is_complete = summary.complete;
+            let did_something = summary.rows().iter().any(|(_, rows)| *rows > 0);
             self.db
                 .run(move |pool| async move {
                     record_run(&pool, &told, is_complete, did_something, &origin).await

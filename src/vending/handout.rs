@@ -12,6 +12,7 @@ use super::cache::CachedToken;
 use super::clock::DatabaseClock;
 use crate::db::DbError;
 use crate::db::audit::{AuditConnection, HandoutRow, find_handouts, insert_handouts};
+use crate::metrics::Metrics;
 use crate::model::{Caller, Failure};
 
 /// Handouts that may wait for the writer before more are refused.
@@ -32,7 +33,8 @@ struct Handout {
 #[derive(Clone, Debug)]
 pub struct Handouts {
     queue: mpsc::Sender<Handout>,
-    clock: std::sync::Arc<DatabaseClock>,
+    /// The clock that its events are dated by.
+    pub(super) clock: std::sync::Arc<DatabaseClock>,
 }
 
 impl Handouts {
@@ -40,12 +42,14 @@ impl Handouts {
     pub fn start(
         connection: AuditConnection,
         clock: std::sync::Arc<DatabaseClock>,
+        metrics: Metrics,
         stop: CancellationToken,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let writer = Writer {
             connection,
             clock: clock.clone(),
+            metrics,
         };
         let task = tokio::spawn(writer.run(waiting, stop));
         (Handouts { queue, clock }, task)
@@ -75,6 +79,11 @@ impl Handouts {
         answer.await.unwrap_or_else(|_| Err(Failure::database()))
     }
 
+    /// Handouts that wait for the writer.
+    pub fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     /// Whether the writer runs.
     pub fn is_running(&self) -> bool {
         !self.queue.is_closed()
@@ -84,6 +93,7 @@ impl Handouts {
 struct Writer {
     connection: AuditConnection,
     clock: std::sync::Arc<DatabaseClock>,
+    metrics: Metrics,
 }
 
 impl Writer {
@@ -99,6 +109,8 @@ impl Writer {
             // Nobody waits for these any more.
             batch.retain(|handout| !handout.reply.is_closed());
             if !batch.is_empty() {
+                self.metrics.audit_batch_size.observe(batch.len() as f64);
+                let _flush = self.metrics.audit_flush_seconds.start_timer();
                 self.flush(std::mem::take(&mut batch)).await;
             }
         }

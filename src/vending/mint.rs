@@ -98,6 +98,8 @@ impl Mint<'_> {
         let started = Instant::now();
         let mut calls = CallSummary::default();
         let outcome = self.call(started, &mut calls).await;
+        let seconds = started.elapsed().as_secs_f64();
+        self.parts.metrics.mint_duration_seconds.observe(seconds);
         calls.latency_ms = i32::try_from(started.elapsed().as_millis()).unwrap_or(i32::MAX);
         match outcome {
             Ok(minted) => self.finish(minted, calls).await,
@@ -247,6 +249,9 @@ impl Mint<'_> {
 
     /// Records that there is no token, and gives the failure back.
     async fn fail(&self, mut failure: Failure, is_unknown: bool, calls: &CallSummary) -> Failure {
+        let outcome = if is_unknown { "unknown" } else { "failed" };
+        let counted = &self.parts.metrics.mints_total;
+        counted.with_label_values(&[outcome]).inc();
         let cooldown = self.parts.settings.mint_cooldown;
         // Sooner than that, trying again only repeats this answer.
         let cooled = cooldown.as_secs_f64().ceil() as u32;
@@ -297,6 +302,13 @@ fn life_of(minted: &Minted, lifetime: i32) -> Duration {
 
 async fn record(parts: &Parts, finish: Finish) -> Result<Finished, Failure> {
     let started = Instant::now();
+    let count = |outcome| {
+        parts
+            .metrics
+            .mints_total
+            .with_label_values(&[outcome])
+            .inc()
+    };
     loop {
         let asked = finish.clone();
         let recorded = parts
@@ -305,8 +317,16 @@ async fn record(parts: &Parts, finish: Finish) -> Result<Finished, Failure> {
             .await;
         let mint_id = finish.claim.mint_id;
         match recorded {
-            Ok(Some(finished)) => return Ok(finished),
+            Ok(Some(finished)) => {
+                count(if finished.is_voided {
+                    "voided"
+                } else {
+                    "minted"
+                });
+                return Ok(finished);
+            }
             Ok(None) => {
+                count("unrecorded");
                 tracing::error!(%mint_id, "the slot of a minted token is gone; the token is lost");
                 return Err(Failure::database());
             }
@@ -315,6 +335,7 @@ async fn record(parts: &Parts, finish: Finish) -> Result<Finished, Failure> {
                 sleep(Duration::from_millis(100)).await;
             }
             Err(error) => {
+                count("unrecorded");
                 tracing::error!(%error, %mint_id, "a minted token could not be recorded; it is lost");
                 return Err(Failure::database());
             }

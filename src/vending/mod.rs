@@ -25,7 +25,9 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::crypto::KeyRing;
+use crate::db::budget::count_attempts;
 use crate::db::{Database, DbError, PgPool};
+use crate::metrics::Metrics;
 use crate::model::{Caller, Client, Combination, Failure, Issued};
 use crate::upstream::Upstream;
 use cache::{CachedToken, TokenCache};
@@ -179,6 +181,7 @@ struct Parts {
     cache: TokenCache,
     clock: Arc<DatabaseClock>,
     settings: VendingSettings,
+    metrics: Metrics,
     replica: Uuid,
     tracker: TaskTracker,
 }
@@ -217,41 +220,52 @@ impl Vendor {
         upstream: Upstream,
         keys: KeyRing,
         handouts: Handouts,
-        clock: Arc<DatabaseClock>,
         settings: VendingSettings,
+        metrics: Metrics,
         tracker: TaskTracker,
     ) -> Self {
         Vendor {
-            clients: Clients::new(db.clone(), clock.clone()),
+            clients: Clients::new(db.clone(), handouts.clock.clone()),
             flights: Flights::new(tracker.clone()),
-            handouts,
             parts: Arc::new(Parts {
                 db,
                 upstream,
                 keys,
                 cache: TokenCache::new(settings.cache_max_tokens),
-                clock,
+                clock: handouts.clock.clone(),
                 settings,
+                metrics,
                 replica: Uuid::now_v7(),
                 tracker,
             }),
+            handouts,
         }
     }
 
     /// Hands out a token of the combination: one on record if it does, else a new one. Takes no
     /// longer than the upstream's time and 2 s.
     pub async fn issue(&self, order: Order, caller: Caller) -> Result<Vended, Failure> {
-        timeout(
-            self.parts.settings.patience(),
-            self.find_or_mint(order, caller),
-        )
-        .await
-        .unwrap_or_else(|_| Err(Failure::timeout()))
+        let patience = self.parts.settings.patience();
+        let vended = timeout(patience, self.find_or_mint(order, caller))
+            .await
+            .unwrap_or_else(|_| Err(Failure::timeout()));
+        let outcome = match &vended {
+            Ok(vended) if vended.minted => "minted",
+            Ok(_) => "reused",
+            Err(failure) => failure.kind.name(),
+        };
+        let counted = &self.parts.metrics.handouts_total;
+        counted.with_label_values(&[outcome]).inc();
+        vended
     }
 
     async fn find_or_mint(&self, order: Order, caller: Caller) -> Result<Vended, Failure> {
         let placed_at = Instant::now();
-        if let Some(token) = self.parts.cache.get(&order.combination)
+        let cached = self.parts.cache.get(&order.combination);
+        let result = if cached.is_some() { "hit" } else { "miss" };
+        let counted = &self.parts.metrics.cache_lookups_total;
+        counted.with_label_values(&[result]).inc();
+        if let Some(token) = cached
             && let Some(vended) = self
                 .propose(&token, &order, placed_at, &caller, Source::Hit)
                 .await?
@@ -320,6 +334,31 @@ impl Vendor {
         secret: &[u8],
     ) -> Result<Option<Arc<Client>>, Failure> {
         self.clients.authenticate(api_key, secret).await
+    }
+
+    /// Sets the metrics of what is at hand in memory.
+    pub fn measure(&self) {
+        let metrics = &self.parts.metrics;
+        metrics.cache_entries.set(self.parts.cache.entries());
+        metrics
+            .audit_queue_depth
+            .set(self.handouts.waiting() as u64);
+        let is_open = self.parts.upstream.circuit.is_open();
+        metrics.circuit_open.set(u64::from(is_open));
+    }
+
+    /// The calls that the hourly budget has left over all replicas; `None` where there is no limit.
+    pub async fn find_budget_left(&self) -> Result<Option<u32>, DbError> {
+        let limit = self.parts.settings.upstream_hourly_budget;
+        if limit == 0 {
+            return Ok(None);
+        }
+        let used = self
+            .parts
+            .db
+            .run(|pool| async move { count_attempts(&pool).await });
+        let used = u32::try_from(used.await?).unwrap_or(u32::MAX);
+        Ok(Some(limit.saturating_sub(used)))
     }
 
     /// Whether handouts can be recorded: the writer of the audit runs.

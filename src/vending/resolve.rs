@@ -144,6 +144,7 @@ fn remember(
         .keys
         .open(&stored.ciphertext, token.id, &token.combination)
         .map_err(|error| {
+            parts.metrics.tokens_unreadable_total.inc();
             tracing::error!(token_id = %token.id, %error, "ALARM: a stored token cannot be opened");
             let detail = "the token on record cannot be opened";
             Failure::new(FailureKind::TokenUnreadable, detail)

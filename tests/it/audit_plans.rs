@@ -1,13 +1,19 @@
 //! How the trail is read once it has grown: the plans over a million events.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Months, Utc};
+use reqwest::Method;
 use serde_json::Value;
 use sqlx::{PgPool, Postgres, QueryBuilder};
 use token_vendor::db::events::{EventFilter, EventOrder, push_select};
 use token_vendor::model::EventKind;
 use uuid::Uuid;
 
-use crate::support::World;
+use crate::support::{Api, Process, World};
+
+/// Far less than a tenth of what a million events are as text.
+const MEMORY: u64 = 24 * 1024 * 1024;
 
 const EVENTS: i64 = 1_000_000;
 
@@ -235,4 +241,43 @@ async fn no_query_reads_or_sorts_the_whole_trail_and_a_page_far_in_costs_what_th
             );
         }
     }
+    an_export_of_all_takes_no_memory_to_speak_of(&world).await;
+}
+
+/// The most memory that the process has had resident, in bytes.
+fn peak_memory(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: u64 = line
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    kib * 1024
+}
+
+/// Also where the reader is slow: what it does not take is not read.
+async fn an_export_of_all_takes_no_memory_to_speak_of(world: &World) {
+    let process = Process::serve(&world.variables(&[])).await;
+    let api = Api::at(process.base.clone());
+    assert_eq!(api.get("/audit/events?limit=500").await.status, 200);
+    let before = peak_memory(process.pid());
+    let request = api.request(Method::GET, "/audit/events/export?format=ndjson");
+    let request = request.timeout(Duration::from_secs(300));
+    let mut response = request.send().await.unwrap();
+    let (mut size, mut lines) = (0, 0);
+    while let Some(chunk) = response.chunk().await.unwrap() {
+        if size == 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        size += chunk.len() as u64;
+        lines += chunk.iter().filter(|byte| **byte == b'\n').count() as i64;
+    }
+    assert!(
+        lines >= EVENTS && size > 10 * MEMORY,
+        "{lines} lines, {size} bytes"
+    );
+    let grown = peak_memory(process.pid()) - before;
+    assert!(grown < MEMORY, "{grown} bytes more for {size}");
 }

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor};
 use token_vendor::model::Scope;
 
-use crate::support::{Answer, Process, World, program};
+use crate::metrics::scrape;
+use crate::support::{Answer, Process, World, eventually, program};
 
 /// Puts `count` tokens on record that ended so long ago, with the slots and mints they came of.
 async fn seed(world: &World, user: &str, count: u32, ended: &str, is_valid: bool) {
@@ -340,4 +341,88 @@ async fn months_are_made_and_dropped_beside_a_long_reader_and_no_handout_waits_f
     let left =
         "SELECT count(*) FROM pg_class WHERE relname LIKE 'audit_events_2019%' AND relkind = 'r'";
     assert_eq!(world.count(left).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_it_keeps_up_is_in_the_metrics() {
+    let world = world().await;
+    seed(&world, "expired", 30, "2 hours", true).await;
+    seed(&world, "old", 20, "500 days", false).await;
+    let off = [("CLEANUP_INTERVAL", "off")];
+    let replica = world.replica_with(&off).await;
+    let samples = scrape(&replica).await;
+    assert_eq!(samples["cleanup_overdue_tokens"], 30.0);
+    assert_eq!(samples["cleanup_last_success_timestamp_seconds"], 0.0);
+    let two_hours_ago = (chrono::Utc::now().timestamp() - 7200) as f64;
+    let oldest = samples["cleanup_oldest_overdue_timestamp_seconds"];
+    assert!((oldest - two_hours_ago).abs() < 600.0, "{oldest}");
+
+    let before = chrono::Utc::now().timestamp();
+    let run = replica.post("/maintenance/cleanup", &json!({}));
+    assert_eq!(Answer::of(run).await.unwrap().status, 200);
+    // The figures are of the database: another replica tells them too. What was done, who did it.
+    let another = world.replica_with(&off).await;
+    let another = scrape(&another).await;
+    assert_eq!(another["cleanup_overdue_tokens"], 0.0);
+    assert_eq!(another["cleanup_oldest_overdue_timestamp_seconds"], 0.0);
+    assert!(another["cleanup_last_success_timestamp_seconds"] >= before as f64);
+    let samples = scrape(&replica).await;
+    for (kind, rows) in [
+        ("expired", 30.0),
+        ("purged_tokens", 20.0),
+        ("abandoned_mints", 0.0),
+    ] {
+        let name = format!("cleanup_rows_total{{kind=\"{kind}\"}}");
+        assert_eq!(samples[&name], rows, "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_million_expired_are_worked_off_while_the_service_vends() {
+    let world = world().await;
+    let expired = "INSERT INTO tokens (user_id, id, country, bank, access, lifetime, issued_at, expiration, ends_at,
+                                       is_valid, ciphertext, key_id, fingerprint)
+                   SELECT 'u-' || n % 1000, gen_random_uuid(), '', 'bank-' || n, 0, 3600, now() - interval '2 hours',
+                          now() - interval '1 hour', now() - interval '1 hour', true, 'x', 'k1', 'f' || n
+                   FROM generate_series(1, 1000000) n";
+    world.db.execute(expired).await.unwrap();
+    let every_second = [("CLEANUP_INTERVAL", "1s")];
+    let replica = world.replica_with(&every_second).await;
+    let order = json!({"userId": "u-1"});
+    let minted = replica.issue(order.clone()).await;
+    let run = tokio::spawn({
+        let whole = json!({"batchSize": 10_000, "maxRuntimeSeconds": 300});
+        let request = replica
+            .post("/maintenance/cleanup", &whole)
+            .timeout(Duration::from_secs(300));
+        async move { Answer::of(request).await.unwrap() }
+    });
+    let mut vended = 0;
+    while !run.is_finished() {
+        replica.issue(order.clone()).await.is_reused(&minted);
+        vended += 1;
+    }
+    let summary = run.await.unwrap();
+    assert_eq!(
+        (summary.status, &summary.body["complete"]),
+        (200, &json!(true)),
+        "{summary:?}"
+    );
+    assert!(vended > 10, "{vended}");
+    // Whoever marked it, the call or the schedule: each once, and nothing else.
+    eventually("the schedule's run ends, too", async || {
+        world
+            .count("SELECT count(*) FROM tokens WHERE is_valid")
+            .await
+            == 1
+    })
+    .await;
+    let told = "SELECT count(DISTINCT token_id) FROM audit_events WHERE kind = 'token.expired'";
+    let events = "SELECT count(*) FROM audit_events WHERE kind = 'token.expired'";
+    assert_eq!(
+        (world.count(told).await, world.count(events).await),
+        (1_000_000, 1_000_000)
+    );
+    let reused = "SELECT count(*) FROM audit_events WHERE kind = 'token.reused'";
+    assert_eq!(world.count(reused).await, vended);
 }

@@ -91,6 +91,28 @@ async fn readiness_names_a_missing_partition() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn readiness_warns_before_the_partitions_run_out() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let ready = checks_of(&replica).await.unwrap();
+    assert_eq!(ready.body["warnings"], json!([]), "{ready:?}");
+    let drop_late = "DO $$ DECLARE part regclass; BEGIN
+        FOR part IN SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'audit_events'::regclass
+            AND inhrelid::regclass::text > 'audit_events_' || to_char(now() + interval '1 month', 'YYYY_MM') LOOP
+            EXECUTE format('ALTER TABLE audit_events DETACH PARTITION %s', part);
+        END LOOP; END $$";
+    execute(&world, drop_late).await;
+    eventually("readiness warns", async || {
+        let ready = checks_of(&replica).await.unwrap();
+        let warned = ready.body["warnings"]
+            .to_string()
+            .contains("partitions for 1 month");
+        warned && ready.status == 200
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn https_is_served_with_a_certificate_and_key() {
     let world = World::new().await;
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

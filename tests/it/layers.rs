@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which of our own parts each part may name; `main`, `cli` and `app` wire and see everything.
-const MAY_NAME: [(&str, &[&str]); 10] = [
+const MAY_NAME: [(&str, &[&str]); 11] = [
     ("model", &[]),
+    ("metrics", &[]),
     ("crypto", &["model"]),
     ("db", &["model", "crypto"]),
     ("upstream", &["model"]),
-    ("vending", &["model", "crypto", "db", "upstream"]),
-    ("api", &["model", "db", "vending"]),
+    ("vending", &["model", "crypto", "db", "upstream", "metrics"]),
+    ("api", &["model", "db", "vending", "metrics"]),
     ("config", &["model"]),
     ("telemetry", &["config"]),
     ("sandbox", &["model"]),
@@ -18,13 +19,14 @@ const MAY_NAME: [(&str, &[&str]); 10] = [
 ];
 
 /// Which part alone may name a library.
-const BELONGS_TO: [(&str, &[&str]); 7] = [
+const BELONGS_TO: [(&str, &[&str]); 8] = [
     ("actix_web::", &["api", "sandbox"]),
     ("actix_http::", &["sandbox"]),
     ("utoipa::", &["api"]),
     ("reqwest::", &["upstream"]),
     ("sqlx::", &["db"]),
     ("chacha20poly1305::", &["crypto"]),
+    ("prometheus::", &["metrics"]),
     ("clap::", &["cli", "config", "main"]),
 ];
 

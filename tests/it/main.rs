@@ -21,6 +21,7 @@ mod invalidation;
 mod issue_request;
 mod layers;
 mod lists;
+mod metrics;
 mod migrations;
 mod records;
 mod request_form;

@@ -14,6 +14,7 @@ use token_vendor::model::{Access, Combination, TokenString};
 use tokio::process::Child;
 use uuid::Uuid;
 
+use crate::metrics::scrape;
 use crate::support::{Api, Ended, Process, World, eventually, program, run, send};
 
 /// The second key, which `world.variables` does not have.
@@ -367,6 +368,8 @@ async fn a_replica_that_cannot_read_a_token_says_so_and_serves_the_others() {
         };
         assert!(alarm.contains(&id.to_string()), "{id}: {alarm}");
     }
+    let unreadable = scrape(&api).await["tokens_unreadable_total"];
+    assert_eq!(unreadable, spoilt.len() as f64);
     for user in 5..10 {
         let answer = api.issue(order(user)).await;
         assert_eq!(answer.status, 200, "{answer:?}");

@@ -1,0 +1,66 @@
+//! `GET /metrics`: what Prometheus scrapes.
+
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::ApiState;
+use super::glance::Glance;
+use super::problem::Problem;
+use super::query::no_parameters;
+use crate::db::DbError;
+use crate::vending::cleanup::Backlog;
+
+/// Anyone may ask; the database is asked no more often than this.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The last look at what the database alone can tell: the budget left and the cleanup's backlog.
+pub type Figures = Glance<(Option<u32>, Backlog)>;
+
+/// `GET /metrics`: the metrics of this replica, and those that the database has for all of them;
+/// what it does not tell at the moment is NaN.
+pub async fn get_metrics(
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    no_parameters(request.query_string())?;
+    state.vendor.measure();
+    let metrics = &state.metrics;
+    let pool = state.db.pool();
+    let (all, idle) = (u64::from(pool.size()), pool.num_idle() as u64);
+    let connections = &metrics.database_connections;
+    connections.with_label_values(&["idle"]).set(idle);
+    let used = connections.with_label_values(&["used"]);
+    used.set(all.saturating_sub(idle));
+
+    let look = async {
+        let budget = state.vendor.find_budget_left().await?;
+        Ok::<_, DbError>((budget, state.cleaner.find_backlog().await?))
+    };
+    let figures = state.figures.latest(LOOK_INTERVAL, look).await;
+    metrics.database_up.set(u64::from(figures.is_some()));
+    let (budget, overdue, oldest, succeeded) = match figures {
+        None => (f64::NAN, f64::NAN, f64::NAN, f64::NAN),
+        Some((budget, backlog)) => {
+            let seconds = |at: chrono::DateTime<_>| at.timestamp_millis() as f64 / 1000.0;
+            (
+                budget.map_or(f64::INFINITY, f64::from),
+                backlog.overdue_tokens as f64,
+                backlog.oldest_overdue.map_or(0.0, seconds),
+                backlog.last_success_at.map_or(0.0, seconds),
+            )
+        }
+    };
+    metrics.upstream_budget_remaining.set(budget);
+    metrics.cleanup_overdue_tokens.set(overdue);
+    metrics.cleanup_oldest_overdue_timestamp_seconds.set(oldest);
+    metrics
+        .cleanup_last_success_timestamp_seconds
+        .set(succeeded);
+    let health = state.database_check.latest_health(&state.db).await;
+    let ahead = health.map_or(f64::NAN, |health| f64::from(health.partitions_ahead));
+    metrics.audit_partitions_ahead_months.set(ahead);
+    Ok(HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .body(metrics.encode()))
+}
