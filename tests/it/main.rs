@@ -34,6 +34,7 @@ mod startup;
 #[allow(dead_code, unused_imports)]
 mod support;
 mod takeover;
+mod traces;
 mod upstream_answers;
 mod upstream_clock;
 mod upstream_faults;
