@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use futures_util::future::join;
 
 use super::ApiState;
 use super::glance::Glance;
@@ -37,7 +38,9 @@ pub async fn get_metrics(
         let budget = state.vendor.find_budget_left().await?;
         Ok::<_, DbError>((budget, state.cleaner.find_backlog().await?))
     };
-    let figures = state.figures.latest(LOOK_INTERVAL, look).await;
+    let figures = state.figures.latest(LOOK_INTERVAL, look);
+    let health = state.database_check.latest_health(&state.db);
+    let (figures, health) = join(figures, health).await;
     metrics.database_up.set(u64::from(figures.is_some()));
     let (budget, overdue, oldest, succeeded) = match figures {
         None => (f64::NAN, f64::NAN, f64::NAN, f64::NAN),
@@ -57,7 +60,6 @@ pub async fn get_metrics(
     metrics
         .cleanup_last_success_timestamp_seconds
         .set(succeeded);
-    let health = state.database_check.latest_health(&state.db).await;
     let ahead = health.map_or(f64::NAN, |health| f64::from(health.partitions_ahead));
     metrics.audit_partitions_ahead_months.set(ahead);
     Ok(HttpResponse::Ok()
