@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, error_span};
 use uuid::Uuid;
 
 use crate::crypto::KeyRing;
@@ -200,7 +200,7 @@ impl Parts {
         F: FnOnce(PgPool) -> Fut,
         Fut: Future<Output = Result<T, DbError>> + Send + 'static,
     {
-        let span = info_span!(
+        let span = error_span!(
             "database",
             otel.name = step,
             otel.kind = "client",
@@ -291,7 +291,7 @@ impl Vendor {
             let (flight, is_ours) = self.flights.join(&demand, || {
                 resolve::resolve(self.parts.clone(), order.clone(), caller.clone())
             });
-            let landed = flight.instrument(info_span!("flight", is_ours)).await?;
+            let landed = flight.instrument(error_span!("flight", is_ours)).await?;
             if is_ours && landed.origin == Origin::Minted {
                 return minted(landed);
             }
@@ -325,7 +325,7 @@ impl Vendor {
         };
         let recorded = timeout(STEP_PATIENCE, self.handouts.record(token, min_life, caller));
         let is_on_record = recorded
-            .instrument(info_span!("handout"))
+            .instrument(error_span!("handout"))
             .await
             .unwrap_or_else(|_| Err(Failure::database()))?;
         // A commit can take long: the life that counts is the one left now.
