@@ -1,0 +1,71 @@
+//! `/openapi.json` and `/docs/`: the contract, for programs and for people.
+
+use std::sync::{Arc, LazyLock};
+
+use actix_web::http::header::{self, ContentEncoding};
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use utoipa_swagger_ui::{Config, serve};
+
+use super::openapi::document;
+use super::problem::Problem;
+use super::query::no_parameters;
+
+static DOCUMENT: LazyLock<Bytes> =
+    LazyLock::new(|| Bytes::from(document().to_string().into_bytes()));
+
+/// What the page may load: its own files, the pictures inside its style sheet, and the styles that
+/// Swagger UI writes into its elements.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// With absolute addresses: the page is also there without its final slash.
+const PAGE: &str = r#"<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>token-vendor</title>
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+<link rel="icon" href="/docs/favicon-32x32.png">
+</head>
+<body>
+<main id="swagger-ui"></main>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/swagger-ui-standalone-preset.js"></script>
+<script src="/docs/swagger-initializer.js"></script>
+</body>
+</html>
+"#;
+
+/// `GET /openapi.json`: what `token-vendor openapi` prints.
+pub async fn get_openapi(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    no_parameters(request.query_string())?;
+    Ok(HttpResponse::Ok()
+        .content_type(header::ContentType::json())
+        .body(DOCUMENT.clone()))
+}
+
+/// `GET /docs/`: the document in Swagger UI.
+pub async fn get_docs(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    no_parameters(request.query_string())?;
+    Ok(HttpResponse::Ok()
+        .content_type(header::ContentType::html())
+        .insert_header((header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY))
+        .body(PAGE))
+}
+
+/// `GET /docs/{file}`: a file of Swagger UI.
+pub async fn get_docs_file(file: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let config = Arc::new(Config::from("/openapi.json"));
+    let file = serve(&file, config).map_err(Problem::internal)?;
+    let file = file.ok_or_else(|| Problem::not_found("there is nothing at this path"))?;
+    let mut answer = HttpResponse::Ok();
+    if file.gzpipped {
+        answer.insert_header(ContentEncoding::Gzip);
+    }
+    Ok(answer
+        .content_type(file.content_type)
+        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .body(file.bytes.into_owned()))
+}
