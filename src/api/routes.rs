@@ -38,8 +38,6 @@ pub struct Operation {
     pub id: &'static str,
     /// The scope that its caller needs.
     pub scope: Option<Scope>,
-    /// Whether it reads a body.
-    pub has_body: bool,
     /// Whether its path has an id.
     pub has_id: bool,
     /// The problems that its arguments make.
@@ -172,7 +170,6 @@ impl<S: RequiredScope> Described for Permit<S> {
 
 impl Described for Body {
     fn describe(operation: &mut Operation) {
-        operation.has_body = true;
         operation.problems.extend([
             ProblemKind::Malformed,
             ProblemKind::RequestTimeout,

@@ -2,9 +2,10 @@
 //!
 //! Paths, names, scopes and most problems come from the handlers (`routes`), members and parameters
 //! from the arrays that they are read by, limits and enumerations from where they are enforced. What
-//! only words can say is here: `operations` has a text for each, `schemas` one for each member.
+//! only words can say is here: `operations` has them for each, `members` for each member.
 //! `docs/openapi.json` is the outcome; tests hold it to the code and to real answers.
 
+mod members;
 mod operations;
 mod parts;
 mod schemas;
@@ -59,6 +60,12 @@ pub fn document() -> Value {
             }},
         },
     })
+}
+
+/// The schema with that description.
+fn described(mut schema: Value, description: &str) -> Value {
+    schema["description"] = description.into();
+    schema
 }
 
 fn reference(kind: &str, name: &str) -> Value {
