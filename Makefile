@@ -9,7 +9,7 @@ run: postgres
 test: postgres
 	cargo test --locked $(ARGS)
 
-# What npm and PyPI have is installed into target/; `make e2e CHECKS=python` runs one check of them.
+# Checks that need packages of npm and PyPI, which go into target/e2e: `make e2e CHECKS=python`.
 e2e: postgres
 	tests/e2e/run $(CHECKS)
 
