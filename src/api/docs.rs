@@ -57,7 +57,11 @@ pub async fn get_docs(request: HttpRequest) -> Result<HttpResponse, Problem> {
 }
 
 /// `GET /docs/{file}`: a file of Swagger UI.
-pub async fn get_docs_file(file: web::Path<String>) -> Result<HttpResponse, Problem> {
+pub async fn get_docs_file(
+    request: HttpRequest,
+    file: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    no_parameters(request.query_string())?;
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"));
     if *file == "start.js" {

@@ -17,11 +17,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use url::Url;
 
 use crate::api::openapi_document;
 use crate::config::{ConfigError, DatabaseCommandConfig, Flags, LogFormat, Source};
 use crate::db::schema::{self, Unfit};
-use crate::telemetry;
+use crate::telemetry::{self, Traces};
 
 /// Vends bank verification tokens: one upstream call for any herd, every handout on record.
 #[derive(Debug, Parser)]
@@ -158,7 +159,11 @@ fn print_openapi() -> Result<(), CliError> {
 }
 
 fn start_logs(format: LogFormat) -> Result<(), CliError> {
-    telemetry::init(format).map_err(CliError::Usage)
+    start_telemetry(format, None).map(|_| ())
+}
+
+fn start_telemetry(format: LogFormat, collector: Option<&Url>) -> Result<Traces, CliError> {
+    telemetry::init(format, collector).map_err(CliError::Usage)
 }
 
 /// Resolves when this process is told to stop: SIGTERM or Ctrl-C.

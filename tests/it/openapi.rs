@@ -59,7 +59,7 @@ async fn the_document_and_the_route_table_have_the_same_paths() {
         assert_eq!(refused.header("allow"), allowed.join(", "), "{path}");
         check(
             &document,
-            &methods.as_object().unwrap().values().next().unwrap(),
+            methods.as_object().unwrap().values().next().unwrap(),
             &refused,
         );
     }
@@ -92,13 +92,25 @@ fn every_problem_of_the_code_is_listed_and_answered() {
             .collect::<BTreeSet<_>>(),
         slugs
     );
-    for (slug, example) in components["examples"].as_object().unwrap() {
-        let schema = &components["schemas"]["Problem"];
-        assert_eq!(
-            mistakes(&document, schema, &example["value"]),
-            None,
-            "{slug}"
-        );
+}
+
+#[test]
+fn every_example_keeps_to_its_schema() {
+    let document = document();
+    let components = &document["components"];
+    let of = |kind: &str| components[kind].as_object().unwrap().values();
+    let problems =
+        of("examples").map(|example| (&components["schemas"]["Problem"], &example["value"]));
+    let named = of("parameters")
+        .chain(of("headers"))
+        .map(|part| (&part["schema"], &part["example"]));
+    let objects = of("schemas").flat_map(|schema| {
+        let examples = schema["examples"].as_array().into_iter().flatten();
+        examples.map(move |example| (schema, example))
+    });
+    for (schema, example) in problems.chain(named).chain(objects) {
+        assert!(!example.is_null(), "{schema}");
+        assert_eq!(mistakes(&document, schema, example), None, "{example}");
     }
 }
 

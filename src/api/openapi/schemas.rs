@@ -168,6 +168,7 @@ fn problem() -> Value {
             "status": {"type": "integer", "description": "The status of the answer."},
             "detail": text("What it is this time."),
             "requestId": text("The answer's `X-Request-Id`."),
+            "traceId": {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "The trace that it belongs to, where there is one."},
             "errors": {
                 "type": "array",
                 "description": "What is wrong with the request, each with its place.",
