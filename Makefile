@@ -1,4 +1,4 @@
-.PHONY: run test lint prepare prepare-check postgres sqlx-cli
+.PHONY: run test e2e openapi lint prepare prepare-check postgres sqlx-cli
 
 SQLX_VERSION = 0.9.0
 
@@ -8,6 +8,14 @@ run: postgres
 
 test: postgres
 	cargo test --locked $(ARGS)
+
+# Checks that need packages of npm and PyPI, which go into target/e2e: `make e2e CHECKS=python`.
+e2e: postgres
+	tests/e2e/run $(CHECKS)
+
+# Writes the document that the code makes; a test compares.
+openapi:
+	cargo run --locked -- openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
 lint:
 	cargo fmt --check

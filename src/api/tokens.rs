@@ -22,11 +22,22 @@ use crate::db::tokens::{TokenFilter, find_token, list_tokens as list_records};
 use crate::model::{Access, Combination, Scope};
 use crate::vending::{Order, Vended};
 
+/// The members of a request for a token.
+pub const ORDER: [&str; 5] = ["userId", "lifetime", "country", "bank", "access"];
+
+/// The members of its access.
+pub const ACCESS: [&str; 3] = ["accounts", "balances", "transactions"];
+
+/// The parameters of the list.
+pub const FILTER: [&str; 8] = [
+    "userId", "country", "bank", "isValid", "from", "to", "limit", "cursor",
+];
+
 /// Seconds of life that may be asked for.
-const LIFETIMES: RangeInclusive<i32> = 0..=2_592_000;
+pub const LIFETIMES: RangeInclusive<i32> = 0..=2_592_000;
 
 /// The life of a token whose request does not say, in seconds.
-const DEFAULT_LIFETIME: i32 = 3600;
+pub const DEFAULT_LIFETIME: i32 = 3600;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
@@ -48,8 +59,7 @@ pub async fn issue_token(
 fn read_order(document: Json, request: &HttpRequest, may_renew: bool) -> Result<Order, Faults> {
     let mut faults = Faults::default();
     let [] = parameters(request.query_string(), [], &mut faults);
-    let names = ["userId", "lifetime", "country", "bank", "access"];
-    let (combination, lifetime) = members(document, "#", names, &mut faults)
+    let (combination, lifetime) = members(document, "#", ORDER, &mut faults)
         .map_or((None, None), |members| read_members(members, &mut faults));
     let directives = Directives::read(request.headers(), lifetime, &mut faults);
     let order = combination
@@ -91,8 +101,7 @@ fn read_members(
 }
 
 fn read_access(value: Json, faults: &mut Faults) -> Option<Access> {
-    let names = ["accounts", "balances", "transactions"];
-    let [accounts, balances, transactions] = members(value, "#/access", names, faults)?;
+    let [accounts, balances, transactions] = members(value, "#/access", ACCESS, faults)?;
     let mut flag = |pointer, value| faults.field(pointer, fields::boolean(value));
     let accounts = flag("#/access/accounts", accounts);
     let balances = flag("#/access/balances", balances);
@@ -180,11 +189,8 @@ struct ListTokens {
 impl ListTokens {
     fn from_query(query: &str) -> Result<Self, Faults> {
         let mut faults = Faults::default();
-        let names = [
-            "userId", "country", "bank", "isValid", "from", "to", "limit", "cursor",
-        ];
         let [user_id, country, bank, is_valid, from, to, limit, cursor] =
-            parameters(query, names, &mut faults);
+            parameters(query, FILTER, &mut faults);
         let filter = TokenFilter {
             user_id: user_id.and_then(|text| faults.query("userId", fields::user_id(text))),
             country: country.and_then(|text| faults.query("country", fields::country(&text))),

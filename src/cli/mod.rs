@@ -12,12 +12,14 @@ mod keys;
 mod sandbox;
 mod serve;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
 
+use crate::api::openapi_document;
 use crate::config::{ConfigError, DatabaseCommandConfig, Flags, LogFormat, Source};
 use crate::db::schema::{self, Unfit};
 use crate::telemetry::{self, Traces};
@@ -53,6 +55,8 @@ enum Command {
     Audit(audit::AuditCommand),
     /// Validate the configuration and print it, secrets masked.
     Check(check::Check),
+    /// Print the OpenAPI document that the service serves.
+    Openapi,
 }
 
 #[derive(Debug, clap::Args)]
@@ -134,6 +138,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Keys(keys) => keys::keys(keys).await,
         Command::Audit(command) => audit::audit(command).await,
         Command::Check(check) => check::check(check).await,
+        Command::Openapi => print_openapi(),
     }
 }
 
@@ -145,6 +150,12 @@ async fn apply_migrations(migrate: Migrate) -> Result<(), CliError> {
     schema::migrate(&options).await?;
     tracing::info!("the schema is up to date");
     Ok(())
+}
+
+fn print_openapi() -> Result<(), CliError> {
+    let mut document = serde_json::to_string_pretty(&openapi_document()).expect("it is JSON");
+    document.push('\n');
+    Ok(std::io::stdout().write_all(document.as_bytes())?)
 }
 
 fn start_logs(format: LogFormat) -> Result<(), CliError> {

@@ -22,7 +22,7 @@ const MAY_NAME: [(&str, &[&str]); 11] = [
 const BELONGS_TO: [(&str, &[&str]); 8] = [
     ("actix_web::", &["api", "sandbox"]),
     ("actix_http::", &["sandbox"]),
-    ("utoipa::", &["api"]),
+    ("utoipa_swagger_ui::", &["api"]),
     ("reqwest::", &["upstream"]),
     ("sqlx::", &["db"]),
     ("chacha20poly1305::", &["crypto"]),
