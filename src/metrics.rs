@@ -26,8 +26,8 @@ macro_rules! families {
             $(#[doc = $help] pub $name: $kind,)+
         }
 
-        impl Default for Families {
-            fn default() -> Self {
+        impl Families {
+            fn new() -> Self {
                 let registry = Registry::new_custom(Some("token_vendor".into()), None).expect("a name");
                 $(let $name = register(&registry, families!(
                     @make $kind, stringify!($name), $help $(, [$($label),+])? $(, in $buckets)?
@@ -109,6 +109,32 @@ fn buckets(first: f64, count: usize) -> Vec<f64> {
 }
 
 impl Families {
+    /// The metrics of a replica that has done nothing yet. What it will count is there from the
+    /// start, so that a first event is an increase rather than a beginning.
+    pub fn at_zero() -> Metrics {
+        let all = Families::new();
+        for (family, label) in [
+            (&all.handouts_total, "minted"),
+            (&all.handouts_total, "reused"),
+            (&all.mints_total, "minted"),
+            (&all.mints_total, "failed"),
+            (&all.mints_total, "unknown"),
+            (&all.cache_lookups_total, "hit"),
+            (&all.cache_lookups_total, "miss"),
+            (&all.cleanup_rows_total, "expired"),
+            (&all.cleanup_rows_total, "abandoned_mints"),
+        ] {
+            family.with_label_values(&[label]);
+        }
+        let requests = &all.http_requests_total;
+        requests.with_label_values(&["/metrics", "GET", "200"]);
+        let version = all
+            .build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")]);
+        version.set(1);
+        Arc::new(all)
+    }
+
     /// All of it, as Prometheus reads it (text format 0.0.4).
     pub fn encode(&self) -> String {
         let mut text = String::new();

@@ -1,14 +1,22 @@
-//! Logs: to stderr, as text or JSON, the level by `RUST_LOG`.
+//! Logs: to stderr, as text or JSON, the level by `RUST_LOG`. Traces: to an OTLP collector.
 
 use std::env;
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
+use opentelemetry::KeyValue;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::task::spawn_blocking;
 use tracing::{Level, Metadata, Subscriber};
-use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, registry};
+use url::Url;
 
 use crate::config::LogFormat;
 
@@ -16,17 +24,58 @@ use crate::config::LogFormat;
 /// tell much.
 const DEFAULT_LEVELS: &str = "info,sqlx=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,actix_server=warn,actix_http=warn";
 
-/// Sends the records of `tracing` and `log` to stderr, from now on and in the whole process.
+/// How long the last traces may take on their way out.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Sends the records of `tracing` and `log` to stderr, from now on and in the whole process, and
+/// the spans to the collector, if there is one.
 ///
 /// Text is coloured where stderr is a terminal and `NO_COLOR` is unset or empty.
 ///
 /// # Errors
 /// `RUST_LOG` cannot be understood, in words for who set it.
-pub fn init(format: LogFormat) -> Result<(), String> {
+pub fn init(format: LogFormat, collector: Option<&Url>) -> Result<Traces, String> {
     let levels = env::var("RUST_LOG").unwrap_or_default();
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let subscriber = subscriber(format, &levels, colour, io::stderr)?;
-    subscriber.try_init().map_err(|error| error.to_string())
+    let traces = Traces(collector.map(tracer_provider).transpose()?);
+    let subscriber = subscriber(format, &levels, colour, io::stderr, &traces)?;
+    subscriber.try_init().map_err(|error| error.to_string())?;
+    Ok(traces)
+}
+
+/// Where spans go. To be flushed before the process ends.
+#[derive(Debug, Default)]
+pub struct Traces(Option<SdkTracerProvider>);
+
+impl Traces {
+    /// Sends what is left, waiting for the collector no longer than two seconds.
+    pub async fn flush(self) {
+        let Some(provider) = self.0 else { return };
+        let sent = spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
+        if let Ok(Err(error)) = sent {
+            tracing::warn!(%error, "the last traces could not be sent");
+        }
+    }
+}
+
+fn tracer_provider(collector: &Url) -> Result<SdkTracerProvider, String> {
+    // The exporter's client needs it at once.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let endpoint = format!("{}/v1/traces", collector.as_str().trim_end_matches('/'));
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_endpoint(endpoint)
+        .build()
+        .map_err(|error| format!("OTEL_EXPORTER_OTLP_ENDPOINT: {error}"))?;
+    let name = env::var("OTEL_SERVICE_NAME").unwrap_or_else(|_| env!("CARGO_PKG_NAME").into());
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let resource = Resource::builder()
+        .with_service_name(name)
+        .with_attribute(version);
+    Ok(SdkTracerProvider::builder()
+        .with_resource(resource.build())
+        .with_batch_exporter(exporter)
+        .build())
 }
 
 /// What no `RUST_LOG` brings out, since it can hold a secret: at `trace` libraries show what goes
@@ -38,7 +87,12 @@ fn may_be_logged(metadata: &Metadata<'_>) -> bool {
         target if target.starts_with(env!("CARGO_CRATE_NAME")) => Level::TRACE,
         _ => Level::DEBUG,
     };
-    *metadata.level() <= most
+    metadata.is_event() && *metadata.level() <= most
+}
+
+/// Our own spans alone: what libraries put into theirs is their business.
+fn may_be_traced(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
 }
 
 fn subscriber<W: for<'w> MakeWriter<'w> + Send + Sync + 'static>(
@@ -46,6 +100,7 @@ fn subscriber<W: for<'w> MakeWriter<'w> + Send + Sync + 'static>(
     levels: &str,
     colour: bool,
     writer: W,
+    traces: &Traces,
 ) -> Result<Box<dyn Subscriber + Send + Sync>, String> {
     let levels = if levels.is_empty() {
         DEFAULT_LEVELS
@@ -55,15 +110,21 @@ fn subscriber<W: for<'w> MakeWriter<'w> + Send + Sync + 'static>(
     let filter = EnvFilter::builder().parse(levels).map_err(|error| {
         format!("RUST_LOG: {error} (levels are like info or info,token_vendor=debug)")
     })?;
-    let filtered = registry().with(filter).with(filter_fn(may_be_logged));
     let lines = fmt::layer().with_writer(writer);
-    Ok(match format {
-        LogFormat::Text => Box::new(filtered.with(lines.with_ansi(colour))),
-        LogFormat::Json => {
-            let lines = lines.json().flatten_event(true).with_span_list(false);
-            Box::new(filtered.with(lines))
-        }
-    })
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(colour).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let spans = traces.0.as_ref().map(|provider| {
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer(env!("CARGO_PKG_NAME")))
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_filter(filter_fn(may_be_traced))
+    });
+    let lines = lines.with_filter(filter.and(filter_fn(may_be_logged)));
+    Ok(Box::new(registry().with(lines).with(spans)))
 }
 
 #[cfg(test)]
@@ -75,7 +136,7 @@ mod tests {
     fn logged(format: LogFormat, levels: &str) -> String {
         let path = env::temp_dir().join(format!("token-vendor-{}", uuid::Uuid::new_v4()));
         let file = File::create(&path).unwrap();
-        let subscriber = subscriber(format, levels, false, file).unwrap();
+        let subscriber = subscriber(format, levels, false, file, &Traces::default()).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(status = 200, "request");
             tracing::trace!("detail");
@@ -103,7 +164,14 @@ mod tests {
         let lines = logged(LogFormat::Text, "trace,sqlx_postgres=trace");
         assert_eq!(lines.lines().count(), 3, "{lines}");
         assert!(lines.contains("detail") && lines.contains("a statement"));
-        let error = subscriber(LogFormat::Text, "a=loud", false, io::sink).err();
+        let error = subscriber(
+            LogFormat::Text,
+            "a=loud",
+            false,
+            io::sink,
+            &Traces::default(),
+        )
+        .err();
         assert!(error.unwrap().starts_with("RUST_LOG: "));
     }
 }

@@ -25,6 +25,7 @@ mod request_context;
 mod source_ip;
 mod token_view;
 mod tokens;
+mod trace;
 
 use std::net::TcpListener;
 use std::sync::Arc;

@@ -148,7 +148,7 @@ impl Problem {
     }
 
     /// The answer: `application/problem+json` and the headers that belong to it.
-    pub fn answer(&self, request_id: &str) -> HttpResponse {
+    pub fn answer(&self, request_id: &str, trace_id: Option<String>) -> HttpResponse {
         let (slug, status, title) = self.kind.row();
         let mut answer = HttpResponse::build(status);
         answer.insert_header((header::CONTENT_TYPE, MEDIA_TYPE));
@@ -167,6 +167,7 @@ impl Problem {
             status: status.as_u16(),
             detail: &self.detail,
             request_id,
+            trace_id,
             errors: &self.errors,
             upstream: self.upstream.as_deref(),
         })
@@ -183,6 +184,8 @@ struct ProblemView<'a> {
     detail: &'a str,
     #[serde(rename = "requestId")]
     request_id: &'a str,
+    #[serde(rename = "traceId", skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [Fault],
     #[serde(skip_serializing_if = "Option::is_none")]

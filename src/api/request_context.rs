@@ -8,14 +8,16 @@ use std::time::Instant;
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
+use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, web};
 use futures_util::FutureExt;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::problem::Problem;
+use super::trace::Trace;
 use super::{ApiState, Route, only};
 use crate::metrics::Metrics;
 
@@ -28,6 +30,7 @@ const MAX_REQUEST_ID: usize = 128;
 /// What is known of a request beside the request itself. It is in the request's extensions.
 pub struct RequestContext {
     request_id: HeaderValue,
+    trace: Trace,
     client: OnceCell<String>,
     route: Cell<&'static str>,
 }
@@ -73,17 +76,23 @@ pub async fn request_context(
     request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse, Error> {
+    // Methods are the caller's words, too: those that no route has are not repeated.
+    let method = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"]
+        .into_iter()
+        .find(|known| *known == request.method().as_str())
+        .unwrap_or("other");
     let context = Rc::new(RequestContext {
         request_id: request_id(request.headers()),
+        trace: Trace::begin(method, request.headers()),
         client: OnceCell::new(),
         route: Cell::new("unmatched"),
     });
     let state: &web::Data<ApiState> = request.app_data().expect("the state is registered");
     let metrics = state.metrics.clone();
-    let mut line = LogLine::begin(request.method(), Rc::clone(&context), metrics);
+    let mut line = LogLine::begin(method, Rc::clone(&context), metrics);
     request.extensions_mut().insert(Rc::clone(&context));
-    let handled = AssertUnwindSafe(async { next.call(request).await });
-    let handled = handled.catch_unwind().await;
+    let handled = AssertUnwindSafe(async { next.call(request).await }).catch_unwind();
+    let handled = handled.instrument(context.trace.span.clone()).await;
     match handled.unwrap_or_else(|_| Err(Problem::internal("panic").into())) {
         Ok(mut response) => {
             context.note_route(response.request());
@@ -128,13 +137,9 @@ struct LogLine {
 }
 
 impl LogLine {
-    fn begin(method: &Method, context: Rc<RequestContext>, metrics: Metrics) -> Self {
-        // Methods are the caller's words, too: those that no route has are not repeated.
-        let method = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"]
-            .into_iter()
-            .find(|known| *known == method.as_str());
+    fn begin(method: &'static str, context: Rc<RequestContext>, metrics: Metrics) -> Self {
         LogLine {
-            method: method.unwrap_or("other"),
+            method,
             started: Instant::now(),
             context,
             metrics,
@@ -156,7 +161,7 @@ impl LogLine {
         };
         self.outcome = problem.kind.slug();
         self.cause = problem.cause.clone();
-        let mut answer = problem.answer(self.context.request_id());
+        let mut answer = problem.answer(self.context.request_id(), self.context.trace.id());
         self.status = Some(answer.status());
         self.context.mark(answer.headers_mut());
         answer
@@ -179,14 +184,17 @@ impl Drop for LogLine {
         let timed = &metrics.http_request_duration_seconds;
         let timed = timed.with_label_values(&[route]);
         timed.observe(elapsed.as_secs_f64());
+        let status = self.status.map(|status| status.as_u16());
+        context.trace.end(method, route, status, outcome);
         macro_rules! write {
             ($level:ident) => {
                 tracing::$level!(
                     method,
                     route,
-                    status = self.status.map(|status| status.as_u16()),
+                    status,
                     elapsed_ms = elapsed.as_micros() as f64 / 1000.0,
                     request_id = context.request_id(),
+                    trace_id = context.trace.id(),
                     client = context.client.get().map(String::as_str),
                     outcome,
                     cause = self.cause.as_deref(),

@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 
 use super::client::actor;
-use super::{CliError, start_logs, told_to_stop};
+use super::{CliError, start_telemetry, told_to_stop};
 use crate::app::Service;
 use crate::config::{DevConfig, Flags, Source};
 use crate::db::clients::insert_client;
@@ -70,7 +70,7 @@ pub(super) async fn dev(dev: Dev) -> Result<(), CliError> {
             "--database-url: only a database on this machine, by loopback address or socket";
         return Err(CliError::Usage(message.into()));
     }
-    start_logs(config.log.format)?;
+    let traces = start_telemetry(config.log.format, config.traces.endpoint.as_ref())?;
 
     let sandbox = Sandbox::start(upstream).await.map_err(|error| {
         anyhow::anyhow!(
@@ -97,6 +97,7 @@ pub(super) async fn dev(dev: Dev) -> Result<(), CliError> {
     let service = Service::start(config).await?;
     print_welcome(service.addr(), sandbox.addr());
     service.run_until(stop).await?;
+    traces.flush().await;
     sandbox.stop().await;
     if let Some(postgres) = postgres {
         postgres.stop().await?;

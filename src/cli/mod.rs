@@ -19,10 +19,11 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use tokio::signal::unix::{SignalKind, signal};
+use url::Url;
 
 use crate::config::{ConfigError, DatabaseCommandConfig, Flags, LogFormat, Source};
 use crate::db::schema::{self, Unfit};
-use crate::telemetry;
+use crate::telemetry::{self, Traces};
 
 const AFTER_HELP: &str = "\
 To look at it:  dev
@@ -169,7 +170,11 @@ async fn apply_migrations(migrate: Migrate) -> Result<(), CliError> {
 }
 
 fn start_logs(format: LogFormat) -> Result<(), CliError> {
-    telemetry::init(format).map_err(CliError::Usage)
+    start_telemetry(format, None).map(|_| ())
+}
+
+fn start_telemetry(format: LogFormat, collector: Option<&Url>) -> Result<Traces, CliError> {
+    telemetry::init(format, collector).map_err(CliError::Usage)
 }
 
 /// Resolves when this process is told to stop: SIGTERM or Ctrl-C.

@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use super::{CliError, start_logs, told_to_stop};
+use super::{CliError, start_telemetry, told_to_stop};
 use crate::app::Service;
 use crate::config::{Config, Flags, Source};
 use crate::db::schema;
@@ -18,7 +18,7 @@ pub(super) struct Serve {
 
 pub(super) async fn serve(serve: Serve) -> Result<(), CliError> {
     let config = serve.settings.load(Source::of_process())?;
-    start_logs(config.log.format)?;
+    let traces = start_telemetry(config.log.format, config.traces.endpoint.as_ref())?;
     let options = schema::connect_options(&config.database.url)?;
     if let Some(url) = &config.database.read_url {
         schema::connect_options(url)?;
@@ -37,5 +37,7 @@ pub(super) async fn serve(serve: Serve) -> Result<(), CliError> {
         () = &mut stop => return Ok(()),
     };
     tracing::info!(address = %service.addr(), "serving");
-    Ok(service.run_until(stop).await?)
+    let ended = service.run_until(stop).await;
+    traces.flush().await;
+    Ok(ended?)
 }

@@ -18,7 +18,7 @@ pub use example::render_env_example;
 pub use flags::Flags;
 pub use settings::{
     CleanupConfig, Config, DatabaseConfig, HttpConfig, KeysConfig, LogConfig, RetentionConfig,
-    SETTINGS, TlsFiles, UpstreamConfig, VendingConfig,
+    SETTINGS, TlsFiles, TracesConfig, UpstreamConfig, VendingConfig,
 };
 pub use source::Source;
 pub use values::{LogFormat, TokenKey, is_key_id};

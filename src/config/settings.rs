@@ -165,6 +165,13 @@ settings! {
         /// text or json; the level comes from RUST_LOG.
         format: LogFormat = "LOG_FORMAT", Public, Some("text"), log_format;
     }
+
+    /// Traces.
+    traces: TracesConfig("Traces") {
+        /// Where traces are sent, OTLP over HTTP, such as http://127.0.0.1:4318; the other OTEL_
+        /// variables (service name, headers, sampler) are obeyed as OpenTelemetry has them.
+        endpoint: Option<Url> = "OTEL_EXPORTER_OTLP_ENDPOINT", Public, Some(""), optional(web_url);
+    }
 }
 
 impl Config {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::resolve::Landed;
 use crate::model::{Combination, Failure};
@@ -45,7 +46,7 @@ impl Flights {
             under_way: self.under_way.clone(),
             combination: combination.clone(),
         };
-        let work = start();
+        let work = start().in_current_span();
         let task = self.tracker.spawn_on(
             async move {
                 let _ending = ending;

@@ -7,6 +7,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::TimeDelta;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
+use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::cache::CachedToken;
@@ -135,6 +136,11 @@ impl Mint<'_> {
                 .parts
                 .upstream
                 .mint(&claim.combination, claim.lifetime, time)
+                .instrument(info_span!(
+                    "mint",
+                    otel.kind = "client",
+                    attempt = calls.attempts
+                ))
                 .await
             {
                 Ok(minted) => {
@@ -219,9 +225,16 @@ impl Mint<'_> {
         };
         let (done, finished) = oneshot::channel();
         let parts = self.parts.clone();
-        self.parts.tracker.spawn(async move {
-            let _ = done.send(record(&parts, finish).await);
-        });
+        self.parts.tracker.spawn(
+            async move {
+                let _ = done.send(record(&parts, finish).await);
+            }
+            .instrument(info_span!(
+                "record a mint",
+                otel.kind = "client",
+                db.system.name = "postgresql"
+            )),
+        );
         let Ok(Ok(finished)) = timeout(COMMIT_PATIENCE, finished).await else {
             return Err(Failure::database());
         };
@@ -258,6 +271,7 @@ impl Mint<'_> {
         failure.retry_after = failure.retry_after.map(|after| after.max(cooled));
         tracing::warn!(
             mint_id = %self.claim.mint_id,
+            request_id = self.claim.caller.request_id,
             failure = failure.kind.name(),
             attempts = calls.attempts,
             upstream_status = calls.status,

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use crate::crypto::KeyRing;
@@ -199,7 +200,16 @@ impl Parts {
         F: FnOnce(PgPool) -> Fut,
         Fut: Future<Output = Result<T, DbError>> + Send + 'static,
     {
-        match timeout(STEP_PATIENCE, self.db.run(work)).await {
+        let span = info_span!(
+            "database",
+            otel.name = step,
+            otel.kind = "client",
+            db.system.name = "postgresql"
+        );
+        match timeout(STEP_PATIENCE, self.db.run(work))
+            .instrument(span)
+            .await
+        {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => {
                 tracing::error!(%error, step, "the database failed");
@@ -276,7 +286,7 @@ impl Vendor {
             let (flight, is_ours) = self.flights.join(&order.combination, || {
                 resolve::resolve(self.parts.clone(), order.clone(), caller.clone())
             });
-            let landed = flight.await?;
+            let landed = flight.instrument(info_span!("flight", is_ours)).await?;
             if is_ours && landed.origin == Origin::Minted {
                 return minted(landed);
             }
@@ -310,6 +320,7 @@ impl Vendor {
         };
         let recorded = timeout(STEP_PATIENCE, self.handouts.record(token, min_life, caller));
         let is_on_record = recorded
+            .instrument(info_span!("handout"))
             .await
             .unwrap_or_else(|_| Err(Failure::database()))?;
         // A commit can take long: the life that counts is the one left now.

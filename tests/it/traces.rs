@@ -1,0 +1,235 @@
+//! Traces by OTLP, and W3C Trace Context.
+
+use std::sync::{Arc, Mutex};
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
+use reqwest::Method;
+use serde_json::{Value, json};
+use token_vendor::sandbox;
+
+use crate::support::{Answer, Api, Process, World, eventually};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00f067aa0ba902b7";
+
+/// An OTLP receiver: what was sent to it, as it came.
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<Vec<web::Bytes>>>);
+
+impl Collector {
+    /// Its address.
+    fn start(&self) -> String {
+        let sent = self.0.clone();
+        let server = HttpServer::new(move || {
+            let sent = sent.clone();
+            App::new().route(
+                "/v1/traces",
+                web::post().to(move |body: web::Bytes| {
+                    sent.lock().unwrap().push(body);
+                    async { HttpResponse::Ok().finish() }
+                }),
+            )
+        });
+        let server = server
+            .workers(1)
+            .disable_signals()
+            .bind(("127.0.0.1", 0))
+            .unwrap();
+        let address = server.addrs()[0];
+        tokio::spawn(server.run());
+        format!("http://{address}")
+    }
+
+    fn spans(&self) -> Vec<Span> {
+        let sent = self.0.lock().unwrap();
+        let requests = sent
+            .iter()
+            .map(|body| ExportTraceServiceRequest::decode(&**body).unwrap());
+        requests
+            .flat_map(|request| request.resource_spans)
+            .flat_map(|resource| resource.scope_spans)
+            .flat_map(|scope| scope.spans)
+            .collect()
+    }
+
+    fn has_seen(&self, text: &str) -> bool {
+        let sent = self.0.lock().unwrap();
+        sent.iter()
+            .any(|body| body.windows(text.len()).any(|part| part == text.as_bytes()))
+    }
+}
+
+async fn serve(world: &World, endpoint: &str) -> (Process, Api) {
+    let variables = world.variables(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+        ("LOG_FORMAT", "json"),
+    ]);
+    let process = Process::serve(&variables).await;
+    let api = Api::at(process.base.clone());
+    (process, api)
+}
+
+async fn issue(api: &Api, body: Value, traceparent: &str) -> Answer {
+    let request = api
+        .post("/bank/tokens/", &body)
+        .header("traceparent", traceparent);
+    Answer::of(request).await.unwrap()
+}
+
+/// The fields of the log line of the next request.
+async fn next_line(process: &mut Process) -> Value {
+    loop {
+        let line = process.logs.recv().await.expect("it goes on");
+        let line: Value = serde_json::from_str(&line).unwrap();
+        if line.get("route").is_some() {
+            return line;
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_s_trace_goes_on_here_and_ends_before_the_upstream() {
+    let (world, collector) = (World::new().await, Collector::default());
+    let (mut process, api) = serve(&world, &collector.start()).await;
+    let traceparent = format!("00-{TRACE}-{PARENT}-01");
+    let minted = issue(&api, json!({"userId": "private-user"}), &traceparent).await;
+    assert_eq!(minted.status, 201);
+    assert_eq!(next_line(&mut process).await["trace_id"], TRACE);
+
+    let mut spans = Vec::new();
+    eventually("the trace arrives", async || {
+        spans = collector.spans();
+        spans.iter().any(|span| span.name == "POST /bank/tokens/")
+    })
+    .await;
+    assert!(
+        spans.iter().all(|span| hex(&span.trace_id) == TRACE),
+        "{spans:#?}"
+    );
+    let find = |name: &str| {
+        let found = spans.iter().find(|span| span.name == name);
+        found.unwrap_or_else(|| {
+            panic!(
+                "{name} in {:?}",
+                spans.iter().map(|span| &span.name).collect::<Vec<_>>()
+            )
+        })
+    };
+    let root = find("POST /bank/tokens/");
+    assert_eq!(hex(&root.parent_span_id), PARENT);
+    for name in [
+        "flight",
+        "read a slot",
+        "claim a mint",
+        "mint",
+        "record a mint",
+    ] {
+        let mut span = find(name);
+        while span.parent_span_id != root.span_id {
+            let parent = spans
+                .iter()
+                .find(|parent| parent.span_id == span.parent_span_id);
+            span = parent.unwrap_or_else(|| panic!("{name} is not below the request"));
+        }
+    }
+    let attribute = |key: &str| {
+        let found = root
+            .attributes
+            .iter()
+            .find(|attribute| attribute.key == key);
+        format!("{:?}", found.and_then(|attribute| attribute.value.as_ref()))
+    };
+    assert!(attribute("http.route").contains("/bank/tokens/"));
+    assert!(attribute("http.response.status_code").contains("201"));
+
+    for entry in world.sandbox.ledger() {
+        assert_eq!(
+            (entry.header("traceparent"), entry.header("tracestate")),
+            (None, None)
+        );
+    }
+    for private in ["private-user", minted.token(), "admin-secret"] {
+        assert!(!collector.has_seen(private), "{private}");
+    }
+    // A handout of what is in memory is a span, too; a caller that does not sample is not sampled.
+    let unsampled = issue(
+        &api,
+        json!({"userId": "private-user"}),
+        &format!("00-{}-{PARENT}-00", TRACE.replace('4', "5")),
+    )
+    .await;
+    assert_eq!(unsampled.status, 200);
+    issue(&api, json!({"userId": "private-user"}), &traceparent).await;
+    eventually("the handout arrives", async || {
+        collector.spans().iter().any(|span| span.name == "handout")
+    })
+    .await;
+    assert!(
+        collector
+            .spans()
+            .iter()
+            .all(|span| hex(&span.trace_id) == TRACE)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn problems_name_their_trace_and_failures_show_in_it() {
+    let (world, collector) = (World::new().await, Collector::default());
+    let (mut process, api) = serve(&world, &collector.start()).await;
+    world.sandbox.script([sandbox::Answer::status(418)]);
+    let failed = api.issue(json!({"userId": "u"})).await;
+    failed.is_problem(502, "upstream-failed");
+    let trace = failed.text("traceId").to_owned();
+    assert_eq!(next_line(&mut process).await["trace_id"], trace.as_str());
+    let mut found = None;
+    eventually("the trace arrives", async || {
+        let mut spans = collector.spans().into_iter();
+        found =
+            spans.find(|span| span.name == "POST /bank/tokens/" && hex(&span.trace_id) == trace);
+        found.is_some()
+    })
+    .await;
+    assert_eq!(found.unwrap().status.unwrap().code, 2, "an error");
+    // What is no traceparent is passed over.
+    for bad in [
+        "",
+        "00-0-0-00",
+        "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+        "\u{fc}",
+    ] {
+        let refused = issue(&api, json!({}), bad).await;
+        refused.is_problem(400, "validation");
+        assert_eq!(refused.text("traceId").len(), 32, "{bad}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_collector_nothing_waits_and_the_caller_s_trace_is_still_named() {
+    let world = World::new().await;
+    // Nobody listens on the discard port.
+    let (mut process, api) = serve(&world, "http://127.0.0.1:9").await;
+    assert_eq!(api.issue(json!({"userId": "u"})).await.status, 201);
+    next_line(&mut process).await;
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(process.pid()),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .unwrap();
+    assert_eq!(process.child.wait().await.unwrap().code(), Some(0));
+
+    let replica = world.replica().await;
+    let refused = issue(&replica, json!({}), &format!("00-{TRACE}-{PARENT}-01")).await;
+    assert_eq!(refused.text("traceId"), TRACE);
+    let untraced = Answer::of(replica.anonymous(Method::GET, "/nothing"))
+        .await
+        .unwrap();
+    assert_eq!(untraced.body.get("traceId"), None);
+}
