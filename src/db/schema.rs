@@ -63,7 +63,9 @@ impl Unfit {
             Unfit::Address => "write it as postgres://user:password@host:5432/database",
             Unfit::Unreachable { last, .. } | Unfit::Failed(last) => last.remedy(),
             Unfit::TooOld(_) => "upgrade it",
-            Unfit::OldSchema { .. } => "the version before this one goes on serving on the newer schema",
+            Unfit::OldSchema { .. } => {
+                "the version before this one goes on serving on the newer schema"
+            }
             Unfit::NotDurable(_) => "connect to the primary, with fsync and synchronous_commit on",
         }
     }
