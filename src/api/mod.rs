@@ -8,6 +8,7 @@ mod audit;
 pub mod auth;
 mod body;
 mod cache_control;
+mod console;
 mod cursor;
 mod event_query;
 pub mod event_rows;
@@ -105,6 +106,17 @@ pub fn configure(config: &mut web::ServiceConfig) {
     route(config, "/health/live", "GET, HEAD", |path| path.route(get(health::get_liveness)));
     route(config, "/health/ready", "GET, HEAD", |path| path.route(get(health::get_readiness)));
     route(config, "/metrics", "GET, HEAD", |path| path.route(get(metrics::get_metrics)));
+    route(config, "/console/", "GET, HEAD", |path| path.route(get(console::show_overview)));
+    route(config, "/console/search", "GET, HEAD, POST", |path| {
+        path.route(get(console::show_search)).route(post().to(console::look_up))
+    });
+    route(config, "/console/users", "GET, HEAD", |path| path.route(get(console::show_user)));
+    route(config, "/console/tokens/{id}", "GET, HEAD", |path| path.route(get(console::show_token)));
+    route(config, "/console/audit", "GET, HEAD", |path| path.route(get(console::show_audit)));
+    route(config, "/console/invalidate", "GET, HEAD, POST", |path| {
+        path.route(get(console::confirm_invalidation)).route(post().to(console::invalidate))
+    });
+    route(config, "/console/assets/{file}", "GET, HEAD", |path| path.route(get(console::get_asset)));
     config.default_service(web::to(async || {
         Err::<String, _>(Problem::not_found("there is nothing at this path"))
     }));

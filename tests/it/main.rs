@@ -12,6 +12,7 @@ mod cleanup;
 mod client_command;
 mod combinations;
 mod command_line;
+mod console;
 mod denials;
 mod dev;
 mod handouts;
