@@ -756,7 +756,7 @@ async fn the_overview_shows_what_every_replica_did() {
     }
     let clean = replicas[0].post("/maintenance/cleanup", &json!({}));
     assert_eq!(clean.send().await.unwrap().status(), 200);
-    let stale = "INSERT INTO handout_minutes SELECT now() - interval '20 hours', 1200, 0, 0, 0 ON CONFLICT DO NOTHING";
+    let stale = "INSERT INTO handout_minutes SELECT date_bin('1 minute', now(), 'epoch') - interval '20 hours', 1200, 0, 0, 0";
     sqlx::query(stale).execute(&world.db).await.unwrap();
     let page = get(&replicas[1], "/console/").await;
     page.has(200, "1\u{202f}201");

@@ -11,6 +11,7 @@ use super::super::auth::{AuditRead, Permit};
 use super::super::event_query::ListEvents;
 use super::super::fault::Fault;
 use super::super::problem::{Problem, ProblemKind};
+use super::super::query::moment;
 use super::super::request_context::Outcome;
 use super::{page, text};
 use crate::model::{AuditEvent, EventKind};
@@ -58,9 +59,11 @@ struct AuditPage {
 }
 
 impl AuditPage {
-    /// A time as its field takes it: without an offset.
-    fn local(&self, name: &str) -> &str {
-        self.fields.value(name).trim_end_matches('Z')
+    /// A time as its field takes it: without an offset, and no finer than a millisecond.
+    fn local(&self, name: &str) -> String {
+        let at = moment(self.fields.value(name)).ok();
+        at.map(|at| at.format("%FT%T%.3f").to_string())
+            .unwrap_or_default()
     }
 
     fn export(&self, format: &str) -> String {

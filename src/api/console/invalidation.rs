@@ -14,7 +14,7 @@ use super::super::fault::Faults;
 use super::super::fields;
 use super::super::problem::Problem;
 use super::super::query::parameters;
-use super::{form, page, see_other};
+use super::{form, page, see_other, text};
 use crate::db::tokens::{TokenFilter, find_token, list_tokens};
 use crate::model::{InvalidationReason, Token};
 

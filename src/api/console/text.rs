@@ -82,3 +82,16 @@ pub fn access(access: impl Borrow<Access>) -> String {
         given.join(", ")
     }
 }
+
+/// Anybody's text, with the characters told that would not be seen, or would turn what follows around.
+pub fn plain(text: impl fmt::Display) -> String {
+    let is_seen = |c| !matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let shown = |c| {
+        if is_seen(c) {
+            String::from(c)
+        } else {
+            format!("\\u{:04x}", u32::from(c))
+        }
+    };
+    text.to_string().chars().map(shown).collect()
+}

@@ -1,12 +1,15 @@
 // Draws the plots of the overview, from the columns in its sections.
 "use strict";
 (() => {
-  // Column and name of each line, in the order of the plot's legend.
+  // Column, name and colour of each line.
   const PLOTS = {
-    handouts: [[1, "reused"], [2, "minted"]],
-    failures: [[3, "failed"], [4, "unknown"]],
-    latency: [[5, "median"], [6, "p95"]],
+    reused: [[1, "reused", "--first"]],
+    minted: [[2, "minted", "--first"]],
+    failures: [[3, "failed", "--bad"], [4, "unknown", "--second"]],
+    latency: [[5, "median", "--first"], [6, "p95", "--second"]],
   };
+  const HEIGHT = 128;
+  const number = (value) => (value == null ? "–" : value.toLocaleString("en").replaceAll(",", "\u202f"));
   const drawn = [];
 
   const draw = (section) => {
@@ -19,22 +22,25 @@
       const holder = figure.querySelector(".plot");
       const plot = new uPlot({
         width: holder.clientWidth,
-        height: 160,
+        height: HEIGHT,
         tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
         cursor: { y: false, drag: { x: false, y: false } },
         scales: { y: { range: (_, min, max) => [0, Math.max(max * 1.05, 1)] } },
         axes: [
-          { ...axis, space: 70, values: [[3600, "{HH}:{mm}", null, null, null, null, null, null, 1], [60, "{HH}:{mm}", null, null, null, null, null, null, 1]] },
-          { ...axis, size: 52, space: 36, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6] },
+          { ...axis, size: 28, space: 70, values: [[3600, "{HH}:{mm}", null, null, null, null, null, null, 1], [60, "{HH}:{mm}", null, null, null, null, null, null, 1]] },
+          { ...axis, size: 52, space: 30, values: (_, values) => values.map(number), incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6] },
         ],
         series: [
           { label: "time", value: "{YYYY}-{MM}-{DD} {HH}:{mm}" },
-          ...lines.map(([, label], index) => ({
+          ...lines.map(([, label, name], index) => ({
             label,
-            stroke: colour(index ? "--second" : "--first"),
+            value: (_, value) => number(value),
+            stroke: colour(name),
             dash: index ? [5, 3] : undefined,
             width: 1.6,
-            points: { show: false },
+            // Between two mints there may be hours; a lone one is a point.
+            spanGaps: figure.dataset.plot === "latency",
+            points: { show: figure.dataset.plot === "latency" ? undefined : false, size: 4 },
           })),
         ],
       }, [columns[0], ...lines.map(([column]) => columns[column])], holder);
@@ -49,6 +55,6 @@
   drawAll();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   addEventListener("resize", () => {
-    for (const [plot, holder] of drawn) plot.setSize({ width: holder.clientWidth, height: 160 });
+    for (const [plot, holder] of drawn) plot.setSize({ width: holder.clientWidth, height: HEIGHT });
   });
 })();
