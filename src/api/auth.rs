@@ -25,6 +25,8 @@ use crate::vending::denials::Denied;
 pub trait RequiredScope: 'static {
     /// The scope.
     const SCOPE: Scope;
+    /// A second one, where it takes two.
+    const ALSO: Option<Scope> = None;
 }
 
 macro_rules! required_scopes {
@@ -45,6 +47,14 @@ required_scopes!(
     AuditRead,
     Maintenance
 );
+
+/// To end tokens from the pages of the console.
+pub enum ConsoleInvalidate {}
+
+impl RequiredScope for ConsoleInvalidate {
+    const SCOPE: Scope = Scope::AuditRead;
+    const ALSO: Option<Scope> = Some(Scope::TokensInvalidate);
+}
 
 /// Proof that the caller is a client of ours, holds the scope `S` and is within its rate.
 ///
@@ -86,9 +96,10 @@ impl<S: RequiredScope> FromRequest for Permit<S> {
                     note_denial(state, &request, None);
                 }
             })?;
-            if !client.scopes.contains(S::SCOPE) {
+            let mut needed = [Some(S::SCOPE), S::ALSO].into_iter().flatten();
+            if let Some(lacking) = needed.find(|scope| !client.scopes.contains(*scope)) {
                 note_denial(state, &request, Some(caller.client));
-                let detail = format!("the client lacks the scope {}", S::SCOPE);
+                let detail = format!("the client lacks the scope {lacking}");
                 return Err(Problem::new(ProblemKind::Forbidden, detail));
             }
             state.rate_limit.check(&caller.client)?;

@@ -2,7 +2,7 @@
 //!
 //! A request passes `request_context` (its id, its log line, the shape of a refusal), the route
 //! table below (404, 405), an [`auth::Permit`] (401, 403, 429), its `body` (415, 413, 400), and its
-//! handler in `tokens`, `invalidation`, `audit` or [`health`].
+//! handler in `tokens`, `invalidation`, `audit`, [`health`], or `console` for people.
 
 mod audit;
 pub mod auth;

@@ -750,7 +750,7 @@ async fn the_overview_shows_what_every_replica_did() {
         let page = get(replica, "/console/").await;
         page.has(200, "<dt>Reused</dt><dd>3</dd>");
         page.has(200, "<dt>Minted</dt><dd>1</dd>");
-        page.has(200, "<dt>Hit ratio</dt><dd>75.0 %</dd>");
+        page.has(200, "<dt>Hit ratio</dt><dd>75.0\u{202f}%</dd>");
         page.has(200, "8\u{202f}999");
         page.has(200, "never ran");
     }

@@ -3,6 +3,7 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
+use chrono::SubsecRound;
 use url::form_urlencoded::{Serializer, parse};
 
 use super::super::ApiState;
@@ -62,7 +63,7 @@ impl AuditPage {
     /// A time as its field takes it: without an offset, and no finer than a millisecond.
     fn local(&self, name: &str) -> String {
         let at = moment(self.fields.value(name)).ok();
-        at.map(|at| at.format("%FT%T%.3f").to_string())
+        at.map(|at| at.trunc_subsecs(3).format("%FT%T%.f").to_string())
             .unwrap_or_default()
     }
 

@@ -7,7 +7,7 @@ use url::form_urlencoded::Serializer;
 use uuid::Uuid;
 
 use super::super::ApiState;
-use super::super::auth::{AuditRead, Permit, TokensInvalidate};
+use super::super::auth::{ConsoleInvalidate, Permit};
 use super::super::body::Body;
 use super::super::event_query::uuid;
 use super::super::fault::Faults;
@@ -97,8 +97,7 @@ struct ConfirmPage {
 
 /// `GET /console/invalidate?tokenId=|userId=&reason=`: the question.
 pub async fn confirm_invalidation(
-    _read: Permit<AuditRead>,
-    permit: Permit<TokensInvalidate>,
+    permit: Permit<ConsoleInvalidate>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
@@ -144,8 +143,7 @@ pub async fn confirm_invalidation(
 
 /// `POST /console/invalidate`: does it, and goes on to the page that shows it.
 pub async fn invalidate(
-    _read: Permit<AuditRead>,
-    permit: Permit<TokensInvalidate>,
+    permit: Permit<ConsoleInvalidate>,
     request: HttpRequest,
     body: Body,
     state: web::Data<ApiState>,

@@ -114,7 +114,12 @@ impl Sum {
     /// Handouts that needed no mint, in percent.
     fn hit_ratio(&self) -> Option<String> {
         let handouts = self.minted + self.reused;
-        (handouts > 0).then(|| format!("{:.1} %", 100.0 * self.reused as f64 / handouts as f64))
+        (handouts > 0).then(|| {
+            format!(
+                "{:.1}\u{202f}%",
+                100.0 * self.reused as f64 / handouts as f64
+            )
+        })
     }
 }
 
