@@ -115,16 +115,19 @@ fn subscriber<W: for<'w> MakeWriter<'w> + Send + Sync + 'static>(
         LogFormat::Text => lines.with_ansi(colour).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    let spans = traces.0.as_ref().map(|provider| {
-        tracing_opentelemetry::layer()
-            .with_tracer(provider.tracer(env!("CARGO_PKG_NAME")))
-            .with_location(false)
-            .with_threads(false)
-            .with_tracked_inactivity(false)
-            .with_filter(filter_fn(may_be_traced))
-    });
-    let lines = lines.with_filter(filter.and(filter_fn(may_be_logged)));
-    Ok(Box::new(registry().with(lines).with(spans)))
+    let lines = registry().with(lines.with_filter(filter.and(filter_fn(may_be_logged))));
+    // No layer rather than an absent one, which would have every span made for it.
+    let Some(provider) = &traces.0 else {
+        return Ok(Box::new(lines));
+    };
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer(env!("CARGO_PKG_NAME")))
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false);
+    Ok(Box::new(
+        lines.with(spans.with_filter(filter_fn(may_be_traced))),
+    ))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use futures_util::future::join;
 
 use super::ApiState;
 use super::glance::Glance;
@@ -42,7 +43,8 @@ pub async fn get_metrics(
     let used = connections.with_label_values(&["used"]);
     used.set(all.saturating_sub(idle));
 
-    let figures = look(&state).await;
+    let health = state.database_check.latest_health(&state.db);
+    let (figures, health) = join(look(&state), health).await;
     metrics.database_up.set(u64::from(figures.is_some()));
     let (budget, overdue, oldest, succeeded) = match figures {
         None => (f64::NAN, f64::NAN, f64::NAN, f64::NAN),
@@ -62,7 +64,6 @@ pub async fn get_metrics(
     metrics
         .cleanup_last_success_timestamp_seconds
         .set(succeeded);
-    let health = state.database_check.latest_health(&state.db).await;
     let ahead = health.map_or(f64::NAN, |health| f64::from(health.partitions_ahead));
     metrics.audit_partitions_ahead_months.set(ahead);
     Ok(HttpResponse::Ok()

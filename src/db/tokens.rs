@@ -167,6 +167,12 @@ pub async fn find_token_by_fingerprint(
     row.map(Token::try_from).transpose()
 }
 
+/// The ids of all records of that fingerprint.
+pub async fn list_token_ids(pool: &PgPool, fingerprint: &str) -> Result<Vec<Uuid>, DbError> {
+    let ids = sqlx::query_scalar!("SELECT id FROM tokens WHERE fingerprint = $1", fingerprint);
+    Ok(ids.fetch_all(pool).await?)
+}
+
 /// Records newest first, at most `limit` of them, those that come after the given (issued at, id)
 /// of the page before.
 pub async fn list_tokens(

@@ -34,7 +34,7 @@ use crate::upstream::Upstream;
 use cache::{CachedToken, TokenCache};
 use clients::Clients;
 use clock::DatabaseClock;
-use flight::Flights;
+use flight::{Demand, Flights};
 use handout::Handouts;
 use resolve::{Landed, Origin};
 
@@ -282,8 +282,13 @@ impl Vendor {
         {
             return Ok(vended);
         }
+        let demand = Demand {
+            combination: order.combination.clone(),
+            min_life: self.parts.min_life(&order),
+            renew: order.renew,
+        };
         loop {
-            let (flight, is_ours) = self.flights.join(&order.combination, || {
+            let (flight, is_ours) = self.flights.join(&demand, || {
                 resolve::resolve(self.parts.clone(), order.clone(), caller.clone())
             });
             let landed = flight.instrument(info_span!("flight", is_ours)).await?;

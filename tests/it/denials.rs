@@ -115,9 +115,9 @@ async fn what_could_not_be_written_is_kept_for_the_next_minute() {
     let mut process = Process::serve(&world.variables(&[])).await;
     let api = Api::at(process.base.clone());
     let refuse = async || send(api.anonymous(Method::GET, "/bank/tokens/")).await;
-    refuse().await.is_problem(401, "unauthenticated");
     let execute = async |statement| sqlx::query(statement).execute(&world.db).await.unwrap();
     execute("ALTER TABLE audit_events RENAME TO elsewhere").await;
+    refuse().await.is_problem(401, "unauthenticated");
     // At the start of the next minute.
     while !process
         .logs

@@ -76,11 +76,9 @@ impl Invalidation {
         match &self.whose {
             Whose::Token(id) => format!("/console/tokens/{id}?done=1"),
             Whose::User(user_id) => {
-                let mut query = Serializer::new(String::from("/console/users?"));
-                query
-                    .append_pair("userId", user_id)
-                    .append_pair("done", "1")
-                    .finish()
+                let fields = [("userId", &**user_id), ("done", "1")];
+                let query = Serializer::new(String::new()).extend_pairs(fields).finish();
+                format!("/console/users?{query}")
             }
         }
     }

@@ -12,7 +12,7 @@ mod text;
 mod tokens;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderName};
 use actix_web::{HttpResponse, HttpResponseBuilder, web};
 use askama::Template;
 
@@ -25,47 +25,24 @@ use super::fault::Fault;
 use super::problem::Problem;
 
 /// The headers of every page: what it may load, who may frame it, where its forms may go.
-const SECURITY: [(HeaderName, HeaderValue); 3] = [
+const SECURITY: [(HeaderName, &str); 3] = [
     (
         header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
-             form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-        ),
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+         form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     ),
-    (
-        header::REFERRER_POLICY,
-        HeaderValue::from_static("no-referrer"),
-    ),
-    (
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    ),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
 ];
 
 /// Name, media type and content of what pages load.
+#[rustfmt::skip]
 const ASSETS: [(&str, &str, &str); 5] = [
-    (
-        "console.css",
-        "text/css",
-        include_str!("assets/console.css"),
-    ),
-    (
-        "console.js",
-        "text/javascript",
-        include_str!("assets/console.js"),
-    ),
+    ("console.css", "text/css", include_str!("assets/console.css")),
+    ("console.js", "text/javascript", include_str!("assets/console.js")),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
-    (
-        "uPlot.css",
-        "text/css",
-        include_str!("assets/uPlot.min.css"),
-    ),
-    (
-        "uPlot.js",
-        "text/javascript",
-        include_str!("assets/uPlot.iife.min.js"),
-    ),
+    ("uPlot.css", "text/css", include_str!("assets/uPlot.min.css")),
+    ("uPlot.js", "text/javascript", include_str!("assets/uPlot.iife.min.js")),
 ];
 
 /// Whether the path is one of the console's.

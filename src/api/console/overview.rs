@@ -22,30 +22,6 @@ const DAY: i64 = 1440;
 /// An expired token that is still marked valid after this long says that the cleanup does not keep up.
 const PATIENCE: TimeDelta = TimeDelta::minutes(5);
 
-/// Name, caption and description of the plots of a range.
-const PLOTS: [(&str, &str, &str); 4] = [
-    (
-        "reused",
-        "Reused a minute",
-        "tokens on record that were handed out each minute",
-    ),
-    (
-        "minted",
-        "Minted a minute",
-        "tokens that were minted each minute",
-    ),
-    (
-        "failures",
-        "Failures a minute",
-        "mints that failed, or whose outcome is unknown, each minute",
-    ),
-    (
-        "latency",
-        "Upstream latency, ms",
-        "the median and the 95th percentile of the latency of the mints of each minute",
-    ),
-];
-
 #[derive(Template)]
 #[template(path = "console/overview.html")]
 struct OverviewPage {
