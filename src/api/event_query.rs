@@ -136,7 +136,7 @@ fn read_filter(
 }
 
 /// A UUID in its usual form, with hyphens.
-fn uuid(text: &str) -> Result<Uuid, Detail> {
+pub fn uuid(text: &str) -> Result<Uuid, Detail> {
     Uuid::try_parse(text)
         .ok()
         .filter(|_| text.len() == 36)

@@ -2,12 +2,14 @@
 //!
 //! A request passes `request_context` (its id, its log line, the shape of a refusal), the route
 //! table below (404, 405), an [`auth::Permit`] (401, 403, 429), its `body` (415, 413, 400), and its
-//! handler in `tokens`, `invalidation`, `audit` or [`health`]. `openapi` tells of all that.
+//! handler in `tokens`, `invalidation`, `audit`, [`health`], or `console` for people. `openapi` tells
+//! of all that.
 
 mod audit;
 pub mod auth;
 mod body;
 mod cache_control;
+mod console;
 mod cursor;
 mod docs;
 mod event_query;
@@ -101,6 +103,13 @@ fn paths() -> Vec<Path> {
         Path::new("/openapi.json").get(docs::get_openapi),
         Path::new("/docs/").get(docs::get_docs),
         Path::new("/docs/{file}").page(docs::get_docs_file),
+        Path::new("/console/").page(console::show_overview),
+        Path::new("/console/search").page(console::show_search).form(console::look_up),
+        Path::new("/console/users").page(console::show_user),
+        Path::new("/console/tokens/{id}").page(console::show_token),
+        Path::new("/console/audit").page(console::show_audit),
+        Path::new("/console/invalidate").page(console::confirm_invalidation).form(console::invalidate),
+        Path::new("/console/assets/{file}").page(console::get_asset),
     ]
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpResponse, ResponseError};
+use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde::Serialize;
 
 use super::fault::{Fault, Faults};
@@ -124,8 +124,10 @@ impl ProblemKind {
 pub struct Problem {
     /// Its class.
     pub kind: ProblemKind,
-    detail: Cow<'static, str>,
-    errors: Vec<Fault>,
+    /// One sentence for the caller.
+    pub detail: Cow<'static, str>,
+    /// All that is wrong with the request.
+    pub errors: Vec<Fault>,
     upstream: Option<Box<UpstreamAnswer>>,
     retry_after: Option<u32>,
     allow: Option<&'static str>,
@@ -187,20 +189,11 @@ impl Problem {
         Problem::internal(error)
     }
 
-    /// The answer: `application/problem+json` and the headers that belong to it.
+    /// The answer as a program reads it: `application/problem+json`.
     pub fn answer(&self, request_id: &str, trace_id: Option<String>) -> HttpResponse {
         let status = self.kind.status();
-        let mut answer = HttpResponse::build(status);
+        let mut answer = self.head();
         answer.insert_header((header::CONTENT_TYPE, MEDIA_TYPE));
-        if let Some(seconds) = self.retry_after {
-            answer.insert_header((header::RETRY_AFTER, seconds));
-        }
-        if self.kind == ProblemKind::Unauthenticated {
-            answer.insert_header((header::WWW_AUTHENTICATE, CHALLENGE));
-        }
-        if let Some(allow) = self.allow {
-            answer.insert_header((header::ALLOW, HeaderValue::from_static(allow)));
-        }
         answer.json(ProblemView {
             type_uri: self.kind.type_uri(),
             title: self.kind.title(),
@@ -211,6 +204,21 @@ impl Problem {
             errors: &self.errors,
             upstream: self.upstream.as_deref(),
         })
+    }
+
+    /// The status and the headers that belong to it, before any body.
+    pub fn head(&self) -> HttpResponseBuilder {
+        let mut answer = HttpResponse::build(self.status_code());
+        if let Some(seconds) = self.retry_after {
+            answer.insert_header((header::RETRY_AFTER, seconds));
+        }
+        if self.kind == ProblemKind::Unauthenticated {
+            answer.insert_header((header::WWW_AUTHENTICATE, CHALLENGE));
+        }
+        if let Some(allow) = self.allow {
+            answer.insert_header((header::ALLOW, HeaderValue::from_static(allow)));
+        }
+        answer
     }
 }
 

@@ -82,18 +82,31 @@ impl Path {
         self
     }
 
+    /// A `POST` of a form, which the document leaves out.
+    pub fn form<F, Args>(mut self, handler: F) -> Self
+    where
+        F: Handler<Args>,
+        Args: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.post = Some(Call {
+            route: Box::new(move || web::post().to(handler.clone())),
+            operation: None,
+        });
+        self
+    }
+
     /// Its `POST`.
-    pub fn post<F, Args>(mut self, handler: F) -> Self
+    pub fn post<F, Args>(self, handler: F) -> Self
     where
         F: Handler<Args>,
         Args: FromRequest + Described + 'static,
         F::Output: Responder + 'static,
     {
-        self.post = Some(Call {
-            route: Box::new(move || web::post().to(handler.clone())),
-            operation: Some(Operation::of::<F, Args>()),
-        });
-        self
+        let operation = Some(Operation::of::<F, Args>());
+        let mut path = self.form(handler);
+        path.post = path.post.map(|call| Call { operation, ..call });
+        path
     }
 
     /// Has actix serve it, with and without its final slash.

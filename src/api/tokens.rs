@@ -18,8 +18,9 @@ use super::problem::Problem;
 use super::query::{self, no_parameters, parameters};
 use super::request_context::Outcome;
 use super::token_view::{PageView, RecordView, TokenView, outcome};
+use crate::db::Database;
 use crate::db::tokens::{TokenFilter, find_token, list_tokens as list_records};
-use crate::model::{Access, Combination, Scope};
+use crate::model::{Access, Combination, Scope, Token};
 use crate::vending::{Order, Vended};
 
 /// The members of a request for a token.
@@ -153,17 +154,29 @@ pub async fn list_tokens(
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
+    let list = ListTokens::from_query(request.query_string())?;
+    let (tokens, next_cursor) = read_tokens(&state.reads, list).await?;
+    Ok(HttpResponse::Ok().json(PageView {
+        items: tokens.iter().map(RecordView::new).collect(),
+        next_cursor,
+    }))
+}
+
+/// A page of records and the cursor of the next one.
+pub async fn read_tokens(
+    db: &Database,
+    list: ListTokens,
+) -> Result<(Vec<Token>, Option<String>), Problem> {
     let ListTokens {
         filter,
         limit,
         after,
-    } = ListTokens::from_query(request.query_string())?;
+    } = list;
     let narrowed = filter.clone();
     let after = after.map(|cursor| (cursor.at, cursor.id));
     let one_more = i64::from(limit) + 1;
-    let listed = state
-        .reads
-        .run(move |pool| async move { list_records(&pool, &narrowed, after, one_more).await });
+    let listed =
+        db.run(move |pool| async move { list_records(&pool, &narrowed, after, one_more).await });
     let mut tokens = listed.await?;
     let has_more = tokens.len() > limit as usize;
     tokens.truncate(limit as usize);
@@ -172,22 +185,21 @@ pub async fn list_tokens(
         id: token.id,
         until: None,
     });
-    Ok(HttpResponse::Ok().json(PageView {
-        items: tokens.iter().map(RecordView::new).collect(),
-        next_cursor: last.map(|cursor| cursor.encode(&filter)),
-    }))
+    Ok((tokens, last.map(|cursor| cursor.encode(&filter))))
 }
 
 /// The query of the list.
 #[derive(Debug)]
-struct ListTokens {
-    filter: TokenFilter,
+pub struct ListTokens {
+    /// What it is narrowed to.
+    pub filter: TokenFilter,
     limit: u32,
     after: Option<Cursor>,
 }
 
 impl ListTokens {
-    fn from_query(query: &str) -> Result<Self, Faults> {
+    /// Reads it, and names all that is wrong with it.
+    pub fn from_query(query: &str) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let [user_id, country, bank, is_valid, from, to, limit, cursor] =
             parameters(query, FILTER, &mut faults);

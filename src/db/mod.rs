@@ -8,6 +8,7 @@ pub mod events;
 pub mod invalidation;
 pub mod keys;
 pub mod mints;
+pub mod overview;
 pub mod partitions;
 pub mod schema;
 pub mod slots;

@@ -14,6 +14,7 @@ mod client_command;
 mod combinations;
 mod command_line;
 mod completions;
+mod console;
 mod denials;
 mod dev;
 mod handouts;
