@@ -13,6 +13,8 @@ use token_vendor::model::Scope;
 use crate::metrics::scrape;
 use crate::support::{Answer, Process, World, eventually, program};
 
+const VALID: &str = "SELECT count(*) FROM tokens WHERE is_valid";
+
 /// Puts `count` tokens on record that ended so long ago, with the slots and mints they came of.
 async fn seed(world: &World, user: &str, count: u32, ended: &str, is_valid: bool) {
     let seed = format!(
@@ -73,12 +75,7 @@ async fn what_has_ended_is_marked_wiped_told_and_purged_and_nothing_else() {
     for (part, count) in expected {
         assert_eq!(due[part], count, "{part} of {due}");
     }
-    assert_eq!(
-        world
-            .count("SELECT count(*) FROM tokens WHERE is_valid")
-            .await,
-        31
-    );
+    assert_eq!(world.count(VALID).await, 31);
 
     let (code, done) = cleanup(&world, &["--batch-size", "7"], &[]).await;
     assert_eq!((code, &done["complete"]), (0, &json!(true)), "{done}");
@@ -148,13 +145,11 @@ async fn many_at_once_and_killed_midway_they_do_each_thing_once() {
     let arguments = ["cleanup", "--batch-size", "100"];
     let mut doomed = program(&arguments, &variables).spawn().unwrap();
     let pid = Pid::from_raw(i32::try_from(doomed.id().unwrap()).unwrap());
-    while world
-        .count("SELECT count(*) FROM audit_events WHERE kind = 'token.expired'")
-        .await
-        < 300
-    {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let expired = "SELECT count(*) FROM audit_events WHERE kind = 'token.expired'";
+    eventually("it is in the middle", async || {
+        world.count(expired).await >= 300
+    })
+    .await;
     kill(pid, Signal::SIGKILL).unwrap();
     doomed.wait().await.unwrap();
 
@@ -164,12 +159,7 @@ async fn many_at_once_and_killed_midway_they_do_each_thing_once() {
     assert_eq!(world.count(told).await, 4000);
     let once = "SELECT count(DISTINCT token_id) FROM audit_events WHERE kind = 'token.expired'";
     assert_eq!(world.count(once).await, 4000);
-    assert_eq!(
-        world
-            .count("SELECT count(*) FROM tokens WHERE is_valid")
-            .await,
-        0
-    );
+    assert_eq!(world.count(VALID).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,16 +176,8 @@ async fn it_stops_cleanly_when_told_and_when_its_time_is_over() {
     let told = program(&["cleanup", "--batch-size", "1"], &world.variables(&[]))
         .spawn()
         .unwrap();
-    let before = world
-        .count("SELECT count(*) FROM tokens WHERE is_valid")
-        .await;
-    while world
-        .count("SELECT count(*) FROM tokens WHERE is_valid")
-        .await
-        == before
-    {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let before = world.count(VALID).await;
+    eventually("it begins", async || world.count(VALID).await < before).await;
     kill(
         Pid::from_raw(i32::try_from(told.id().unwrap()).unwrap()),
         Signal::SIGTERM,
@@ -207,12 +189,7 @@ async fn it_stops_cleanly_when_told_and_when_its_time_is_over() {
         (output.status.code(), &summary["complete"]),
         (Some(0), &json!(false))
     );
-    assert!(
-        world
-            .count("SELECT count(*) FROM tokens WHERE is_valid")
-            .await
-            > 0
-    );
+    assert!(world.count(VALID).await > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,18 +207,12 @@ async fn the_schedule_does_it_by_itself_and_the_call_tells_how_it_goes() {
     );
 
     let busy = Process::serve(&world.variables(&[("CLEANUP_INTERVAL", "1s")])).await;
-    while world
-        .count("SELECT count(*) FROM tokens WHERE is_valid")
-        .await
-        > 0
-    {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
     let mut after = idle.get("/maintenance/cleanup").await;
-    while after.body["lastSuccessAt"].is_null() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    eventually("a run succeeds", async || {
         after = idle.get("/maintenance/cleanup").await;
-    }
+        !after.body["lastSuccessAt"].is_null() && world.count(VALID).await == 0
+    })
+    .await;
     drop(busy);
     assert_eq!(
         (&after.body["overdueTokens"], &after.body["oldestOverdue"]),
@@ -411,10 +382,7 @@ async fn a_million_expired_are_worked_off_while_the_service_vends() {
     assert!(vended > 10, "{vended}");
     // Whoever marked it, the call or the schedule: each once, and nothing else.
     eventually("the schedule's run ends, too", async || {
-        world
-            .count("SELECT count(*) FROM tokens WHERE is_valid")
-            .await
-            == 1
+        world.count(VALID).await == 1
     })
     .await;
     let told = "SELECT count(DISTINCT token_id) FROM audit_events WHERE kind = 'token.expired'";

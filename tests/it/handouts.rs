@@ -284,17 +284,7 @@ async fn a_flush_whose_connection_dies_is_replayed_once() {
             let (api, order) = (replica.api.clone(), order.clone());
             async move { api.issue(order).await }
         })));
-        let mut terminated = 0;
-        while terminated == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            terminated = world
-                .count(
-                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-                     WHERE datname = current_database() AND wait_event_type = 'Lock'
-                       AND query LIKE 'INSERT INTO audit_events%'",
-                )
-                .await;
-        }
+        world.terminate_waiting("WITH recorded AS").await;
         lock.rollback().await.unwrap();
         for answer in waiting.await.unwrap() {
             assert_eq!(

@@ -122,9 +122,7 @@ async fn all_tokens_of_a_user_end_those_of_mints_under_way_too() {
     world.sandbox.set_latency(Duration::from_millis(500));
     let api = replica.api.clone();
     let under_way = tokio::spawn(async move { api.issue(json!({"userId": "u-1"})).await });
-    while world.sandbox.requests() < 5 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    world.upstream_is_called(5).await;
 
     let of_user = json!({"reason": "requested", "userId": "u-1"});
     let answer = post(&replica, "/bank/tokens/invalidate", of_user.clone()).await;

@@ -361,7 +361,7 @@ async fn a_replica_that_cannot_read_a_token_says_so_and_serves_the_others() {
         answer.is_problem(503, "token-unreadable");
         assert!(answer.retry_after().is_some());
         let alarm = loop {
-            let line = process.logs.recv().await.expect("it goes on");
+            let line = process.next_line().await;
             if line.contains("ALARM") {
                 break line;
             }

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use token_vendor::sandbox::{Answer, Sandbox, SandboxOptions};
 
+use crate::support::eventually;
+
 async fn start(change: impl FnOnce(&mut SandboxOptions)) -> Sandbox {
     let mut options = SandboxOptions::default();
     options.listen.set_port(0);
@@ -116,9 +118,10 @@ async fn whoever_hangs_up_has_minted_and_dropping_it_stops_it() {
     assert_eq!(sandbox.minted(), 1);
     let again = post(&sandbox, "{}");
     drop(sandbox);
-    while again.try_clone().unwrap().send().await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually("it is gone", async || {
+        again.try_clone().unwrap().send().await.is_err()
+    })
+    .await;
 }
 
 /// What tests of the service would not notice the lack of.

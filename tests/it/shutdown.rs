@@ -122,13 +122,7 @@ async fn a_minted_token_that_nobody_waits_for_comes_on_record_before_the_end() {
         "could not be recorded yet",
         "could not be recorded yet",
     ] {
-        while !process
-            .logs
-            .recv()
-            .await
-            .expect("it waits for the record")
-            .contains(awaited)
-        {}
+        process.logs_with(awaited).await;
     }
     lock.rollback().await.unwrap();
     assert_eq!(exit_code(&mut process).await, Some(0));

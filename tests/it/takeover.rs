@@ -22,9 +22,7 @@ async fn the_intent_is_on_record_before_the_call() {
     let replica = world.replica_with(&[("UPSTREAM_TIMEOUT", "1s")]).await;
     let api = replica.api.clone();
     let waiting = tokio::spawn(async move { api.issue(json!({"userId": "u-1"})).await });
-    while world.sandbox.requests() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    world.upstream_is_called(1).await;
     assert_eq!(
         world
             .count("SELECT count(*) FROM mints WHERE outcome = 'open'")
@@ -51,9 +49,7 @@ async fn a_killed_holder_leaves_an_unknown_mint_and_another_takes_over() {
     let api = Api::at(doomed.base.clone());
     let order = json!({"userId": "u-1", "bank": "Swedbank"});
     let waiting = tokio::spawn(Answer::of(api.post("/bank/tokens/", &order)));
-    while world.sandbox.requests() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    world.upstream_is_called(1).await;
     kill(Pid::from_raw(doomed.pid()), Signal::SIGKILL).unwrap();
     assert!(waiting.await.unwrap().is_none());
 
@@ -80,9 +76,7 @@ async fn who_lost_the_lease_records_a_surplus_token_that_is_not_handed_out() {
         let order = order.clone();
         tokio::spawn(async move { api.issue(order).await })
     };
-    while world.sandbox.requests() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    world.upstream_is_called(1).await;
     world
         .db
         .execute("UPDATE slots SET lease_until = '-infinity'")
@@ -121,9 +115,7 @@ async fn a_mint_under_way_while_its_user_is_voided_ends_as_invalidated() {
     let replica = world.replica().await;
     let api = replica.api.clone();
     let waiting = tokio::spawn(async move { api.issue(json!({"userId": "u-1"})).await });
-    while world.sandbox.requests() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    world.upstream_is_called(1).await;
     let void = "UPDATE slots SET void_epoch = lease_epoch, void_reason = 'compromised', usable_until = '-infinity'";
     world.db.execute(void).await.unwrap();
 
@@ -154,16 +146,7 @@ async fn a_finish_of_unknown_outcome_is_repeated_without_doing_anything_twice() 
             .unwrap();
         let api = replica.api.clone();
         let waiting = tokio::spawn(async move { api.issue(json!({ "userId": user })).await });
-        let mut terminated = 0;
-        while terminated == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            terminated = world
-                .count(
-                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-                     WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'WITH slot AS%'",
-                )
-                .await;
-        }
+        world.terminate_waiting("WITH slot AS").await;
         lock.rollback().await.unwrap();
         assert_eq!(waiting.await.unwrap().status, 201);
     }

@@ -83,7 +83,7 @@ async fn issue(api: &Api, body: Value, traceparent: &str) -> Answer {
 /// The fields of the log line of the next request.
 async fn next_line(process: &mut Process) -> Value {
     loop {
-        let line = process.logs.recv().await.expect("it goes on");
+        let line = process.next_line().await;
         let line: Value = serde_json::from_str(&line).unwrap();
         if line.get("route").is_some() {
             return line;

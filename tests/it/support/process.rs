@@ -71,6 +71,18 @@ impl Process {
         }
     }
 
+    /// The next line that it logs.
+    pub async fn next_line(&mut self) -> String {
+        // Longer than the minute that some of them come after.
+        let line = timeout(Duration::from_secs(90), self.logs.recv()).await;
+        line.expect("it logs").expect("it goes on")
+    }
+
+    /// Waits until it logs a line with this.
+    pub async fn logs_with(&mut self, text: &str) {
+        while !self.next_line().await.contains(text) {}
+    }
+
     /// Its process id.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id().unwrap()).unwrap()

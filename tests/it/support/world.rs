@@ -18,6 +18,7 @@ use token_vendor::sandbox::{Sandbox, SandboxOptions};
 use super::answer::Answer;
 use super::cluster::create_database;
 use super::invariants::breaches;
+use super::poll::eventually;
 
 /// The key and the secret of the client that holds every scope.
 pub const ADMIN: (&str, &str) = ("admin", "admin-secret");
@@ -126,6 +127,27 @@ impl World {
         let service = Service::start(config).await.unwrap();
         let api = Api::at(format!("http://{}", service.addr()));
         Replica { api, service }
+    }
+
+    /// Waits until that many requests have reached the upstream.
+    pub async fn upstream_is_called(&self, times: u64) {
+        eventually("the call", async || self.sandbox.requests() >= times).await;
+    }
+
+    /// Waits until a statement that begins like this waits for a lock, and ends its connection.
+    pub async fn terminate_waiting(&self, statement: &str) {
+        let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                         WHERE datname = current_database() AND wait_event_type = 'Lock'
+                           AND starts_with(query, $1)";
+        eventually("it waits for a lock", async || {
+            let terminated: i64 = sqlx::query_scalar(terminate)
+                .bind(statement)
+                .fetch_one(&self.db)
+                .await
+                .unwrap();
+            terminated > 0
+        })
+        .await;
     }
 
     /// How many rows the query counts.
