@@ -22,7 +22,7 @@ use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig, TlsFiles};
 use crate::crypto::KeyRing;
 use crate::db::audit::AuditConnection;
 use crate::db::{Database, partitions, schema};
-use crate::metrics::Metrics;
+use crate::metrics::Families;
 use crate::upstream::{Upstream, UpstreamSettings};
 use crate::vending::cleanup::{Cleaner, Retention};
 use crate::vending::clock::DatabaseClock;
@@ -73,7 +73,7 @@ impl Service {
         let (now, newest) = schema::find_newest_time(db.pool()).await?;
         let clock = Arc::new(DatabaseClock::starting_at(now.max(newest)));
         let (stop_writer, mints) = (CancellationToken::new(), TaskTracker::new());
-        let metrics = Metrics::default();
+        let metrics = Families::at_zero();
         let connection = AuditConnection::new(options);
         let (handouts, writer) = Handouts::start(
             connection,

@@ -26,8 +26,8 @@ macro_rules! families {
             $(#[doc = $help] pub $name: $kind,)+
         }
 
-        impl Default for Families {
-            fn default() -> Self {
+        impl Families {
+            fn new() -> Self {
                 let registry = Registry::new_custom(Some("token_vendor".into()), None).expect("a name");
                 $(let $name = register(&registry, families!(
                     @make $kind, stringify!($name), $help $(, [$($label),+])? $(, in $buckets)?
@@ -108,7 +108,40 @@ fn buckets(first: f64, count: usize) -> Vec<f64> {
     exponential_buckets(first, 2.0, count).expect("more than nothing")
 }
 
+/// What is there from the start, so that a first event is an increase rather than a beginning.
+const AT_ZERO: [(fn(&Families) -> &IntCounterVec, &[&[&str]]); 5] = [
+    (
+        |all| &all.http_requests_total,
+        &[&["/metrics", "GET", "200"]],
+    ),
+    (|all| &all.handouts_total, &[&["minted"], &["reused"]]),
+    (
+        |all| &all.mints_total,
+        &[&["minted"], &["failed"], &["unknown"]],
+    ),
+    (|all| &all.cache_lookups_total, &[&["hit"], &["miss"]]),
+    (
+        |all| &all.cleanup_rows_total,
+        &[&["expired"], &["abandoned_mints"]],
+    ),
+];
+
 impl Families {
+    /// The metrics of a replica that has done nothing yet.
+    pub fn at_zero() -> Metrics {
+        let all = Families::new();
+        for (family, labels) in AT_ZERO {
+            for values in labels {
+                family(&all).with_label_values(values);
+            }
+        }
+        let version = all
+            .build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")]);
+        version.set(1);
+        Arc::new(all)
+    }
+
     /// All of it, as Prometheus reads it (text format 0.0.4).
     pub fn encode(&self) -> String {
         let mut text = String::new();

@@ -9,7 +9,7 @@ use super::{CliError, start_logs, told_to_stop};
 use crate::app::retention;
 use crate::config::{CleanupCommandConfig, Flags, Source};
 use crate::db::{Database, DbError, schema};
-use crate::metrics::Metrics;
+use crate::metrics::Families;
 use crate::model::Origin;
 use crate::vending::cleanup::{Cleaner, Run};
 
@@ -50,7 +50,7 @@ pub(super) async fn cleanup(cleanup: Cleanup) -> Result<(), CliError> {
         Database::new(pool),
         retention(&config.retention),
         None,
-        Metrics::default(),
+        Families::at_zero(),
         stop,
     );
     let summary = cleaner.run(run, Origin::Actor(actor())).await?;

@@ -77,3 +77,23 @@ pub(super) fn parse_major(version: &str) -> Option<u32> {
     let digits = number.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_versions() {
+        for (text, major) in [
+            (
+                "postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)\n",
+                Some(15),
+            ),
+            ("postgres (PostgreSQL) 18beta2\n", Some(18)),
+            ("postgres (PostgreSQL) 9.6.24\n", Some(9)),
+            ("command not found", None),
+        ] {
+            assert_eq!(parse_major(text), major);
+        }
+    }
+}

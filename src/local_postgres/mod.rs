@@ -15,8 +15,6 @@
 mod binaries;
 mod folder;
 mod server;
-#[cfg(test)]
-mod tests;
 
 use std::path::{Path, PathBuf};
 use std::process::Child;

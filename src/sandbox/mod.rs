@@ -6,8 +6,6 @@
 mod answer;
 mod reply;
 mod service;
-#[cfg(test)]
-mod tests;
 mod validation;
 
 use std::io;

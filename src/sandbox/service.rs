@@ -162,3 +162,18 @@ pub(super) async fn answer(
     tokio::time::sleep(delay).await;
     reply::send(&request, at, answer, document).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hour_of_the_limit_rolls() {
+        let mut state = State::default();
+        state.options.hourly_limit = 2;
+        let now = Instant::now();
+        let mut admit = |minute: u64| state.admit(now + Duration::from_secs(60 * minute));
+        let admitted = [0, 30, 59, 61, 118, 122].map(&mut admit);
+        assert_eq!(admitted, [true, true, false, false, false, true]);
+    }
+}

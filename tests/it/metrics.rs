@@ -121,6 +121,32 @@ async fn requests_handouts_mints_and_the_cache_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_first_scrape_has_every_name() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let samples = scrape(&replica).await;
+    for name in [
+        "http_requests_total",
+        "handouts_total",
+        "mints_total",
+        "mint_duration_seconds",
+        "upstream_budget_remaining",
+        "circuit_open",
+        "audit_queue_depth",
+        "audit_flush_seconds",
+        "cache_entries",
+        "cleanup_overdue_tokens",
+        "cleanup_last_success_timestamp_seconds",
+        "build_info",
+    ] {
+        assert!(
+            samples.keys().any(|sample| sample.starts_with(name)),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_callers_make_up_makes_no_label() {
     let world = World::new().await;
     let replica = world.replica().await;

@@ -1,3 +1,5 @@
+//! The private Postgres of `dev` and of these tests.
+
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sqlx::{Connection, PgConnection};
 
-use super::{LocalPostgres, LocalPostgresOptions, binaries, remove};
+use token_vendor::local_postgres::{LocalPostgres, LocalPostgresOptions, remove};
 
 /// A data folder of one test, in /tmp, where the server's user can reach it.
 struct TestDir(PathBuf);
@@ -176,7 +178,7 @@ fn spawn_owner(dir: &Path, also_until: &str) -> (std::process::Child, u32) {
         .args([
             "--exact",
             "--nocapture",
-            "local_postgres::tests::a_killed_owner_leaves_nothing",
+            "local_postgres::a_killed_owner_leaves_nothing",
         ])
         .env(OWNER, format!("{} {also_until}", dir.display()))
         .stdout(Stdio::piped())
@@ -187,19 +189,4 @@ fn spawn_owner(dir: &Path, also_until: &str) -> (std::process::Child, u32) {
         .find_map(|line| Some(line.unwrap().split_once("server ")?.1.parse().unwrap()))
         .unwrap();
     (owner, server)
-}
-
-#[test]
-fn reads_versions() {
-    for (text, major) in [
-        (
-            "postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)\n",
-            Some(15),
-        ),
-        ("postgres (PostgreSQL) 18beta2\n", Some(18)),
-        ("postgres (PostgreSQL) 9.6.24\n", Some(9)),
-        ("command not found", None),
-    ] {
-        assert_eq!(binaries::parse_major(text), major);
-    }
 }
