@@ -1,4 +1,4 @@
-.PHONY: run test lint prepare prepare-check postgres sqlx-cli
+.PHONY: run test bench lint prepare prepare-check postgres sqlx-cli
 
 SQLX_VERSION = 0.9.0
 
@@ -8,6 +8,11 @@ run: postgres
 
 test: postgres
 	cargo test --locked $(ARGS)
+
+# The speed, beside what it is compared to: some fifteen minutes. `make bench ARGS="warm export"` for parts of it.
+bench: postgres
+	benches/speed/find-tools target/bench
+	PATH="$$(scripts/find-postgres):$$PATH" cargo bench --locked --bench speed -- $(ARGS)
 
 lint:
 	cargo fmt --check
