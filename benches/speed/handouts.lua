@@ -1,6 +1,5 @@
 -- wrk -s handouts.lua URL -- KIND WHAT AUTHORIZATION
 -- KIND file:   POSTs the bodies of the file WHAT, a line each, in turn
---      unique: POSTs a body whose user nobody has asked for before, named after WHAT
 --      get:    GETs the path WHAT
 local threads = 0
 
@@ -15,13 +14,6 @@ function init(args)
    if kind == "get" then
       local get = wrk.format("GET", what, headers)
       request = function() return get end
-   elseif kind == "unique" then
-      local n = 0
-      request = function()
-         n = n + 1
-         local body = string.format('{"userId":"%s-%d-%d","country":"LT"}', what, number, n)
-         return wrk.format("POST", nil, headers, body)
-      end
    else
       local requests, at = {}, 0
       for body in io.lines(what) do

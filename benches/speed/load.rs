@@ -11,18 +11,17 @@ use futures_util::future::try_join_all;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 use crate::process::command;
 use crate::report::median;
-use crate::world::World;
+use crate::world::{AUTHORIZATION, World};
 
 /// What wrk asks for.
 #[derive(Clone, Copy)]
 pub enum Ask<'a> {
     /// The bodies of a file, in turn.
     File(&'a Path),
-    /// For users that nobody has asked for before.
-    Unique(&'a str),
     /// A path.
     Get(&'a str),
 }
@@ -59,7 +58,6 @@ pub async fn drive(
     let threads = (cores / 2).clamp(1, connections);
     let (kind, what) = match ask {
         Ask::File(path) => ("file", path.display().to_string()),
-        Ask::Unique(prefix) => ("unique", prefix.to_owned()),
         Ask::Get(path) => ("get", path.to_owned()),
     };
     let mut wrk = command(Path::new("wrk"), None);
@@ -69,7 +67,7 @@ pub async fn drive(
         .args(["--timeout=20s", "-s"])
         .arg(script);
     wrk.arg(format!("{base}/bank/tokens/"))
-        .args(["--", kind, &what, &world.authorization]);
+        .args(["--", kind, &what, AUTHORIZATION]);
     let said = output(wrk).await.context("wrk")?;
     let line = said.lines().last().unwrap_or_default();
     let load: Load = serde_json::from_str(line).with_context(|| said.clone())?;
@@ -81,7 +79,13 @@ pub async fn drive(
 }
 
 /// The median milliseconds of a script that one connection repeats, each statement prepared.
-pub async fn pgbench(world: &World, database: &str, sql: &str, seconds: u32) -> Result<f64> {
+pub async fn pgbench(
+    world: &World,
+    database: &str,
+    sql: &str,
+    values: &[(&str, String)],
+    seconds: u32,
+) -> Result<f64> {
     let script = world.folder.join("pgbench.sql");
     fs::write(&script, sql)?;
     let log = world.folder.join("log/pgbench");
@@ -90,6 +94,9 @@ pub async fn pgbench(world: &World, database: &str, sql: &str, seconds: u32) -> 
         .args(["-n", "-M", "prepared", "-c", "1", "-l"])
         .arg(format!("-T{seconds}"));
     pgbench.arg("--log-prefix").arg(&log).arg("-f").arg(script);
+    for (name, value) in values {
+        pgbench.arg("-D").arg(format!("{name}={value}"));
+    }
     output(pgbench).await.context("pgbench")?;
     let mut times = Vec::new();
     for entry in fs::read_dir(world.folder.join("log"))? {
@@ -133,46 +140,83 @@ pub fn request(authorization: &str, body: &str) -> String {
     )
 }
 
+/// The milliseconds that each answer took so many callers, who keep asking for so long. They begin
+/// one after the other, spread over `apart`, so that they do not ask in step.
+pub async fn callers(
+    server: SocketAddr,
+    callers: u32,
+    apart: Duration,
+    seconds: u32,
+    request: impl Fn(u32, usize) -> String,
+) -> Result<Vec<f64>> {
+    let ends = Instant::now() + Duration::from_secs(seconds.into());
+    let request = &request;
+    let callers = (0..callers).map(|caller| async move {
+        let mut connection = Connection::open(server).await?;
+        sleep(apart * caller / callers).await;
+        let mut times = Vec::new();
+        while Instant::now() < ends {
+            let request = request(caller, times.len());
+            let began = Instant::now();
+            connection.ask(&request).await?;
+            times.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+        anyhow::Ok(times)
+    });
+    Ok(try_join_all(callers).await?.concat())
+}
+
 /// Connects so many callers, spread over the servers, has all of them ask at once, and returns the
 /// seconds until the last has its answer.
 pub async fn herd(servers: &[SocketAddr], callers: usize, request: &str) -> Result<f64> {
-    let mut streams = Vec::with_capacity(callers);
+    let mut connections = Vec::with_capacity(callers);
     for caller in 0..callers {
-        let stream = TcpStream::connect(servers[caller % servers.len()]).await?;
-        stream.set_nodelay(true)?;
-        streams.push(stream);
+        connections.push(Connection::open(servers[caller % servers.len()]).await?);
     }
     // What was just accepted is settled.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    sleep(Duration::from_millis(500)).await;
     let began = Instant::now();
-    let answers = streams.into_iter().map(|mut stream| async move {
-        stream.write_all(request.as_bytes()).await?;
-        read_answer(&mut stream).await
-    });
+    let answers = connections
+        .iter_mut()
+        .map(|connection| connection.ask(request));
     try_join_all(answers).await?;
     Ok(began.elapsed().as_secs_f64())
 }
 
-async fn read_answer(stream: &mut TcpStream) -> Result<()> {
-    let mut answer = Vec::with_capacity(2048);
-    loop {
-        ensure!(
-            stream.read_buf(&mut answer).await? > 0,
-            "a connection was closed"
-        );
-        let text = std::str::from_utf8(&answer)?;
-        let Some((head, body)) = text.split_once("\r\n\r\n") else {
-            continue;
-        };
-        let head = head.to_ascii_lowercase();
-        ensure!(head.starts_with("http/1.1 20"), "{text}");
-        let length = head
-            .split("content-length: ")
-            .nth(1)
-            .and_then(|rest| rest.lines().next());
-        let length: usize = length.context("no length")?.parse()?;
-        if body.len() >= length {
-            return Ok(());
+/// A caller that asks one thing after the other.
+pub struct Connection {
+    stream: TcpStream,
+    answer: Vec<u8>,
+}
+
+impl Connection {
+    pub async fn open(addr: SocketAddr) -> Result<Connection> {
+        let stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        Ok(Connection {
+            stream,
+            answer: Vec::with_capacity(2048),
+        })
+    }
+
+    /// Asks, and insists on an answer that is a success.
+    pub async fn ask(&mut self, request: &str) -> Result<()> {
+        self.stream.write_all(request.as_bytes()).await?;
+        self.answer.clear();
+        loop {
+            let read = self.stream.read_buf(&mut self.answer).await?;
+            ensure!(read > 0, "a connection was closed");
+            let text = std::str::from_utf8(&self.answer)?;
+            let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                continue;
+            };
+            let head = head.to_ascii_lowercase();
+            ensure!(head.starts_with("http/1.1 20"), "{text}");
+            let length = head.split("content-length: ").nth(1);
+            let length = length.and_then(|rest| rest.lines().next());
+            if body.len() >= length.context("no length")?.parse::<usize>()? {
+                return Ok(());
+            }
         }
     }
 }

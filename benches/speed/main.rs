@@ -6,8 +6,12 @@
 mod fill;
 mod load;
 mod process;
+mod reading;
 mod report;
 mod rivals;
+mod scale;
+mod upkeep;
+mod upstream;
 mod warm;
 mod world;
 
@@ -22,12 +26,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use report::Section;
 use world::{Scale, World};
 
-const SECTIONS: [&str; 1] = ["warm"];
+const SECTIONS: [&str; 9] = [
+    "warm", "miss", "herd", "scale", "audit", "export", "memory", "start", "cleanup",
+];
+/// Serves until it is interrupted, for a profiler.
+const HOLD: &str = "hold";
 
 #[derive(Parser)]
 struct Arguments {
     /// The parts to measure; all of them unless said.
-    #[arg(value_parser = SECTIONS)]
+    #[arg(value_parser = [&SECTIONS[..], &[HOLD]].concat())]
     sections: Vec<String>,
     /// As large as the goals have it: 10 million tokens. Takes an hour and 40 GB.
     #[arg(long)]
@@ -73,7 +81,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         seconds: arguments.seconds,
     };
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-    let mut world = World::start(&folder, scale).await?;
+    let world = World::start(&folder, scale).await?;
     eprintln!(
         "filling {} tokens and {} events",
         scale.tokens, scale.events
@@ -95,6 +103,9 @@ async fn run(arguments: Arguments) -> Result<()> {
             .await
             .with_context(|| format!("measuring {name}"))?;
     }
+    if arguments.sections.iter().any(|name| name == HOLD) {
+        warm::hold(&world).await?;
+    }
     world.stop().await
 }
 
@@ -110,6 +121,14 @@ async fn measure(world: &World, name: &str, folder: &Path) -> Result<()> {
     };
     match name {
         "warm" => warm::measure(world, &mut section).await?,
+        "miss" => upstream::measure_miss(world, &mut section).await?,
+        "herd" => upstream::measure_herd(world, &mut section).await?,
+        "scale" => scale::measure(world, &mut section).await?,
+        "audit" => reading::measure_pages(world, &mut section).await?,
+        "export" => reading::measure_export(world, &mut section).await?,
+        "memory" => upkeep::measure_memory(world, &mut section).await?,
+        "start" => upkeep::measure_start(world, &mut section).await?,
+        "cleanup" => upkeep::measure_cleanup(world, &mut section).await?,
         _ => unreachable!("not a section"),
     }
     section.seconds = began.elapsed().as_secs_f64();

@@ -18,6 +18,16 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The value that so many per cent are not above.
+pub fn percentile(values: &[f64], percent: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
+        .get(sorted.len() * percent / 100)
+        .copied()
+        .unwrap_or(f64::NAN)
+}
+
 /// What a ratio, or where there is no rival the figure itself, is to come to.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

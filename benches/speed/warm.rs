@@ -1,7 +1,7 @@
 //! Handouts of tokens that are in memory, each committed and checked before its answer.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -12,7 +12,7 @@ use crate::load::{Ask, Load, drive, pgbench};
 use crate::process::Server;
 use crate::report::Goal::{AtLeast, AtMost};
 use crate::report::{Section, median};
-use crate::world::{Scale, World};
+use crate::world::{AUTHORIZATION, Scale, World};
 
 /// A single handout's row, committed by itself.
 const BARE_COMMIT: &str = "INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip, country, bank, access, token_id, fingerprint)
@@ -32,12 +32,26 @@ pub fn write_requests(world: &World, tokens: u64) -> Result<PathBuf> {
 pub async fn serve_warm(
     world: &World,
     database: &str,
-    requests: &PathBuf,
+    requests: &Path,
     more: &[(&str, &str)],
 ) -> Result<Server> {
     let server = world.serve(database, None, more)?;
     drive(world, &server.base(), 64, 4, Ask::File(requests)).await?;
     Ok(server)
+}
+
+/// Serves, and says how to load it.
+pub async fn hold(world: &World) -> Result<()> {
+    let requests = write_requests(world, world.scale.tokens)?;
+    let server = serve_warm(world, "filled", &requests, &[]).await?;
+    let (script, requests) = (world.folder.join("handouts.lua"), requests.display());
+    let base = server.base();
+    println!("DATABASE_URL='{}'", world.url("filled"));
+    println!(
+        "wrk -t1 -c64 -d10s -s {} {base}/bank/tokens/ -- file {requests} '{AUTHORIZATION}'",
+        script.display()
+    );
+    std::future::pending().await
 }
 
 pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
@@ -79,7 +93,7 @@ pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
             let load = drive(world, base, *connections, seconds, Ask::File(&requests));
             loads[at].push(load.await?);
         }
-        commits.push(pgbench(world, "filled", BARE_COMMIT, seconds).await?);
+        commits.push(pgbench(world, "filled", BARE_COMMIT, &[], seconds).await?);
     }
 
     let of = |name: &str, figure: fn(&Load) -> f64| -> Vec<f64> {

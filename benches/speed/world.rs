@@ -6,12 +6,13 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use nix::unistd::chown;
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use token_vendor::local_postgres::{self, LocalPostgres, LocalPostgresOptions};
 
 use crate::process::{Server, command, free_addr, unprivileged};
@@ -22,6 +23,11 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_token-vendor");
 pub const TOKEN_KEY: [u8; 32] = [7; 32];
 /// What they are named under here.
 pub const FINGERPRINT_KEY: [u8; 32] = [9; 32];
+
+/// Of a client that may do all.
+pub const AUTHORIZATION: &str = "Basic YmVuY2g6YmVuY2g=";
+const CLIENT: &str = "INSERT INTO clients (api_key, name, secret_sha256, scopes)
+     VALUES ('bench', 'bench', sha256('bench'), '{tokens:issue,tokens:read,audit:read}')";
 
 /// Beyond the defaults: memory as an operator would give it, and no checkpoint in the middle of a
 /// measurement. What a commit waits for is as shipped: `fsync` and `synchronous_commit` are on.
@@ -39,8 +45,6 @@ pub struct World {
     pub folder: PathBuf,
     /// The tokens and events of the filled database, and how many measurements a median is of.
     pub scale: Scale,
-    /// `Basic …` of a client that may do all.
-    pub authorization: String,
 }
 
 #[derive(Clone, Copy)]
@@ -68,30 +72,19 @@ impl World {
             data_dir,
             folder: folder.to_owned(),
             scale,
-            authorization: String::new(),
         })
     }
 
     /// Makes a database with the schema and a client in it.
-    pub async fn create_database(&mut self, name: &str) -> Result<()> {
-        let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
-        let mut admin = PgConnection::connect(&self.url("postgres")).await?;
-        sqlx::raw_sql(create).execute(&mut admin).await?;
+    pub async fn create_database(&self, name: &str) -> Result<()> {
+        let create = AssertSqlSafe(format!("CREATE DATABASE {name}"));
+        sqlx::raw_sql(create)
+            .execute(&mut self.connect("postgres").await?)
+            .await?;
         self.run(name, &["migrate"])?;
-        let scopes =
-            ["issue", "renew", "read", "invalidate"].map(|verb| format!("--scope=tokens:{verb}"));
-        let mut arguments = vec![
-            "client",
-            "create",
-            "--name=bench",
-            "--scope=audit:read",
-            "--scope=maintenance",
-        ];
-        arguments.extend(scopes.iter().map(String::as_str));
-        let made: serde_json::Value = serde_json::from_str(&self.run(name, &arguments)?)?;
-        let part = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
-        let pair = format!("{}:{}", part("apiKey"), part("apiSecret"));
-        self.authorization = format!("Basic {}", BASE64_STANDARD.encode(pair));
+        sqlx::raw_sql(CLIENT)
+            .execute(&mut self.connect(name).await?)
+            .await?;
         Ok(())
     }
 
@@ -163,11 +156,11 @@ impl World {
     }
 
     /// The stand-in upstream.
-    pub fn sandbox(&self, latency: &str) -> Result<Server> {
+    pub fn sandbox(&self, latency: Duration) -> Result<Server> {
         let addr = free_addr()?;
         let mut sandbox = self.program("postgres", &["sandbox", "--hourly-limit=0"]);
         sandbox
-            .arg(format!("--latency={latency}"))
+            .arg(format!("--latency={}ms", latency.as_millis()))
             .arg(format!("--listen={addr}"));
         Server::start(sandbox, addr, &self.log("sandbox"))
     }
