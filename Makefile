@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 .PHONY: run test bench lint prepare prepare-check postgres sqlx-cli
+=======
+.PHONY: run test e2e openapi lint prepare prepare-check postgres sqlx-cli
+>>>>>>> main
 
 SQLX_VERSION = 0.9.0
 
@@ -9,10 +13,20 @@ run: postgres
 test: postgres
 	cargo test --locked $(ARGS)
 
+<<<<<<< HEAD
 # The speed, beside what it is compared to: some fifteen minutes. `make bench ARGS="warm export"` for parts of it.
 bench: postgres
 	benches/speed/find-tools target/bench
 	PATH="$$(scripts/find-postgres):$$PATH" cargo bench --locked --bench speed -- $(ARGS)
+=======
+# Checks that need packages of npm and PyPI, which go into target/e2e: `make e2e CHECKS=python`.
+e2e: postgres
+	tests/e2e/run $(CHECKS)
+
+# Writes the document that the code makes; a test compares.
+openapi:
+	cargo run --locked -- openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
+>>>>>>> main
 
 lint:
 	cargo fmt --check

@@ -240,7 +240,8 @@ pub fn retention(config: &RetentionConfig) -> Retention {
     }
 }
 
-fn read_tls(files: &TlsFiles) -> anyhow::Result<rustls::ServerConfig> {
+/// The certificate and its key, if they go together.
+pub(crate) fn read_tls(files: &TlsFiles) -> anyhow::Result<rustls::ServerConfig> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let certificates = CertificateDer::pem_file_iter(&files.cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)

@@ -38,9 +38,10 @@
 //! # Beside the main job
 //!
 //! Ending tokens: `api::invalidation` → [`vending::invalidation`] → [`db::invalidation`]. Reading the
-//! trail: `api::audit` → `vending::reading` (the reading is an event too) → [`db::events`]. Refused
+//! trail: `api::audit` → `vending::reading` (the reading is an event too) → [`db::events`]. The same for
+//! people's eyes: `api::console`, whose figures over time the cleanup counts into [`db::overview`]. Refused
 //! calls: [`vending::denials`]. Clearing away: [`vending::cleanup`], for the schedule, the call and the
-//! command. New keys: [`vending::rotation`].
+//! command. New keys: [`vending::rotation`]. The OpenAPI document, made from the route table: `api::openapi`.
 //!
 //! # The rules
 //!

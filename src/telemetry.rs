@@ -11,7 +11,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::task::spawn_blocking;
 use tracing::{Level, Metadata, Subscriber};
-use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
+use tracing_subscriber::filter::{EnvFilter, filter_fn};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -90,9 +90,13 @@ fn may_be_logged(metadata: &Metadata<'_>) -> bool {
     metadata.is_event() && *metadata.level() <= most
 }
 
-/// Our own spans alone: what libraries put into theirs is their business.
-fn may_be_traced(metadata: &Metadata<'_>) -> bool {
-    metadata.is_span() && metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
+/// The same, and our own spans: what libraries put into theirs is their business. Ours are of the
+/// level error, so that no `RUST_LOG` but `off` hides them.
+fn may_be_told(metadata: &Metadata<'_>) -> bool {
+    match metadata.is_span() {
+        true => metadata.target().starts_with(env!("CARGO_CRATE_NAME")),
+        false => may_be_logged(metadata),
+    }
 }
 
 fn subscriber<W: for<'w> MakeWriter<'w> + Send + Sync + 'static>(
@@ -115,16 +119,24 @@ fn subscriber<W: for<'w> MakeWriter<'w> + Send + Sync + 'static>(
         LogFormat::Text => lines.with_ansi(colour).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    let spans = traces.0.as_ref().map(|provider| {
-        tracing_opentelemetry::layer()
-            .with_tracer(provider.tracer(env!("CARGO_PKG_NAME")))
-            .with_location(false)
-            .with_threads(false)
-            .with_tracked_inactivity(false)
-            .with_filter(filter_fn(may_be_traced))
-    });
-    let lines = lines.with_filter(filter.and(filter_fn(may_be_logged)));
-    Ok(Box::new(registry().with(lines).with(spans)))
+    // Filters of the whole rather than of a layer each: with those, a library that only asks whether
+    // a line would be logged makes the next one disappear (sqlx does, after each statement).
+    let may_be: fn(&Metadata<'_>) -> bool = match &traces.0 {
+        Some(_) => may_be_told,
+        None => may_be_logged,
+    };
+    let filtered = registry().with(filter).with(filter_fn(may_be));
+    let Some(provider) = &traces.0 else {
+        return Ok(Box::new(filtered.with(lines)));
+    };
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer(env!("CARGO_PKG_NAME")))
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false);
+    // This one says yes to every event, so that there is nothing to forget.
+    let lines = lines.with_filter(filter_fn(|metadata| metadata.is_event()));
+    Ok(Box::new(filtered.with(lines).with(spans)))
 }
 
 #[cfg(test)]

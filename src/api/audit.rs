@@ -15,6 +15,7 @@ use super::problem::Problem;
 use super::token_view::PageView;
 use crate::db::events::{EventPages, list_events as find_events};
 use crate::db::{Database, DbError};
+use crate::model::{AuditEvent, Caller};
 
 /// `GET /audit/events`: events that match, a page at a time.
 pub async fn list_events(
@@ -23,6 +24,16 @@ pub async fn list_events(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let list = ListEvents::from_query(request.query_string())?;
+    let (items, next_cursor) = read_events(&state, &list, permit.into_caller()).await?;
+    Ok(HttpResponse::Ok().json(PageView { items, next_cursor }))
+}
+
+/// A page of events and the cursor of the next one; that they were read is on record by then.
+pub async fn read_events(
+    state: &ApiState,
+    list: &ListEvents,
+    caller: Caller,
+) -> Result<(Vec<AuditEvent>, Option<String>), Problem> {
     let (mut filter, order, after) = (list.filter.clone(), list.order, list.after);
     // A walk ends where it began: the readings that it leaves behind itself would go on for ever.
     let until = after.and_then(|cursor| cursor.until);
@@ -37,17 +48,13 @@ pub async fn list_events(
     events.truncate(list.limit as usize);
 
     let detail = json!({"filter": list.filter, "order": order, "limit": list.limit});
-    let caller = permit.into_caller();
     let read_at = state.vendor.record_reading(caller, detail).await?;
     let last = events.last().filter(|_| has_more).map(|event| Cursor {
         at: event.occurred_at,
         id: event.id,
         until: until.or(Some(read_at)),
     });
-    Ok(HttpResponse::Ok().json(PageView {
-        next_cursor: last.map(|cursor| list.cursor(cursor)),
-        items: events,
-    }))
+    Ok((events, last.map(|cursor| list.cursor(cursor))))
 }
 
 /// `GET /audit/events/export`: every event that matches, oldest first, as a stream that ends with

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::http::header::{self, HeaderMap};
@@ -17,13 +18,15 @@ use super::problem::{Problem, ProblemKind};
 use super::request_context::RequestContext;
 use super::source_ip::source_ip;
 use super::{ApiState, Route, only};
-use crate::model::{Caller, Scope, ScopeSet};
+use crate::model::{Caller, Client, Scope};
 use crate::vending::denials::Denied;
 
 /// A scope as a type, for [`Permit`].
 pub trait RequiredScope: 'static {
     /// The scope.
     const SCOPE: Scope;
+    /// A second one, where it takes two.
+    const ALSO: Option<Scope> = None;
 }
 
 macro_rules! required_scopes {
@@ -45,19 +48,32 @@ required_scopes!(
     Maintenance
 );
 
+/// To end tokens from the pages of the console.
+pub enum ConsoleInvalidate {}
+
+impl RequiredScope for ConsoleInvalidate {
+    const SCOPE: Scope = Scope::AuditRead;
+    const ALSO: Option<Scope> = Some(Scope::TokensInvalidate);
+}
+
 /// Proof that the caller is a client of ours, holds the scope `S` and is within its rate.
 ///
 /// Extracting it answers 401, 403 and 429, in this order, before a handler begins.
 pub struct Permit<S> {
     caller: Caller,
-    scopes: ScopeSet,
+    client: Arc<Client>,
     scope: PhantomData<S>,
 }
 
 impl<S> Permit<S> {
     /// Whether the client holds a further scope.
     pub fn also(&self, scope: Scope) -> bool {
-        self.scopes.contains(scope)
+        self.client.scopes.contains(scope)
+    }
+
+    /// The client.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The caller as the audit names them.
@@ -75,20 +91,21 @@ impl<S: RequiredScope> FromRequest for Permit<S> {
         Box::pin(async move {
             let state: &web::Data<ApiState> = request.app_data().expect("the state is registered");
             let authenticated = authenticate(state, &request).await;
-            let (caller, scopes) = authenticated.inspect_err(|problem| {
+            let (caller, client) = authenticated.inspect_err(|problem| {
                 if problem.kind == ProblemKind::Unauthenticated {
                     note_denial(state, &request, None);
                 }
             })?;
-            if !scopes.contains(S::SCOPE) {
+            let mut needed = [Some(S::SCOPE), S::ALSO].into_iter().flatten();
+            if let Some(lacking) = needed.find(|scope| !client.scopes.contains(*scope)) {
                 note_denial(state, &request, Some(caller.client));
-                let detail = format!("the client lacks the scope {}", S::SCOPE);
+                let detail = format!("the client lacks the scope {lacking}");
                 return Err(Problem::new(ProblemKind::Forbidden, detail));
             }
             state.rate_limit.check(&caller.client)?;
             Ok(Permit {
                 caller,
-                scopes,
+                client,
                 scope: PhantomData,
             })
         })
@@ -96,7 +113,7 @@ impl<S: RequiredScope> FromRequest for Permit<S> {
 }
 
 /// Has a refusal counted, for the trail: by client, or by address where nobody can be told.
-fn note_denial(state: &ApiState, request: &HttpRequest, client: Option<String>) {
+pub fn note_denial(state: &ApiState, request: &HttpRequest, client: Option<String>) {
     let source_ip = match client {
         Some(_) => None,
         None => source_ip(request, &state.trusted_proxies),
@@ -112,7 +129,7 @@ fn note_denial(state: &ApiState, request: &HttpRequest, client: Option<String>) 
 async fn authenticate(
     state: &ApiState,
     request: &HttpRequest,
-) -> Result<(Caller, ScopeSet), Problem> {
+) -> Result<(Caller, Arc<Client>), Problem> {
     let credentials = credentials(request.headers());
     // No key is empty: a header that cannot be read costs what an unknown key costs.
     let (api_key, secret) = credentials
@@ -134,7 +151,7 @@ async fn authenticate(
         request_id: context.request_id().to_owned(),
         source_ip: source_ip(request, &state.trusted_proxies).map(|address| address.to_string()),
     };
-    Ok((caller, client.scopes))
+    Ok((caller, client))
 }
 
 /// `key:secret` of an `Authorization` header, RFC 7617; `None` unless there is one header, with the

@@ -45,9 +45,26 @@ impl FromRequest for Body {
 impl Body {
     /// Reads the JSON document: 415, 413, 408 or 400 `malformed`, in this order.
     pub async fn read(self) -> Result<Json, Problem> {
-        check_headers(self.request.headers())?;
+        Json::parse(&self.read_bytes("application/json").await?)
+    }
+
+    /// The named fields of the form that it must be, and what is wrong so far.
+    pub async fn read_form<const N: usize>(
+        self,
+        names: [&str; N],
+    ) -> Result<([Option<String>; N], Faults), Problem> {
+        let bytes = self.read_bytes("application/x-www-form-urlencoded").await?;
+        let not_text = |_| Problem::new(ProblemKind::Malformed, "the form is not UTF-8");
+        let text = std::str::from_utf8(&bytes).map_err(not_text)?;
+        let mut faults = Faults::default();
+        let fields = parameters(text, names, &mut faults);
+        Ok((fields, faults))
+    }
+
+    async fn read_bytes(self, media_type: &str) -> Result<Bytes, Problem> {
+        check_headers(self.request.headers(), media_type)?;
         match tokio::time::timeout(MAX_BODY_TIME, collect(self.payload)).await {
-            Ok(bytes) => Json::parse(&bytes?),
+            Ok(bytes) => bytes,
             Err(_) => {
                 let detail = format!("the body did not arrive within {MAX_BODY_TIME:?}");
                 Err(Problem::new(ProblemKind::RequestTimeout, detail))
@@ -97,15 +114,17 @@ fn check_length(length: usize) -> Result<(), Problem> {
 }
 
 /// Refuses by what the request says of itself, before a byte is read.
-fn check_headers(headers: &HeaderMap) -> Result<(), Problem> {
-    let is_json = only(headers, header::CONTENT_TYPE).is_some_and(|declared| {
+fn check_headers(headers: &HeaderMap, media_type: &str) -> Result<(), Problem> {
+    let is_declared = only(headers, header::CONTENT_TYPE).is_some_and(|declared| {
         let essence = declared.as_bytes().split(|byte| *byte == b';').next();
         let essence = essence.unwrap_or_default().trim_ascii();
-        essence.eq_ignore_ascii_case(b"application/json")
+        essence.eq_ignore_ascii_case(media_type.as_bytes())
     });
-    if !is_json || headers.contains_key(header::CONTENT_ENCODING) {
-        let detail = "the body must be declared once, as `Content-Type: application/json`, \
-                      without a `Content-Encoding`";
+    if !is_declared || headers.contains_key(header::CONTENT_ENCODING) {
+        let detail = format!(
+            "the body must be declared once, as `Content-Type: {media_type}`, \
+             without a `Content-Encoding`"
+        );
         return Err(Problem::new(ProblemKind::UnsupportedMediaType, detail));
     }
     let length = headers.get(header::CONTENT_LENGTH);

@@ -9,8 +9,36 @@ use super::{fields, query};
 use crate::db::events::{EventFilter, EventOrder};
 use crate::model::EventKind;
 
+/// The parameters of the list.
+pub const LIST: [&str; 11] = [
+    "userId",
+    "tokenId",
+    "client",
+    "kind",
+    "requestId",
+    "fingerprint",
+    "from",
+    "to",
+    "order",
+    "limit",
+    "cursor",
+];
+
+/// The parameters of the export.
+pub const EXPORT: [&str; 9] = [
+    "userId",
+    "tokenId",
+    "client",
+    "kind",
+    "requestId",
+    "fingerprint",
+    "from",
+    "to",
+    "format",
+];
+
 /// The longest client, request id and fingerprint, in characters.
-const MAX_NAME: usize = 128;
+pub const MAX_NAME: usize = 128;
 
 /// The query of `GET /audit/events`.
 #[derive(Debug)]
@@ -29,21 +57,8 @@ impl ListEvents {
     /// Reads it, and names all that is wrong with it.
     pub fn from_query(query: &str) -> Result<Self, Faults> {
         let mut faults = Faults::default();
-        let names = [
-            "userId",
-            "tokenId",
-            "client",
-            "kind",
-            "requestId",
-            "fingerprint",
-            "from",
-            "to",
-            "order",
-            "limit",
-            "cursor",
-        ];
         let [u, t, c, k, r, f, from, to, order, limit, cursor] =
-            query::parameters(query, names, &mut faults);
+            query::parameters(query, LIST, &mut faults);
         let filter = read_filter([u, t, c, k, r, f, from, to], &mut faults);
         let order = order.map_or(Some(EventOrder::Desc), |text| {
             faults.query("order", event_order(&text))
@@ -79,18 +94,7 @@ impl ExportEvents {
     /// Reads it, and names all that is wrong with it.
     pub fn from_query(query: &str) -> Result<Self, Faults> {
         let mut faults = Faults::default();
-        let names = [
-            "userId",
-            "tokenId",
-            "client",
-            "kind",
-            "requestId",
-            "fingerprint",
-            "from",
-            "to",
-            "format",
-        ];
-        let [u, t, c, k, r, f, from, to, format] = query::parameters(query, names, &mut faults);
+        let [u, t, c, k, r, f, from, to, format] = query::parameters(query, EXPORT, &mut faults);
         let filter = read_filter([u, t, c, k, r, f, from, to], &mut faults);
         let format = format.map_or(Some(EventFormat::Ndjson), |text| {
             let format = EventFormat::from_name(&text);
@@ -132,7 +136,7 @@ fn read_filter(
 }
 
 /// A UUID in its usual form, with hyphens.
-fn uuid(text: &str) -> Result<Uuid, Detail> {
+pub fn uuid(text: &str) -> Result<Uuid, Detail> {
     Uuid::try_parse(text)
         .ok()
         .filter(|_| text.len() == 36)

@@ -1,6 +1,7 @@
 //! What is wrong with a request, gathered so that one answer names all of it.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use percent_encoding::percent_encode_byte;
 use serde::Serialize;
@@ -28,6 +29,16 @@ enum Place {
     Parameter(String),
     /// The name of a header field.
     Header(&'static str),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = match &self.place {
+            Place::Pointer(name) | Place::Parameter(name) => name,
+            Place::Header(name) => *name,
+        };
+        write!(f, "{place} {}", self.detail)
+    }
 }
 
 /// All that is wrong with a request so far.

@@ -7,13 +7,13 @@ use super::json::Json;
 use crate::model::Country;
 
 /// The longest user id, in characters.
-const MAX_USER_ID: usize = 128;
+pub const MAX_USER_ID: usize = 128;
 
 /// The longest token string, in characters.
-const MAX_TOKEN_STRING: usize = 512;
+pub const MAX_TOKEN_STRING: usize = 512;
 
 /// The longest name of a bank, in characters.
-const MAX_BANK: usize = 32;
+pub const MAX_BANK: usize = 32;
 
 /// A required string.
 pub fn text(value: Option<Json>) -> Result<String, Detail> {

@@ -14,6 +14,15 @@ use super::problem::Problem;
 use super::token_view::RecordView;
 use crate::model::InvalidationReason;
 
+/// The members of the body that ends one token.
+pub const REASON: [&str; 1] = ["reason"];
+
+/// Those of the body that ends all tokens of a user, or the one of a token string.
+pub const WHOSE: [&str; 3] = ["reason", "userId", "tokenString"];
+
+/// Those of the body that looks one up.
+pub const LOOKUP: [&str; 1] = ["tokenString"];
+
 /// `POST /bank/tokens/{id}/invalidate`: ends a token; the record as it is after. Saying it twice is
 /// fine: the first reason stays.
 pub async fn invalidate_token(
@@ -22,7 +31,7 @@ pub async fn invalidate_token(
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let ([reason], mut faults) = body.read_members(["reason"]).await?;
+    let ([reason], mut faults) = body.read_members(REASON).await?;
     let reason = faults.field("#/reason", read_reason(reason));
     let reason = faults.check(reason)?;
     let ended = state
@@ -47,8 +56,7 @@ pub async fn invalidate_tokens(
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let names = ["reason", "userId", "tokenString"];
-    let ([reason, user_id, token_string], mut faults) = body.read_members(names).await?;
+    let ([reason, user_id, token_string], mut faults) = body.read_members(WHOSE).await?;
     let reason = faults.field("#/reason", read_reason(reason));
     let whose = match (user_id, token_string) {
         (Some(value), None) => {
@@ -85,7 +93,7 @@ pub async fn look_up_token(
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let ([token_string], mut faults) = body.read_members(["tokenString"]).await?;
+    let ([token_string], mut faults) = body.read_members(LOOKUP).await?;
     let token_string = faults.field("#/tokenString", read_token_string(token_string));
     let token_string = faults.check(token_string)?;
     let token = state

@@ -30,8 +30,16 @@ impl Json {
     /// Reads one document of at most 127 levels.
     pub fn parse(bytes: &[u8]) -> Result<Json, Problem> {
         let malformed = |error| format!("the body is not JSON in UTF-8: {error}");
-        serde_json::from_slice(bytes)
-            .map_err(|error| Problem::new(ProblemKind::Malformed, malformed(error)))
+        serde_json::from_slice(bytes).map_err(|error| {
+            let error = error.to_string();
+            // JSON all the same (RFC 8259, section 6), and a value that no field takes.
+            if error.starts_with("number out of range") {
+                let mut faults = Faults::default();
+                faults.pointer("#", error);
+                return faults.into();
+            }
+            Problem::new(ProblemKind::Malformed, malformed(error))
+        })
     }
 
     /// The message that it is not what it must be.

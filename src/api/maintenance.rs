@@ -1,5 +1,6 @@
 //! `/maintenance/cleanup`: whether the cleanup keeps up, and a run on demand.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -12,6 +13,15 @@ use super::problem::Problem;
 use super::query::no_parameters;
 use crate::model::Origin;
 use crate::vending::cleanup::Run;
+
+/// The members of the body that starts a run.
+pub const RUN: [&str; 3] = ["dryRun", "batchSize", "maxRuntimeSeconds"];
+
+/// Rows in one transaction.
+pub const BATCH_SIZES: RangeInclusive<i32> = 1..=10_000;
+
+/// Seconds that a run may take.
+pub const RUNTIMES: RangeInclusive<i32> = 1..=3600;
 
 /// `GET /maintenance/cleanup`: the backlog, the last run, when the next is due.
 pub async fn get_cleanup(
@@ -29,11 +39,10 @@ pub async fn run_cleanup(
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let names = ["dryRun", "batchSize", "maxRuntimeSeconds"];
-    let ([dry_run, batch_size, seconds], mut faults) = body.read_members(names).await?;
+    let ([dry_run, batch_size, seconds], mut faults) = body.read_members(RUN).await?;
     let dry_run = faults.field("#/dryRun", fields::boolean(dry_run));
-    let batch_size = faults.field("#/batchSize", fields::integer(batch_size, 1..=10_000));
-    let seconds = fields::integer(seconds, 1..=3600);
+    let batch_size = faults.field("#/batchSize", fields::integer(batch_size, BATCH_SIZES));
+    let seconds = fields::integer(seconds, RUNTIMES);
     let seconds = faults.field("#/maxRuntimeSeconds", seconds);
     let ((dry_run, batch_size), seconds) = faults.check(dry_run.zip(batch_size).zip(seconds))?;
     let default = Run::default();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use futures_util::future::join;
 
 use super::ApiState;
 use super::glance::Glance;
@@ -16,6 +17,15 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The last look at what the database alone can tell: the budget left and the cleanup's backlog.
 pub type Figures = Glance<(Option<u32>, Backlog)>;
+
+/// The figures of a moment ago; `None` while the database does not tell.
+pub async fn look(state: &ApiState) -> Option<(Option<u32>, Backlog)> {
+    let look = async {
+        let budget = state.vendor.find_budget_left().await?;
+        Ok::<_, DbError>((budget, state.cleaner.find_backlog().await?))
+    };
+    state.figures.latest(LOOK_INTERVAL, look).await
+}
 
 /// `GET /metrics`: the metrics of this replica, and those that the database has for all of them;
 /// what it does not tell at the moment is NaN.
@@ -33,11 +43,8 @@ pub async fn get_metrics(
     let used = connections.with_label_values(&["used"]);
     used.set(all.saturating_sub(idle));
 
-    let look = async {
-        let budget = state.vendor.find_budget_left().await?;
-        Ok::<_, DbError>((budget, state.cleaner.find_backlog().await?))
-    };
-    let figures = state.figures.latest(LOOK_INTERVAL, look).await;
+    let health = state.database_check.latest_health(&state.db);
+    let (figures, health) = join(look(&state), health).await;
     metrics.database_up.set(u64::from(figures.is_some()));
     let (budget, overdue, oldest, succeeded) = match figures {
         None => (f64::NAN, f64::NAN, f64::NAN, f64::NAN),
@@ -57,7 +64,6 @@ pub async fn get_metrics(
     metrics
         .cleanup_last_success_timestamp_seconds
         .set(succeeded);
-    let health = state.database_check.latest_health(&state.db).await;
     let ahead = health.map_or(f64::NAN, |health| f64::from(health.partitions_ahead));
     metrics.audit_partitions_ahead_months.set(ahead);
     Ok(HttpResponse::Ok()

@@ -2,13 +2,16 @@
 //!
 //! A request passes `request_context` (its id, its log line, the shape of a refusal), the route
 //! table below (404, 405), an [`auth::Permit`] (401, 403, 429), its `body` (415, 413, 400), and its
-//! handler in `tokens`, `invalidation`, `audit` or [`health`].
+//! handler in `tokens`, `invalidation`, `audit`, [`health`], or `console` for people. `openapi` tells
+//! of all that.
 
 mod audit;
 pub mod auth;
 mod body;
 mod cache_control;
+mod console;
 mod cursor;
+mod docs;
 mod event_query;
 pub mod event_rows;
 mod fault;
@@ -19,9 +22,11 @@ mod invalidation;
 mod json;
 mod maintenance;
 pub mod metrics;
+mod openapi;
 mod problem;
 mod query;
 mod request_context;
+mod routes;
 mod source_ip;
 mod token_view;
 mod tokens;
@@ -35,15 +40,16 @@ use std::time::Duration;
 pub use actix_web::dev::{Server, ServerHandle};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::from_fn;
-use actix_web::web::post;
-use actix_web::{App, FromRequest, Handler, HttpServer, Resource, Responder, guard, web};
+use actix_web::{App, HttpServer, web};
 use ipnet::IpNet;
 
 use self::auth::RateLimit;
 use self::health::DatabaseCheck;
 use self::metrics::Figures;
+pub use self::openapi::document as openapi_document;
 use self::problem::Problem;
 pub use self::query::moment;
+use self::routes::{Path, Route};
 use crate::db::Database;
 use crate::metrics::Metrics;
 use crate::vending::Vendor;
@@ -81,71 +87,37 @@ pub struct ApiState {
 
 /// The route table: every path with and without its final slash, every `GET` also as `HEAD`.
 #[rustfmt::skip]
-pub fn configure(config: &mut web::ServiceConfig) {
-    route(config, "/bank/tokens/", "GET, HEAD, POST", |path| {
-        path.route(get(tokens::list_tokens)).route(post().to(tokens::issue_token))
-    });
-    route(config, "/bank/tokens/{id}", "GET, HEAD", |path| path.route(get(tokens::get_token)));
-    route(config, "/bank/tokens/{id}/invalidate", "POST", |path| {
-        path.route(post().to(invalidation::invalidate_token))
-    });
-    route(config, "/bank/tokens/invalidate", "POST", |path| {
-        path.route(post().to(invalidation::invalidate_tokens))
-    });
-    route(config, "/bank/tokens/lookup", "POST", |path| {
-        path.route(post().to(invalidation::look_up_token))
-    });
-    route(config, "/maintenance/cleanup", "GET, HEAD, POST", |path| {
-        path.route(get(maintenance::get_cleanup)).route(post().to(maintenance::run_cleanup))
-    });
-    route(config, "/audit/events", "GET, HEAD", |path| path.route(get(audit::list_events)));
-    route(config, "/audit/events/export", "GET, HEAD", |path| {
-        path.route(get(audit::export_events))
-    });
-    route(config, "/health/live", "GET, HEAD", |path| path.route(get(health::get_liveness)));
-    route(config, "/health/ready", "GET, HEAD", |path| path.route(get(health::get_readiness)));
-    route(config, "/metrics", "GET, HEAD", |path| path.route(get(metrics::get_metrics)));
+fn paths() -> Vec<Path> {
+    vec![
+        Path::new("/bank/tokens/").get(tokens::list_tokens).post(tokens::issue_token),
+        Path::new("/bank/tokens/{id}").get(tokens::get_token),
+        Path::new("/bank/tokens/{id}/invalidate").post(invalidation::invalidate_token),
+        Path::new("/bank/tokens/invalidate").post(invalidation::invalidate_tokens),
+        Path::new("/bank/tokens/lookup").post(invalidation::look_up_token),
+        Path::new("/maintenance/cleanup").get(maintenance::get_cleanup).post(maintenance::run_cleanup),
+        Path::new("/audit/events").get(audit::list_events),
+        Path::new("/audit/events/export").get(audit::export_events),
+        Path::new("/health/live").get(health::get_liveness),
+        Path::new("/health/ready").get(health::get_readiness),
+        Path::new("/metrics").get(metrics::get_metrics),
+        Path::new("/openapi.json").get(docs::get_openapi),
+        Path::new("/docs/").get(docs::get_docs),
+        Path::new("/docs/{file}").page(docs::get_docs_file),
+        Path::new("/console/").page(console::show_overview),
+        Path::new("/console/search").page(console::show_search).form(console::look_up),
+        Path::new("/console/users").page(console::show_user),
+        Path::new("/console/tokens/{id}").page(console::show_token),
+        Path::new("/console/audit").page(console::show_audit),
+        Path::new("/console/invalidate").page(console::confirm_invalidation).form(console::invalidate),
+        Path::new("/console/assets/{file}").page(console::get_asset),
+    ]
+}
+
+fn configure(config: &mut web::ServiceConfig) {
+    paths().iter().for_each(|path| path.register(config));
     config.default_service(web::to(async || {
         Err::<String, _>(Problem::not_found("there is nothing at this path"))
     }));
-}
-
-/// A segment that is a UUID; any other makes a path that is not there, before anyone is asked who
-/// they are.
-const UUID_SEGMENT: &str =
-    "{id:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}}";
-
-/// A path of the table, as logs name it.
-#[derive(Clone, Copy)]
-struct Route(&'static str);
-
-/// Two literal paths rather than one that is normalised or matched by an expression: comparing
-/// them costs a hot request nothing.
-fn route(
-    config: &mut web::ServiceConfig,
-    name: &'static str,
-    methods: &'static str,
-    handlers: impl Fn(Resource) -> Resource,
-) {
-    let with_slash = name.trim_end_matches('/').replace("{id}", UUID_SEGMENT) + "/";
-    for pattern in [with_slash.trim_end_matches('/'), &with_slash] {
-        let not_allowed =
-            move || async move { Err::<String, _>(Problem::method_not_allowed(methods)) };
-        let resource = web::resource(pattern)
-            .app_data(Route(name))
-            .default_service(web::to(not_allowed));
-        config.service(handlers(resource));
-    }
-}
-
-fn get<F, Args>(handler: F) -> actix_web::Route
-where
-    F: Handler<Args>,
-    Args: FromRequest + 'static,
-    F::Output: Responder + 'static,
-{
-    let reads = guard::Any(guard::Get()).or(guard::Head());
-    web::route().guard(reads).to(handler)
 }
 
 /// The field's value if the request has it once.

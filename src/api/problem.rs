@@ -5,7 +5,7 @@ use std::fmt;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpResponse, ResponseError};
+use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde::Serialize;
 
 use super::fault::{Fault, Faults};
@@ -19,61 +19,101 @@ const CHALLENGE: HeaderValue =
 /// The media type of RFC 9457.
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// The class of a problem: everything about it that does not depend on the request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ProblemKind {
-    Malformed,
-    Validation,
-    Unauthenticated,
-    Forbidden,
-    NotFound,
-    MethodNotAllowed,
-    RequestTimeout,
-    BodyTooLarge,
-    UnsupportedMediaType,
-    RateLimited,
-    /// A failure of the vending, named as the model names it.
-    Failed(FailureKind),
+macro_rules! problem_kinds {
+    ($($(#[doc = $meaning:literal])+ $variant:ident = ($slug:literal, $status:ident, $title:literal),)+) => {
+        /// The class of a problem: everything about it that does not depend on the request.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum ProblemKind {
+            $($(#[doc = $meaning])+ $variant,)+
+            /// A failure of the vending, named as the model names it.
+            Failed(FailureKind),
+        }
+
+        impl ProblemKind {
+            /// Every kind, in the contract's order.
+            pub fn all() -> impl Iterator<Item = ProblemKind> {
+                let failures = FailureKind::ALL.iter().copied().map(ProblemKind::Failed);
+                [$(ProblemKind::$variant),+].into_iter().chain(failures)
+            }
+
+            /// The contract's table: slug, status, title, and when it is the answer.
+            fn row(self) -> (&'static str, StatusCode, &'static str, &'static str) {
+                match self {
+                    $(Self::$variant => ($slug, StatusCode::$status, $title, concat!($($meaning),+).trim_start()),)+
+                    Self::Failed(kind) => {
+                        let (status, title) = failure(kind);
+                        (kind.name(), status, title, kind.meaning())
+                    }
+                }
+            }
+        }
+    };
+}
+
+problem_kinds! {
+    /// The body is not JSON in UTF-8.
+    Malformed = ("malformed", BAD_REQUEST, "The body is not JSON"),
+    /// A field, a query parameter, a cursor or a header directive is wrong; `errors` names each.
+    Validation = ("validation", BAD_REQUEST, "The request is not valid"),
+    /// There is no client of this key and this secret.
+    Unauthenticated = ("unauthenticated", UNAUTHORIZED, "Not authenticated"),
+    /// The client lacks the scope.
+    Forbidden = ("forbidden", FORBIDDEN, "Not allowed"),
+    /// There is nothing at this path, or no such thing on record.
+    NotFound = ("not-found", NOT_FOUND, "Not found"),
+    /// The path has other methods, which `Allow` lists.
+    MethodNotAllowed = ("method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed"),
+    /// The body did not arrive within 10 seconds.
+    RequestTimeout = ("request-timeout", REQUEST_TIMEOUT, "The body took too long"),
+    /// The body has more than 16 KiB.
+    BodyTooLarge = ("body-too-large", PAYLOAD_TOO_LARGE, "The body is too large"),
+    /// The body is not declared as `application/json`, or has a `Content-Encoding`.
+    UnsupportedMediaType = ("unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
+    /// This client's own limit of requests a second is reached.
+    RateLimited = ("rate-limited", TOO_MANY_REQUESTS, "Too many requests"),
+}
+
+#[rustfmt::skip]
+fn failure(kind: FailureKind) -> (StatusCode, &'static str) {
+    use {FailureKind as F, StatusCode as S};
+    match kind {
+        F::UpstreamRejected => (S::UNPROCESSABLE_ENTITY, "The upstream rejected the request"),
+        F::UpstreamRefused => (S::BAD_GATEWAY, "The upstream refused this service"),
+        F::UpstreamFailed => (S::BAD_GATEWAY, "The upstream failed"),
+        F::UpstreamUnavailable => (S::SERVICE_UNAVAILABLE, "The upstream is unavailable"),
+        F::UpstreamBudgetSpent => (S::SERVICE_UNAVAILABLE, "The upstream's budget is spent"),
+        F::UpstreamTimeout => (S::GATEWAY_TIMEOUT, "The upstream took too long"),
+        F::Overloaded => (S::SERVICE_UNAVAILABLE, "Overloaded"),
+        F::DatabaseUnavailable => (S::SERVICE_UNAVAILABLE, "The database is unavailable"),
+        F::TokenUnreadable => (S::SERVICE_UNAVAILABLE, "The token is unreadable"),
+        F::Internal => (S::INTERNAL_SERVER_ERROR, "Internal error"),
+    }
 }
 
 impl ProblemKind {
-    /// The contract's table: slug, status, title.
-    #[rustfmt::skip]
-    fn row(self) -> (&'static str, StatusCode, &'static str) {
-        use FailureKind as F;
-        use StatusCode as S;
-        match self {
-            Self::Malformed => ("malformed", S::BAD_REQUEST, "The body is not JSON"),
-            Self::Validation => ("validation", S::BAD_REQUEST, "The request is not valid"),
-            Self::Unauthenticated => ("unauthenticated", S::UNAUTHORIZED, "Not authenticated"),
-            Self::Forbidden => ("forbidden", S::FORBIDDEN, "Not allowed"),
-            Self::NotFound => ("not-found", S::NOT_FOUND, "Not found"),
-            Self::MethodNotAllowed => ("method-not-allowed", S::METHOD_NOT_ALLOWED, "Method not allowed"),
-            Self::RequestTimeout => ("request-timeout", S::REQUEST_TIMEOUT, "The body took too long"),
-            Self::BodyTooLarge => ("body-too-large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
-            Self::UnsupportedMediaType => ("unsupported-media-type", S::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
-            Self::RateLimited => ("rate-limited", S::TOO_MANY_REQUESTS, "Too many requests"),
-            Self::Failed(kind) => {
-                let (status, title) = match kind {
-                    F::UpstreamRejected => (S::UNPROCESSABLE_ENTITY, "The upstream rejected the request"),
-                    F::UpstreamRefused => (S::BAD_GATEWAY, "The upstream refused this service"),
-                    F::UpstreamFailed => (S::BAD_GATEWAY, "The upstream failed"),
-                    F::UpstreamUnavailable => (S::SERVICE_UNAVAILABLE, "The upstream is unavailable"),
-                    F::UpstreamBudgetSpent => (S::SERVICE_UNAVAILABLE, "The upstream's budget is spent"),
-                    F::UpstreamTimeout => (S::GATEWAY_TIMEOUT, "The upstream took too long"),
-                    F::Overloaded => (S::SERVICE_UNAVAILABLE, "Overloaded"),
-                    F::DatabaseUnavailable => (S::SERVICE_UNAVAILABLE, "The database is unavailable"),
-                    F::TokenUnreadable => (S::SERVICE_UNAVAILABLE, "The token is unreadable"),
-                    F::Internal => (S::INTERNAL_SERVER_ERROR, "Internal error"),
-                };
-                (kind.name(), status, title)
-            }
-        }
-    }
-
     /// The last part of its `type`.
     pub fn slug(self) -> &'static str {
         self.row().0
+    }
+
+    /// Its `type`.
+    pub fn type_uri(self) -> String {
+        format!("urn:token-vendor:problem:{}", self.slug())
+    }
+
+    /// Its status.
+    pub fn status(self) -> StatusCode {
+        self.row().1
+    }
+
+    /// Its `title`.
+    pub fn title(self) -> &'static str {
+        self.row().2
+    }
+
+    /// When it is the answer, in a sentence.
+    pub fn meaning(self) -> &'static str {
+        self.row().3
     }
 }
 
@@ -84,8 +124,10 @@ impl ProblemKind {
 pub struct Problem {
     /// Its class.
     pub kind: ProblemKind,
-    detail: Cow<'static, str>,
-    errors: Vec<Fault>,
+    /// One sentence for the caller.
+    pub detail: Cow<'static, str>,
+    /// All that is wrong with the request.
+    pub errors: Vec<Fault>,
     upstream: Option<Box<UpstreamAnswer>>,
     retry_after: Option<u32>,
     allow: Option<&'static str>,
@@ -147,11 +189,26 @@ impl Problem {
         Problem::internal(error)
     }
 
-    /// The answer: `application/problem+json` and the headers that belong to it.
+    /// The answer as a program reads it: `application/problem+json`.
     pub fn answer(&self, request_id: &str, trace_id: Option<String>) -> HttpResponse {
-        let (slug, status, title) = self.kind.row();
-        let mut answer = HttpResponse::build(status);
+        let status = self.kind.status();
+        let mut answer = self.head();
         answer.insert_header((header::CONTENT_TYPE, MEDIA_TYPE));
+        answer.json(ProblemView {
+            type_uri: self.kind.type_uri(),
+            title: self.kind.title(),
+            status: status.as_u16(),
+            detail: &self.detail,
+            request_id,
+            trace_id,
+            errors: &self.errors,
+            upstream: self.upstream.as_deref(),
+        })
+    }
+
+    /// The status and the headers that belong to it, before any body.
+    pub fn head(&self) -> HttpResponseBuilder {
+        let mut answer = HttpResponse::build(self.status_code());
         if let Some(seconds) = self.retry_after {
             answer.insert_header((header::RETRY_AFTER, seconds));
         }
@@ -161,16 +218,7 @@ impl Problem {
         if let Some(allow) = self.allow {
             answer.insert_header((header::ALLOW, HeaderValue::from_static(allow)));
         }
-        answer.json(ProblemView {
-            type_uri: format!("urn:token-vendor:problem:{slug}"),
-            title,
-            status: status.as_u16(),
-            detail: &self.detail,
-            request_id,
-            trace_id,
-            errors: &self.errors,
-            upstream: self.upstream.as_deref(),
-        })
+        answer
     }
 }
 
@@ -229,7 +277,7 @@ impl fmt::Display for Problem {
 
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
-        self.kind.row().1
+        self.kind.status()
     }
 
     /// A placeholder: the outermost middleware replaces it by [`Problem::answer`].

@@ -9,10 +9,10 @@ use super::fault::{Detail, Faults};
 use super::problem::Problem;
 
 /// The page of a list whose request does not say.
-const DEFAULT_LIMIT: u32 = 100;
+pub const DEFAULT_LIMIT: u32 = 100;
 
 /// The largest page of a list.
-const MAX_LIMIT: u32 = 500;
+pub const MAX_LIMIT: u32 = 500;
 
 /// The values of the named parameters, in the order of `names`.
 ///

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::problem::Problem;
 use super::trace::Trace;
-use super::{ApiState, Route, only};
+use super::{ApiState, Route, console, only};
 use crate::metrics::Metrics;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -31,6 +31,8 @@ const MAX_REQUEST_ID: usize = 128;
 pub struct RequestContext {
     request_id: HeaderValue,
     trace: Trace,
+    /// It came from a person's browser: refusals are pages.
+    is_page: bool,
     client: OnceCell<String>,
     route: Cell<&'static str>,
 }
@@ -84,6 +86,7 @@ pub async fn request_context(
     let context = Rc::new(RequestContext {
         request_id: request_id(request.headers()),
         trace: Trace::begin(method, request.headers()),
+        is_page: console::has(request.path()),
         client: OnceCell::new(),
         route: Cell::new("unmatched"),
     });
@@ -161,7 +164,11 @@ impl LogLine {
         };
         self.outcome = problem.kind.slug();
         self.cause = problem.cause.clone();
-        let mut answer = problem.answer(self.context.request_id(), self.context.trace.id());
+        let RequestContext { trace, is_page, .. } = &*self.context;
+        let mut answer = match is_page {
+            true => console::refuse(problem, self.context.request_id()),
+            false => problem.answer(self.context.request_id(), trace.id()),
+        };
         self.status = Some(answer.status());
         self.context.mark(answer.headers_mut());
         answer

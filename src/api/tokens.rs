@@ -18,15 +18,27 @@ use super::problem::Problem;
 use super::query::{self, no_parameters, parameters};
 use super::request_context::Outcome;
 use super::token_view::{PageView, RecordView, TokenView, outcome};
+use crate::db::Database;
 use crate::db::tokens::{TokenFilter, find_token, list_tokens as list_records};
-use crate::model::{Access, Combination, Scope};
+use crate::model::{Access, Combination, Scope, Token};
 use crate::vending::{Order, Vended};
 
+/// The members of a request for a token.
+pub const ORDER: [&str; 5] = ["userId", "lifetime", "country", "bank", "access"];
+
+/// The members of its access.
+pub const ACCESS: [&str; 3] = ["accounts", "balances", "transactions"];
+
+/// The parameters of the list.
+pub const FILTER: [&str; 8] = [
+    "userId", "country", "bank", "isValid", "from", "to", "limit", "cursor",
+];
+
 /// Seconds of life that may be asked for.
-const LIFETIMES: RangeInclusive<i32> = 0..=2_592_000;
+pub const LIFETIMES: RangeInclusive<i32> = 0..=2_592_000;
 
 /// The life of a token whose request does not say, in seconds.
-const DEFAULT_LIFETIME: i32 = 3600;
+pub const DEFAULT_LIFETIME: i32 = 3600;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
@@ -48,8 +60,7 @@ pub async fn issue_token(
 fn read_order(document: Json, request: &HttpRequest, may_renew: bool) -> Result<Order, Faults> {
     let mut faults = Faults::default();
     let [] = parameters(request.query_string(), [], &mut faults);
-    let names = ["userId", "lifetime", "country", "bank", "access"];
-    let (combination, lifetime) = members(document, "#", names, &mut faults)
+    let (combination, lifetime) = members(document, "#", ORDER, &mut faults)
         .map_or((None, None), |members| read_members(members, &mut faults));
     let directives = Directives::read(request.headers(), lifetime, &mut faults);
     let order = combination
@@ -91,8 +102,7 @@ fn read_members(
 }
 
 fn read_access(value: Json, faults: &mut Faults) -> Option<Access> {
-    let names = ["accounts", "balances", "transactions"];
-    let [accounts, balances, transactions] = members(value, "#/access", names, faults)?;
+    let [accounts, balances, transactions] = members(value, "#/access", ACCESS, faults)?;
     let mut flag = |pointer, value| faults.field(pointer, fields::boolean(value));
     let accounts = flag("#/access/accounts", accounts);
     let balances = flag("#/access/balances", balances);
@@ -144,17 +154,29 @@ pub async fn list_tokens(
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
+    let list = ListTokens::from_query(request.query_string())?;
+    let (tokens, next_cursor) = read_tokens(&state.reads, list).await?;
+    Ok(HttpResponse::Ok().json(PageView {
+        items: tokens.iter().map(RecordView::new).collect(),
+        next_cursor,
+    }))
+}
+
+/// A page of records and the cursor of the next one.
+pub async fn read_tokens(
+    db: &Database,
+    list: ListTokens,
+) -> Result<(Vec<Token>, Option<String>), Problem> {
     let ListTokens {
         filter,
         limit,
         after,
-    } = ListTokens::from_query(request.query_string())?;
+    } = list;
     let narrowed = filter.clone();
     let after = after.map(|cursor| (cursor.at, cursor.id));
     let one_more = i64::from(limit) + 1;
-    let listed = state
-        .reads
-        .run(move |pool| async move { list_records(&pool, &narrowed, after, one_more).await });
+    let listed =
+        db.run(move |pool| async move { list_records(&pool, &narrowed, after, one_more).await });
     let mut tokens = listed.await?;
     let has_more = tokens.len() > limit as usize;
     tokens.truncate(limit as usize);
@@ -163,28 +185,24 @@ pub async fn list_tokens(
         id: token.id,
         until: None,
     });
-    Ok(HttpResponse::Ok().json(PageView {
-        items: tokens.iter().map(RecordView::new).collect(),
-        next_cursor: last.map(|cursor| cursor.encode(&filter)),
-    }))
+    Ok((tokens, last.map(|cursor| cursor.encode(&filter))))
 }
 
 /// The query of the list.
 #[derive(Debug)]
-struct ListTokens {
-    filter: TokenFilter,
+pub struct ListTokens {
+    /// What it is narrowed to.
+    pub filter: TokenFilter,
     limit: u32,
     after: Option<Cursor>,
 }
 
 impl ListTokens {
-    fn from_query(query: &str) -> Result<Self, Faults> {
+    /// Reads it, and names all that is wrong with it.
+    pub fn from_query(query: &str) -> Result<Self, Faults> {
         let mut faults = Faults::default();
-        let names = [
-            "userId", "country", "bank", "isValid", "from", "to", "limit", "cursor",
-        ];
         let [user_id, country, bank, is_valid, from, to, limit, cursor] =
-            parameters(query, names, &mut faults);
+            parameters(query, FILTER, &mut faults);
         let filter = TokenFilter {
             user_id: user_id.and_then(|text| faults.query("userId", fields::user_id(text))),
             country: country.and_then(|text| faults.query("country", fields::country(&text))),

@@ -5,7 +5,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{Status, TraceContextExt, TraceId};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use tracing::{Span, info_span};
+use tracing::{Span, error_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::only;
@@ -20,7 +20,7 @@ pub struct Trace {
 impl Trace {
     /// Goes on with the caller's trace, if `traceparent` names one, or begins one of our own.
     pub fn begin(method: &'static str, headers: &HeaderMap) -> Self {
-        let span = info_span!(
+        let span = error_span!(
             "request",
             otel.kind = "server",
             http.request.method = method

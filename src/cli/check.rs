@@ -1,15 +1,24 @@
-//! `token-vendor check`.
+//! `token-vendor check`: what is wrong, and what mends it.
 
-use anyhow::anyhow;
+use std::fmt::Display;
+
+use anstream::println;
+use anstyle::{AnsiColor, Color, Style};
+use anyhow::{anyhow, bail};
+use uuid::Uuid;
 
 use super::{CliError, start_logs};
+use crate::app::{key_ring, read_tls};
 use crate::config::{Config, Flags, Source};
-use crate::db::{Database, schema, tokens};
+use crate::db::partitions::PARTITIONS_AHEAD;
+use crate::db::schema::{self, DatabaseHealth, Unfit};
+use crate::db::{DbError, PgPool, keys, tokens};
 use crate::upstream;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
-    /// Also check the database, its schema, the keys of stored tokens and the way to the upstream.
+    /// Also try the database, its schema, the keys of stored tokens, the standby and the way to
+    /// the provider. Changes nothing and mints nothing.
     #[arg(long)]
     online: bool,
     #[command(flatten)]
@@ -20,47 +29,130 @@ pub(super) async fn check(check: Check) -> Result<(), CliError> {
     let config = check.settings.load(Source::of_process())?;
     start_logs(config.log.format)?;
     print!("{}", config.render_masked());
-    if !check.online {
-        return Ok(());
+    let mut report = Report { failed: 0 };
+    if let Some(Err(error)) = config.http.tls().as_ref().map(read_tls) {
+        let mend = "both are PEM; the certificate of the key comes first in TLS_CERT";
+        report.failed("tls", format!("{error:#}"), mend);
     }
-    let database = check_database(&config).await;
-    report("database", &database);
-    let reached = upstream::probe(&config.upstream.base_url, config.upstream.timeout).await;
-    report("upstream", &reached);
-    if database.is_err() || reached.is_err() {
-        return Err(anyhow!("not all is well").into());
+    if check.online {
+        check_database(&config, &mut report).await?;
+        check_upstream(&config, &mut report).await;
+    }
+    match report.failed {
+        0 => Ok(()),
+        _ => Err(anyhow!("not all is well").into()),
+    }
+}
+
+async fn check_database(config: &Config, report: &mut Report) -> Result<(), CliError> {
+    let options = schema::connect_options(&config.database.url)?;
+    match schema::reach(&options).await {
+        Err(error) => report.failed("database", &error, error.remedy()),
+        Ok(()) => check_inside(config, &schema::open_pool(options, 1), report).await,
+    }
+    if let Some(url) = &config.database.read_url {
+        match schema::reach(&schema::connect_options(url)?).await {
+            Err(error) => report.failed("read database", &error, error.remedy()),
+            Ok(()) => report.ok("read database", "reached"),
+        }
     }
     Ok(())
 }
 
-fn report(part: &str, outcome: &anyhow::Result<String>) {
-    match outcome {
-        Ok(told) => println!("{part}: ok, {told}"),
-        Err(error) => println!("{part}: FAILED, {error:#}"),
+async fn check_inside(config: &Config, pool: &PgPool, report: &mut Report) {
+    let health = match find_fitness(pool).await {
+        Err(unfit) => return report.failed("database", &unfit, unfit.remedy()),
+        Ok(health) => health,
+    };
+    report.ok("database", "schema current, keeps what it commits");
+    let mend = "`serve` makes them at start, `cleanup` at each run: see that one of them runs";
+    match health.partitions_ahead {
+        ..0 => report.failed("audit", "this month has no partition", mend),
+        ahead @ 0..PARTITIONS_AHEAD => {
+            report.note(
+                "audit",
+                format!("partitions for {ahead} more months only: {mend}"),
+            );
+        }
+        ahead => report.ok("audit", format!("partitions for {ahead} more months")),
+    }
+    match health.has_synchronous_standby {
+        true => report.ok("standby", "what is acknowledged outlives the primary"),
+        false => report.note(
+            "standby",
+            "none is synchronous: what was just acknowledged is lost with the primary",
+        ),
+    }
+    match check_keys(config, pool).await {
+        Ok(known) => report.ok("keys", format!("those of all stored tokens are here ({known})")),
+        Err(error) => report.failed(
+            "keys",
+            error,
+            "give every replica the TOKEN_KEYS and FINGERPRINT_KEY that these were stored with; docs/rotation.md says how they are changed",
+        ),
     }
 }
 
-/// What there is to tell of a database that is fit.
-async fn check_database(config: &Config) -> anyhow::Result<String> {
-    let options = schema::connect_options(&config.database.url)?;
-    schema::wait_for_database(&options, config.database.startup_wait).await?;
-    let db = Database::new(schema::open_pool(options, 1));
-    schema::check_fitness(&mut *db.pool().acquire().await?).await?;
-    let health = schema::find_database_health(db.pool()).await?;
-    let stored = tokens::list_key_ids(db.pool()).await?;
-    let known = |id: &String| config.keys.token_keys.iter().any(|key| key.id == *id);
-    if let Some(id) = stored.iter().find(|id| !known(id)) {
-        return Err(anyhow!(
-            "stored tokens are sealed under key {id:?}, which is not in TOKEN_KEYS"
-        ));
+async fn find_fitness(pool: &PgPool) -> Result<DatabaseHealth, Unfit> {
+    schema::check_fitness(&mut *pool.acquire().await.map_err(DbError::from)?).await?;
+    Ok(schema::find_database_health(pool).await?)
+}
+
+/// Opens one stored token under each key; returns how many keys there are.
+async fn check_keys(config: &Config, pool: &PgPool) -> anyhow::Result<usize> {
+    let ring = key_ring(&config.keys);
+    let ids = tokens::list_key_ids(pool).await?;
+    for id in &ids {
+        for secret in keys::list_secrets_under_key(pool, id, Uuid::nil(), 1).await? {
+            let token = ring.open(&secret.ciphertext, secret.id, &secret.combination)?;
+            let fingerprint = ring.fingerprint(token.expose());
+            let record = tokens::find_token(pool, secret.id).await?;
+            if record.is_some_and(|record| record.fingerprint != fingerprint) {
+                bail!("a stored token has another fingerprint: FINGERPRINT_KEY was changed");
+            }
+        }
     }
-    let keeps = if health.has_synchronous_standby {
-        "what is acknowledged outlives the loss of the primary"
-    } else {
-        "without a synchronous standby: what was just acknowledged is lost with the primary"
-    };
-    Ok(format!(
-        "schema current, audit partitions for {} more months, {keeps}",
-        health.partitions_ahead
-    ))
+    Ok(ids.len())
+}
+
+async fn check_upstream(config: &Config, report: &mut Report) {
+    let (url, patience) = (&config.upstream.base_url, config.upstream.timeout);
+    match upstream::probe(url, patience, false).await {
+        Ok(status) => report.ok(
+            "upstream",
+            format!("{url} answers, with {status}; only a mint shows whether it takes our key"),
+        ),
+        Err(error) => report.failed(
+            "upstream",
+            error,
+            "UPSTREAM_BASE_URL, DNS, the firewall and the root certificates of this machine decide",
+        ),
+    }
+}
+
+/// A line for each part, coloured on a terminal.
+struct Report {
+    failed: u32,
+}
+
+impl Report {
+    fn ok(&self, part: &str, told: impl Display) {
+        Self::line(part, AnsiColor::Green, "ok", told);
+    }
+
+    /// Worth knowing, and no failure.
+    fn note(&self, part: &str, told: impl Display) {
+        Self::line(part, AnsiColor::Yellow, "note", told);
+    }
+
+    fn failed(&mut self, part: &str, why: impl Display, mend: &str) {
+        self.failed += 1;
+        Self::line(part, AnsiColor::Red, "FAILED", why);
+        println!("    {mend}");
+    }
+
+    fn line(part: &str, colour: AnsiColor, outcome: &str, told: impl Display) {
+        let style = Style::new().bold().fg_color(Some(Color::Ansi(colour)));
+        println!("{part}: {style}{outcome}{style:#}, {told}");
+    }
 }

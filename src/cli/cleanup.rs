@@ -1,7 +1,10 @@
 //! `token-vendor cleanup`.
 
+use std::future::pending;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::client::actor;
@@ -53,10 +56,30 @@ pub(super) async fn cleanup(cleanup: Cleanup) -> Result<(), CliError> {
         Families::at_zero(),
         stop,
     );
-    let summary = cleaner.run(run, Origin::Actor(actor())).await?;
+    let summary = tokio::select! {
+        summary = cleaner.run(run, Origin::Actor(actor())) => summary?,
+        () = show_progress(&cleaner) => unreachable!("it has no end"),
+    };
+    if io::stderr().is_terminal() {
+        eprint!("\x1b[K");
+    }
     println!(
         "{}",
         serde_json::to_string(&summary).map_err(anyhow::Error::from)?
     );
     Ok(())
+}
+
+/// A line on the terminal, rewritten as the work goes on; nothing where there is no terminal.
+async fn show_progress(cleaner: &Cleaner) {
+    if !io::stderr().is_terminal() {
+        return pending().await;
+    }
+    loop {
+        sleep(Duration::from_secs(1)).await;
+        if let Ok(backlog) = cleaner.find_backlog().await {
+            let left = backlog.overdue_tokens;
+            eprint!("\r{left} ended tokens left to mark, then old records\x1b[K\r");
+        }
+    }
 }

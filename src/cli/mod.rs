@@ -8,23 +8,34 @@ mod check;
 mod cleanup;
 mod client;
 mod dev;
+mod health;
 mod keys;
 mod sandbox;
 mod serve;
 
+use std::io::{Write, stdout};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
 
+use crate::api::openapi_document;
 use crate::config::{ConfigError, DatabaseCommandConfig, Flags, LogFormat, Source};
 use crate::db::schema::{self, Unfit};
 use crate::telemetry::{self, Traces};
 
+const AFTER_HELP: &str = "\
+To look at it:  dev
+To deploy it:   check --online, migrate, client create, serve
+
+A setting is looked up as a flag, in the environment, in .env; secrets are never flags.
+Results go to stdout, logs to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.";
+
 /// Vends bank verification tokens: one upstream call for any herd, every handout on record.
 #[derive(Debug, Parser)]
-#[command(name = "token-vendor", version, arg_required_else_help = true)]
+#[command(name = "token-vendor", version, arg_required_else_help = true, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -36,11 +47,11 @@ enum Command {
     Serve(serve::Serve),
     /// Apply pending migrations.
     Migrate(Migrate),
-    /// Run everything on this machine: Postgres, a stand-in upstream, the service.
+    /// Run everything on this machine: Postgres, a stand-in for the provider, the service.
     Dev(dev::Dev),
-    /// Run the stand-in upstream alone.
+    /// Run the stand-in for the provider alone.
     Sandbox(sandbox::SandboxCommand),
-    /// Clear away what has ended, once.
+    /// Mark what has ended and remove what was kept long enough, once.
     Cleanup(cleanup::Cleanup),
     /// Manage the API keys of this service.
     #[command(subcommand)]
@@ -51,8 +62,17 @@ enum Command {
     /// Read the audit trail.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// Validate the configuration and print it, secrets masked.
+    /// Print the configuration, secrets masked, and what is wrong with it.
     Check(check::Check),
+    /// Print the OpenAPI document that the service serves.
+    Openapi,
+    /// Exit with 0 if the service on this machine is ready, for health checks without curl.
+    Health(health::Health),
+    /// Print a script that completes this command line in a shell.
+    Completions {
+        /// Load it with, for instance, `source <(token-vendor completions bash)`.
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -134,6 +154,12 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Keys(keys) => keys::keys(keys).await,
         Command::Audit(command) => audit::audit(command).await,
         Command::Check(check) => check::check(check).await,
+        Command::Openapi => print_openapi(),
+        Command::Health(health) => health::health(health).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "token-vendor", &mut stdout());
+            Ok(())
+        }
     }
 }
 
@@ -145,6 +171,12 @@ async fn apply_migrations(migrate: Migrate) -> Result<(), CliError> {
     schema::migrate(&options).await?;
     tracing::info!("the schema is up to date");
     Ok(())
+}
+
+fn print_openapi() -> Result<(), CliError> {
+    let mut document = serde_json::to_string_pretty(&openapi_document()).expect("it is JSON");
+    document.push('\n');
+    Ok(std::io::stdout().write_all(document.as_bytes())?)
 }
 
 fn start_logs(format: LogFormat) -> Result<(), CliError> {

@@ -1,5 +1,7 @@
 //! `token-vendor serve`.
 
+use std::pin::pin;
+
 use super::{CliError, start_telemetry, told_to_stop};
 use crate::app::Service;
 use crate::config::{Config, Flags, Source};
@@ -21,12 +23,19 @@ pub(super) async fn serve(serve: Serve) -> Result<(), CliError> {
     if let Some(url) = &config.database.read_url {
         schema::connect_options(url)?;
     }
-    let stop = told_to_stop()?;
-    if serve.migrate {
-        schema::wait_for_database(&options, config.database.startup_wait).await?;
-        schema::migrate(&options).await?;
-    }
-    let service = Service::start(config).await?;
+    let mut stop = pin!(told_to_stop()?);
+    let start = async {
+        if serve.migrate {
+            schema::wait_for_database(&options, config.database.startup_wait).await?;
+            schema::migrate(&options).await?;
+        }
+        Ok::<_, CliError>(Service::start(config).await?)
+    };
+    // Nothing is under way yet that would have to be finished.
+    let service = tokio::select! {
+        started = start => started?,
+        () = &mut stop => return Ok(()),
+    };
     tracing::info!(address = %service.addr(), "serving");
     let ended = service.run_until(stop).await;
     traces.flush().await;

@@ -27,17 +27,19 @@ fn settings<C: CommandConfig>() -> impl Iterator<Item = &'static Setting> {
 }
 
 fn arg(setting: &'static Setting) -> Arg {
-    let mut help = format!("{} [env: {}]", setting.help.trim(), setting.variable);
-    if let Some(default) = setting.default.filter(|default| !default.is_empty()) {
+    let default = setting.default.unwrap_or_default();
+    let mut help = format!("{}\n[env: {}]", setting.help.trim(), setting.variable);
+    if !default.is_empty() {
         help += &format!(" [default: {default}]");
     }
     let arg = Arg::new(setting.variable)
         .long(setting.variable.to_ascii_lowercase().replace('_', "-"))
-        .value_name("VALUE")
+        .value_name(value_name(default))
         .help(help)
-        .help_heading("Settings");
-    match setting.default {
-        Some("true" | "false") => arg
+        .help_heading(setting.group)
+        .hide_short_help(true);
+    match default {
+        "true" | "false" => arg
             .num_args(0..=1)
             .require_equals(true)
             .default_missing_value("true"),
@@ -45,9 +47,41 @@ fn arg(setting: &'static Setting) -> Arg {
     }
 }
 
+/// What a value looks like, as its default shows.
+fn value_name(default: &str) -> &'static str {
+    match default {
+        "true" | "false" => "true|false",
+        _ if default.parse::<u64>().is_ok() => "N",
+        _ if humantime::parse_duration(default).is_ok() => "DURATION",
+        _ if default.contains("://") => "URL",
+        _ => "VALUE",
+    }
+}
+
+/// What the command takes that is no flag.
+fn secrets<C: CommandConfig>() -> String {
+    let is_secret = |setting: &&Setting| setting.secrecy != Secrecy::Public && C::concerns(setting);
+    let entries = SETTINGS.iter().filter(is_secret).map(|setting| {
+        let required = setting.default.map_or(" [required]", |_| "");
+        format!(
+            "\n  {}\n          {}{required}",
+            setting.variable,
+            setting.help.trim()
+        )
+    });
+    match entries.collect::<String>() {
+        none if none.is_empty() => none,
+        some => format!("Not flags, but variables, or in a file that NAME_FILE names:{some}"),
+    }
+}
+
 impl<C: CommandConfig> Args for Flags<C> {
     fn augment_args(command: Command) -> Command {
-        command.args(settings::<C>().map(arg))
+        let command = command.args(settings::<C>().map(arg));
+        match secrets::<C>() {
+            none if none.is_empty() => command,
+            some => command.after_long_help(some),
+        }
     }
 
     fn augment_args_for_update(command: Command) -> Command {

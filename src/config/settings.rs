@@ -92,9 +92,9 @@ settings! {
         /// Allow http:// to any provider address: its credentials then travel in the clear.
         allow_http: bool = "UPSTREAM_ALLOW_HTTP", Public, Some("false"), like("true or false");
         /// The provider's API key.
-        api_key: SecretString = "UPSTREAM_API_KEY", Secret, None, secret;
+        api_key: SecretString = "UPSTREAM_API_KEY", Secret, None, username;
         /// The provider's API secret.
-        api_secret: SecretString = "UPSTREAM_API_SECRET", Secret, None, secret;
+        api_secret: SecretString = "UPSTREAM_API_SECRET", Secret, None, password;
         /// Longest time for one mint, all attempts together.
         timeout: Duration = "UPSTREAM_TIMEOUT", Public, Some("8s"), duration("100ms", "1m");
         /// Most attempts for one mint, where another one is safe; 1 or more.

@@ -76,6 +76,24 @@ fn the_committed_example_is_what_the_table_says_and_changes_nothing() {
 }
 
 #[test]
+fn the_docs_have_a_row_for_every_setting_with_its_default() {
+    let docs = include_str!("../../docs/configuration.md");
+    let rows: Vec<&str> = docs.lines().filter(|l| l.starts_with("| `")).collect();
+    let expected = SETTINGS.iter().map(|setting| match setting.default {
+        None => format!("| `{}` | required | ", setting.variable),
+        Some("") => format!("| `{}` |  | ", setting.variable),
+        Some(default) => format!("| `{}` | `{default}` | ", setting.variable),
+    });
+    for expected in expected {
+        assert!(
+            rows.iter().any(|row| row.starts_with(&expected)),
+            "{expected}"
+        );
+    }
+    assert_eq!(rows.len(), SETTINGS.len(), "a row of no setting");
+}
+
+#[test]
 fn a_flag_comes_before_the_environment_before_dotenv_before_the_default() {
     for (flag, environment, dotenv, expected) in [
         ("", "", "", "16  # source: default"),
@@ -138,6 +156,10 @@ fn values_have_a_shape() {
         ("TRUSTED_PROXIES", "::1, 10.0.0.0/33", "10.0.0.0/33"),
         ("UPSTREAM_BASE_URL", "ivs.idenfy.com", "absolute"),
         ("UPSTREAM_BASE_URL", "ftp://h", "absolute"),
+        ("UPSTREAM_BASE_URL", "https://h/?q=1", "no query"),
+        ("UPSTREAM_BASE_URL", "https://h/#f", "no query"),
+        ("UPSTREAM_API_KEY", "a:b", "no colon"),
+        ("UPSTREAM_API_SECRET", "a\nb", "no control characters"),
         ("UPSTREAM_BASE_URL", "https://u:hush@h", "credentials"),
         ("UPSTREAM_BASE_URL", "http://10.0.0.1", "must be https"),
         ("UPSTREAM_BASE_URL", "http://[::2]", "must be https"),

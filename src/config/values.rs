@@ -92,8 +92,19 @@ pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
     ValueEnum::from_str(text, false).map_err(|_| format!("{text:?} is not text or json"))
 }
 
-pub(super) fn secret(text: &str) -> Parsed<SecretString> {
-    Ok(text.into())
+/// What HTTP Basic can carry as a username (RFC 7617, section 2).
+pub(super) fn username(text: &str) -> Parsed<SecretString> {
+    match text.contains(':') {
+        true => Err("must have no colon".into()),
+        false => password(text),
+    }
+}
+
+pub(super) fn password(text: &str) -> Parsed<SecretString> {
+    match text.chars().any(char::is_control) {
+        true => Err("must have no control characters, line breaks included".into()),
+        false => Ok(text.into()),
+    }
 }
 
 /// Checked early, so that all mistakes come at once.
@@ -141,6 +152,9 @@ pub(super) fn web_url(text: &str) -> Parsed<Url> {
 /// With a slash at the end of its path, so that paths can be joined to it.
 pub(super) fn upstream_base_url(text: &str) -> Parsed<Url> {
     let mut url = web_url(text)?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("must have no query and no fragment: /bank/tokens/ is appended to it".into());
+    }
     if !url.path().ends_with('/') {
         url.set_path(&format!("{}/", url.path()));
     }

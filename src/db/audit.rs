@@ -12,6 +12,39 @@ use uuid::Uuid;
 use super::DbError;
 use crate::model::{Caller, EventKind};
 
+/// The statement that decides a batch; its one row is an array of the ids that it wrote.
+macro_rules! insert {
+    ($on_conflict:literal, $columns:ident, $floor:ident) => {
+        sqlx::query_scalar!(
+            r#"WITH recorded AS (
+                   INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
+                                             country, bank, access, token_id, fingerprint)
+                   SELECT r.event_id, r.occurred_at, $10, r.user_id, r.client, r.request_id, r.source_ip,
+                          nullif(t.country, ''), nullif(t.bank, ''), t.access, t.id, t.fingerprint
+                   FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::uuid[], $5::text[], $6::text[],
+                               $7::text[], $8::float8[])
+                        AS r(event_id, occurred_at, user_id, token_id, client, request_id, source_ip, min_life)
+                   JOIN tokens t ON t.user_id = r.user_id AND t.id = r.token_id
+                   WHERE t.is_valid AND t.superseded_at IS NULL
+                     AND t.ends_at > greatest(clock_timestamp(), $9) + make_interval(secs => r.min_life)
+                   "# + $on_conflict + r#"
+                   RETURNING id
+               )
+               SELECT coalesce(array_agg(id), '{}') AS "ids!" FROM recorded"#,
+            &$columns.event_id,
+            &$columns.occurred_at,
+            &$columns.user_id as &[&str],
+            &$columns.token_id,
+            &$columns.client as &[&str],
+            &$columns.request_id as &[&str],
+            &$columns.source_ip as &[Option<&str>],
+            &$columns.min_life,
+            $floor,
+            EventKind::TokenReused.name(),
+        )
+    };
+}
+
 /// The wish to hand out a token that is on record.
 #[derive(Debug)]
 pub struct HandoutRow {
@@ -31,40 +64,30 @@ pub struct HandoutRow {
 
 /// Writes the events of those handouts whose token may be handed out at this moment, and returns
 /// their ids: once it has returned they are durable. `floor` is the earliest time that it can be.
+///
+/// The events must be new. Their being so is what makes this cheaper than [`replay_handouts`].
 pub async fn insert_handouts(
     connection: &mut PgConnection,
     rows: &[&HandoutRow],
     floor: DateTime<Utc>,
 ) -> Result<HashSet<Uuid>, DbError> {
-    let mut columns = Columns::with_capacity(rows.len());
-    rows.iter().for_each(|row| columns.push(row));
-    let ids = sqlx::query_scalar!(
-        "INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
-                                   country, bank, access, token_id, fingerprint)
-         SELECT r.event_id, r.occurred_at, $10, r.user_id, r.client, r.request_id, r.source_ip,
-                nullif(t.country, ''), nullif(t.bank, ''), t.access, t.id, t.fingerprint
-         FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::uuid[], $5::text[], $6::text[],
-                     $7::text[], $8::float8[])
-              AS r(event_id, occurred_at, user_id, token_id, client, request_id, source_ip, min_life)
-         JOIN tokens t ON t.user_id = r.user_id AND t.id = r.token_id
-         WHERE t.is_valid AND t.superseded_at IS NULL
-           AND t.ends_at > greatest(clock_timestamp(), $9) + make_interval(secs => r.min_life)
-         ON CONFLICT DO NOTHING
-         RETURNING id",
-        &columns.event_id,
-        &columns.occurred_at,
-        &columns.user_id as &[&str],
-        &columns.token_id,
-        &columns.client as &[&str],
-        &columns.request_id as &[&str],
-        &columns.source_ip as &[Option<&str>],
-        &columns.min_life,
-        floor,
-        EventKind::TokenReused.name(),
-    )
-    .fetch_all(connection)
-    .await?;
+    let columns = Columns::of(rows);
+    let ids = insert!("", columns, floor).fetch_one(connection).await?;
     Ok(ids.into_iter().collect())
+}
+
+/// The same for events of which some may be on record already. Those that are, are left as they are
+/// and not named; what is being written at this moment is waited for.
+pub async fn replay_handouts(
+    connection: &mut PgConnection,
+    rows: &[&HandoutRow],
+    floor: DateTime<Utc>,
+) -> Result<(), DbError> {
+    let columns = Columns::of(rows);
+    insert!("ON CONFLICT DO NOTHING", columns, floor)
+        .fetch_one(connection)
+        .await?;
+    Ok(())
 }
 
 /// Which of those handouts are on record: after a replay, whose own answer names only what the
@@ -73,8 +96,7 @@ pub async fn find_handouts(
     connection: &mut PgConnection,
     rows: &[&HandoutRow],
 ) -> Result<HashSet<Uuid>, DbError> {
-    let mut columns = Columns::with_capacity(rows.len());
-    rows.iter().for_each(|row| columns.push(row));
+    let columns = Columns::of(rows);
     let ids = sqlx::query_scalar!(
         "SELECT e.id
          FROM unnest($1::uuid[], $2::timestamptz[], $3::text[]) AS r(event_id, occurred_at, user_id)
@@ -119,7 +141,6 @@ impl AuditConnection {
     }
 }
 
-#[derive(Default)]
 struct Columns<'a> {
     event_id: Vec<Uuid>,
     occurred_at: Vec<DateTime<Utc>>,
@@ -132,27 +153,19 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn with_capacity(rows: usize) -> Self {
-        Columns {
-            event_id: Vec::with_capacity(rows),
-            occurred_at: Vec::with_capacity(rows),
-            user_id: Vec::with_capacity(rows),
-            token_id: Vec::with_capacity(rows),
-            client: Vec::with_capacity(rows),
-            request_id: Vec::with_capacity(rows),
-            source_ip: Vec::with_capacity(rows),
-            min_life: Vec::with_capacity(rows),
+    fn of(rows: &[&'a HandoutRow]) -> Self {
+        fn column<'a, T>(rows: &[&'a HandoutRow], value: impl Fn(&'a HandoutRow) -> T) -> Vec<T> {
+            rows.iter().map(|row| value(row)).collect()
         }
-    }
-
-    fn push(&mut self, row: &'a HandoutRow) {
-        self.event_id.push(row.event_id);
-        self.occurred_at.push(row.occurred_at);
-        self.user_id.push(&row.user_id);
-        self.token_id.push(row.token_id);
-        self.client.push(&row.caller.client);
-        self.request_id.push(&row.caller.request_id);
-        self.source_ip.push(row.caller.source_ip.as_deref());
-        self.min_life.push(row.min_life.as_secs_f64());
+        Columns {
+            event_id: column(rows, |row| row.event_id),
+            occurred_at: column(rows, |row| row.occurred_at),
+            user_id: column(rows, |row| row.user_id.as_str()),
+            token_id: column(rows, |row| row.token_id),
+            client: column(rows, |row| row.caller.client.as_str()),
+            request_id: column(rows, |row| row.caller.request_id.as_str()),
+            source_ip: column(rows, |row| row.caller.source_ip.as_deref()),
+            min_life: column(rows, |row| row.min_life.as_secs_f64()),
+        }
     }
 }

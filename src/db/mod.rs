@@ -8,6 +8,7 @@ pub mod events;
 pub mod invalidation;
 pub mod keys;
 pub mod mints;
+pub mod overview;
 pub mod partitions;
 pub mod schema;
 pub mod slots;
@@ -43,6 +44,25 @@ pub enum DbError {
 }
 
 impl DbError {
+    /// What mends it where not even a connection came about.
+    pub fn remedy(&self) -> &'static str {
+        let code = match self {
+            DbError::Sqlx(sqlx::Error::Database(error)) => error.code().unwrap_or_default(),
+            _ => Default::default(),
+        };
+        match code.get(..2) {
+            Some("28") => {
+                "mend role and password in its URL, or let this machine in by pg_hba.conf"
+            }
+            Some("3D") => "create that database, or mend the name in its URL",
+            Some("53") => "raise max_connections there, or lower DATABASE_MAX_CONNECTIONS here",
+            Some("57") => "it is starting or stopping: wait",
+            _ => {
+                "see that it runs, that host, port and sslmode in its URL are right, and that no firewall or network policy is between"
+            }
+        }
+    }
+
     /// The error is in the data of one row, not in the database: SQLSTATE classes 22 and 23, but
     /// for 23514, which is what a missing partition gives.
     pub fn is_of_the_row(&self) -> bool {

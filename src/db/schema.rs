@@ -15,6 +15,12 @@ use super::partitions::PARTITIONS_AHEAD;
 /// The migrations of this version.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
 
+/// A database that takes longer to let us in counts as down.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whoever waits longer than this for the database hears why.
+const TELL_AFTER: Duration = Duration::from_secs(3);
+
 /// Why the service does not start on this database.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
@@ -48,6 +54,21 @@ pub enum Unfit {
     /// A statement failed.
     #[error(transparent)]
     Failed(#[from] DbError),
+}
+
+impl Unfit {
+    /// What mends it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Unfit::Address => "write it as postgres://user:password@host:5432/database",
+            Unfit::Unreachable { last, .. } | Unfit::Failed(last) => last.remedy(),
+            Unfit::TooOld(_) => "upgrade it",
+            Unfit::OldSchema { .. } => {
+                "the version before this one goes on serving on the newer schema"
+            }
+            Unfit::NotDurable(_) => "connect to the primary, with fsync and synchronous_commit on",
+        }
+    }
 }
 
 /// How connections are made. Statements are prepared and sent without a transaction around them,
@@ -93,24 +114,32 @@ pub async fn wait_for_database(
     options: &PgConnectOptions,
     patience: Duration,
 ) -> Result<(), Unfit> {
-    let started = Instant::now();
-    loop {
-        let attempt = tokio::time::timeout(Duration::from_secs(5), options.connect());
-        let last = match attempt.await {
-            Ok(Ok(connection)) => {
-                let _ = sqlx::Connection::close(connection).await;
-                return Ok(());
-            }
-            Ok(Err(error)) => error.into(),
-            Err(_) => DbError::TimedOut(Duration::from_secs(5)),
-        };
+    let (started, mut is_told) = (Instant::now(), false);
+    while let Err(last) = reach(options).await {
         if started.elapsed() >= patience {
             return Err(Unfit::Unreachable {
                 waited: patience,
                 last,
             });
         }
+        if !is_told && started.elapsed() >= TELL_AFTER {
+            is_told = true;
+            tracing::warn!(cause = %last, "waiting for the database, at most {patience:?}");
+        }
         tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
+/// One try at a connection.
+pub async fn reach(options: &PgConnectOptions) -> Result<(), DbError> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
+        Ok(Ok(connection)) => {
+            let _ = sqlx::Connection::close(connection).await;
+            Ok(())
+        }
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(DbError::TimedOut(CONNECT_TIMEOUT)),
     }
 }
 

@@ -109,6 +109,46 @@ pub async fn find_token(pool: &PgPool, id: Uuid) -> Result<Option<Token>, DbErro
     row.map(Token::try_from).transpose()
 }
 
+/// How a token was come by. A row of `mints`.
+#[derive(Clone, Debug)]
+pub struct Mint {
+    /// The client that it was for.
+    pub client: String,
+    /// Its request.
+    pub request_id: String,
+    /// When the intent was recorded.
+    pub started_at: DateTime<Utc>,
+    /// When it was known what came of it.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// `open`, `minted`, `failed` or `unknown`.
+    pub outcome: String,
+    /// The class of failure.
+    pub failure: Option<String>,
+    /// The status of the upstream's last answer.
+    pub upstream_status: Option<i16>,
+    /// Calls to the upstream.
+    pub attempts: i16,
+    /// Calls after which it may have minted without our knowing.
+    pub unseen: i16,
+    /// From the first call to the last answer, in milliseconds.
+    pub latency_ms: Option<i32>,
+}
+
+/// The mint of that user and id, which is its token's.
+pub async fn find_mint(pool: &PgPool, user_id: &str, id: Uuid) -> Result<Option<Mint>, DbError> {
+    let mint = sqlx::query_as!(
+        Mint,
+        "SELECT client, request_id, started_at, finished_at, outcome, failure, upstream_status, attempts,
+                unseen, latency_ms
+         FROM mints WHERE user_id = $1 AND id = $2",
+        user_id,
+        id
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(mint)
+}
+
 /// The newest record of that fingerprint.
 pub async fn find_token_by_fingerprint(
     pool: &PgPool,
@@ -125,6 +165,12 @@ pub async fn find_token_by_fingerprint(
     .fetch_optional(pool)
     .await?;
     row.map(Token::try_from).transpose()
+}
+
+/// The ids of all records of that fingerprint.
+pub async fn list_token_ids(pool: &PgPool, fingerprint: &str) -> Result<Vec<Uuid>, DbError> {
+    let ids = sqlx::query_scalar!("SELECT id FROM tokens WHERE fingerprint = $1", fingerprint);
+    Ok(ids.fetch_all(pool).await?)
 }
 
 /// Records newest first, at most `limit` of them, those that come after the given (issued at, id)

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 /// An enum whose variants have fixed names in JSON, SQL and on the command line.
 macro_rules! from_names {
-    ($(#[$meta:meta])* pub enum $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:literal,)+ }) => {
+    ($(#[$meta:meta])* pub enum $name:ident { $($(#[doc = $meaning:literal])+ $variant:ident = $text:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize)]
-        pub enum $name { $($(#[$variant_meta])* #[serde(rename = $text)] $variant,)+ }
+        pub enum $name { $($(#[doc = $meaning])+ #[serde(rename = $text)] $variant,)+ }
 
         impl $name {
             /// Every variant, in order.
@@ -16,6 +16,11 @@ macro_rules! from_names {
             /// The fixed name.
             pub fn name(self) -> &'static str {
                 match self { $($name::$variant => $text,)+ }
+            }
+
+            /// What it means, in a sentence: its documentation.
+            pub fn meaning(self) -> &'static str {
+                match self { $($name::$variant => concat!($($meaning),+).trim_start(),)+ }
             }
 
             /// The variant of that name, compared exactly.

@@ -14,6 +14,7 @@ use crate::db::cleanup::{
     abandon_mints, count_due, expire_tokens, find_last_run, purge_mints, purge_slots, purge_tokens,
     record_run,
 };
+use crate::db::overview::{ROLL_UP, roll_up_minutes};
 use crate::db::partitions::{create_partitions, drop_partition, list_expired_partitions};
 use crate::db::{Database, DbError};
 use crate::metrics::Metrics;
@@ -302,6 +303,7 @@ async fn work(
         }
     }
     summary.complete = batches.is_complete;
+    batches.count_minutes().await;
     Ok(summary)
 }
 
@@ -344,6 +346,25 @@ impl Batches<'_> {
             sleep(PAUSE).await;
         }
         Ok(rows)
+    }
+
+    /// Brings the figures of the overview up to date. They are for the eye alone: where that fails,
+    /// or the time is over, the run is as good without.
+    async fn count_minutes(&mut self) {
+        while !self.is_over() {
+            match self
+                .db
+                .run(|pool| async move { roll_up_minutes(&pool).await })
+                .await
+            {
+                Ok(ROLL_UP) => sleep(PAUSE).await,
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "the figures of the overview could not be counted");
+                    return;
+                }
+            }
+        }
     }
 
     fn is_over(&mut self) -> bool {

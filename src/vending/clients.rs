@@ -15,13 +15,13 @@ use crate::model::{Client, Failure};
 
 /// A change of a client is seen by every replica within this time.
 const MAX_AGE: Duration = Duration::from_secs(3);
-/// Keys remembered, unknown ones included; more push out the oldest.
+/// Clients remembered; more push out the oldest.
 const MAX_KEYS: u64 = 10_000;
 
 /// The clients as this replica knows them.
 #[derive(Clone, Debug)]
 pub struct Clients {
-    known: Cache<String, Option<Arc<Client>>>,
+    known: Cache<String, Arc<Client>>,
     db: Database,
     clock: Arc<DatabaseClock>,
 }
@@ -36,30 +36,30 @@ impl Clients {
         Clients { known, db, clock }
     }
 
-    /// The client of that key and secret, or of the secret before it while that is good; `None` for an unknown key, a wrong secret and a disabled
-    /// client alike, after the same time.
+    /// The client of that key and secret, or of the secret before it while that is good; `None` for
+    /// an unknown key, a wrong secret and a disabled client alike. The database is asked before any
+    /// of them is refused: they take the same time, and a secret is good as soon as it is made.
     pub async fn authenticate(
         &self,
         api_key: &str,
         secret: &[u8],
     ) -> Result<Option<Arc<Client>>, Failure> {
-        let client = match self.known.get(api_key).await {
-            Some(client) => client,
-            None if is_well_formed(api_key) => self.look_up(api_key).await?,
-            None => None,
-        };
         let digest = Sha256::digest(secret);
-        // What stands in for a missing hash is no hash that anybody knows a secret of.
-        let is_that =
-            |expected: Option<&[u8]>| digest.as_slice().ct_eq(expected.unwrap_or(&[0; 32]));
-        let client_ref = client.as_deref();
-        let is_current = is_that(client_ref.map(|client| &*client.secret_sha256));
-        let is_previous =
-            is_that(client_ref.and_then(|client| client.previous_secret_sha256.as_deref()));
-        let is_right: bool = (is_current | is_previous).into();
-        Ok(client.filter(|client| is_right && client.is_enabled))
+        if let Some(client) = self.known.get(api_key).await {
+            if is_right(Some(&client), &digest) {
+                return Ok(Some(client));
+            }
+            self.known.invalidate(api_key).await;
+        }
+        let client = match is_well_formed(api_key) {
+            true => self.look_up(api_key).await?,
+            false => None,
+        };
+        let is_right = is_right(client.as_deref(), &digest);
+        Ok(client.filter(|_| is_right))
     }
 
+    /// Many who ask for one key at once share one look.
     async fn look_up(&self, api_key: &str) -> Result<Option<Arc<Client>>, Failure> {
         let look = async {
             let key = api_key.to_owned();
@@ -68,16 +68,33 @@ impl Clients {
                 .run(|pool| async move { find_client(&pool, &key).await });
             let (client, now) = timeout(STEP_PATIENCE, found)
                 .await
-                .unwrap_or(Err(DbError::TimedOut(STEP_PATIENCE)))?;
+                .unwrap_or(Err(DbError::TimedOut(STEP_PATIENCE)))
+                .map_err(Some)?;
             self.clock.observe(now);
-            Ok::<_, DbError>(client.map(Arc::new))
+            // An unknown key is not remembered.
+            client.map(Arc::new).ok_or(None::<DbError>)
         };
-        let found = self.known.try_get_with_by_ref(api_key, look).await;
-        found.map_err(|error| {
-            tracing::error!(%error, "a client could not be looked up");
-            Failure::database()
-        })
+        match self.known.try_get_with_by_ref(api_key, look).await {
+            Ok(client) => Ok(Some(client)),
+            Err(error) => match &*error {
+                None => Ok(None),
+                Some(error) => {
+                    tracing::error!(%error, "a client could not be looked up");
+                    Err(Failure::database())
+                }
+            },
+        }
     }
+}
+
+/// In the same time for every outcome.
+fn is_right(client: Option<&Client>, digest: &[u8]) -> bool {
+    // What stands in for a missing hash is no hash that anybody knows a secret of.
+    let is_that = |expected: Option<&[u8]>| digest.ct_eq(expected.unwrap_or(&[0; 32]));
+    let is_current = is_that(client.map(|client| &*client.secret_sha256));
+    let previous = client.and_then(|client| client.previous_secret_sha256.as_deref());
+    let is_right: bool = (is_current | is_that(previous)).into();
+    is_right && client.is_some_and(|client| client.is_enabled)
 }
 
 /// What cannot be a key is not asked of the database.

@@ -1,7 +1,9 @@
-//! One flight per combination in this process: the first caller starts it, the others join.
+//! One flight per combination and demand in this process: the first caller starts it, those who ask
+//! the same join.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 use tokio::runtime::Handle;
@@ -11,6 +13,18 @@ use tracing::Instrument;
 use super::resolve::Landed;
 use crate::model::{Combination, Failure};
 
+/// Who may share a flight. A token on record that does for one order may not do for another, whose
+/// mint the first must not be made to wait for: the lease sees to it that there is one mint for both.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Demand {
+    /// Of this combination.
+    pub combination: Combination,
+    /// With more life than this.
+    pub min_life: Duration,
+    /// A new one.
+    pub renew: bool,
+}
+
 /// What a flight ends in, for all who joined it.
 pub type Landing = Result<Landed, Failure>;
 type Flight = Shared<BoxFuture<'static, Landing>>;
@@ -18,7 +32,7 @@ type Flight = Shared<BoxFuture<'static, Landing>>;
 /// The flights under way. They run on the main runtime, and to their end whoever hangs up.
 #[derive(Clone, Debug)]
 pub struct Flights {
-    under_way: Arc<Mutex<HashMap<Combination, Flight>>>,
+    under_way: Arc<Mutex<HashMap<Demand, Flight>>>,
     runtime: Handle,
     tracker: TaskTracker,
 }
@@ -33,18 +47,18 @@ impl Flights {
         }
     }
 
-    /// Joins the flight of the combination, or starts it; true for who started it.
-    pub fn join<F>(&self, combination: &Combination, start: impl FnOnce() -> F) -> (Flight, bool)
+    /// Joins the flight, or starts it; true for who started it.
+    pub fn join<F>(&self, demand: &Demand, start: impl FnOnce() -> F) -> (Flight, bool)
     where
         F: Future<Output = Landing> + Send + 'static,
     {
         let mut under_way = lock(&self.under_way);
-        if let Some(flight) = under_way.get(combination) {
+        if let Some(flight) = under_way.get(demand) {
             return (flight.clone(), false);
         }
         let ending = Ending {
             under_way: self.under_way.clone(),
-            combination: combination.clone(),
+            demand: demand.clone(),
         };
         let work = start().in_current_span();
         let task = self.tracker.spawn_on(
@@ -56,20 +70,20 @@ impl Flights {
         );
         let flight = async move { task.await.unwrap_or_else(|_| Err(Failure::internal())) };
         let flight = flight.boxed().shared();
-        under_way.insert(combination.clone(), flight.clone());
+        under_way.insert(demand.clone(), flight.clone());
         (flight, true)
     }
 }
 
 /// Takes the flight off the list when it ends, in a panic too.
 struct Ending {
-    under_way: Arc<Mutex<HashMap<Combination, Flight>>>,
-    combination: Combination,
+    under_way: Arc<Mutex<HashMap<Demand, Flight>>>,
+    demand: Demand,
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        lock(&self.under_way).remove(&self.combination);
+        lock(&self.under_way).remove(&self.demand);
     }
 }
 

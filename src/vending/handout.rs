@@ -11,7 +11,9 @@ use uuid::Uuid;
 use super::cache::CachedToken;
 use super::clock::DatabaseClock;
 use crate::db::DbError;
-use crate::db::audit::{AuditConnection, HandoutRow, find_handouts, insert_handouts};
+use crate::db::audit::{
+    AuditConnection, HandoutRow, find_handouts, insert_handouts, replay_handouts,
+};
 use crate::metrics::Metrics;
 use crate::model::{Caller, Failure};
 
@@ -160,7 +162,11 @@ impl Writer {
     /// After a flush of unknown outcome: the same again, and then, in a statement of its own, what
     /// is on record. Asking first could miss a transaction still under way; inserting waits for it.
     async fn replay(&mut self, rows: &[&HandoutRow]) -> Result<HashSet<Uuid>, DbError> {
-        self.insert(rows).await?;
+        let floor = self.clock.floor();
+        within(FLUSH_TIMEOUT, async {
+            replay_handouts(self.connection.get().await?, rows, floor).await
+        })
+        .await?;
         within(FLUSH_TIMEOUT, async {
             find_handouts(self.connection.get().await?, rows).await
         })

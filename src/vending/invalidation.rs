@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::Vendor;
 use crate::db::invalidation::{end_token, end_tokens_of_user};
-use crate::db::tokens::{find_token, find_token_by_fingerprint};
+use crate::db::tokens::{find_token, find_token_by_fingerprint, list_token_ids};
 use crate::model::{Caller, Failure, InvalidationReason, Token};
 
 impl Vendor {
@@ -25,17 +25,23 @@ impl Vendor {
             .await
     }
 
-    /// Ends the token with that token string, if there is a valid one; returns how many it ended.
+    /// Ends the valid tokens with that token string: one, unless the upstream gave the same twice.
+    /// Returns how many it ended.
     pub async fn invalidate_token_string(
         &self,
         token_string: &str,
         reason: InvalidationReason,
         caller: Caller,
     ) -> Result<u64, Failure> {
-        match self.look_up(token_string).await? {
-            Some(token) => Ok(u64::from(self.end(token.id, reason, caller).await?)),
-            None => Ok(0),
+        let fingerprint = self.parts.keys.fingerprint(token_string);
+        let ids = self.parts.ask("look up tokens", move |pool| async move {
+            list_token_ids(&pool, &fingerprint).await
+        });
+        let mut ended = 0;
+        for id in ids.await? {
+            ended += u64::from(self.end(id, reason, caller.clone()).await?);
         }
+        Ok(ended)
     }
 
     /// Ends every valid token of the user, those of mints under way included; returns how many it

@@ -7,7 +7,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::TimeDelta;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, error_span};
 use uuid::Uuid;
 
 use super::cache::CachedToken;
@@ -136,7 +136,7 @@ impl Mint<'_> {
                 .parts
                 .upstream
                 .mint(&claim.combination, claim.lifetime, time)
-                .instrument(info_span!(
+                .instrument(error_span!(
                     "mint",
                     otel.kind = "client",
                     attempt = calls.attempts
@@ -229,7 +229,7 @@ impl Mint<'_> {
             async move {
                 let _ = done.send(record(&parts, finish).await);
             }
-            .instrument(info_span!(
+            .instrument(error_span!(
                 "record a mint",
                 otel.kind = "client",
                 db.system.name = "postgresql"

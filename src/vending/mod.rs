@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, error_span};
 use uuid::Uuid;
 
 use crate::crypto::KeyRing;
@@ -34,7 +34,7 @@ use crate::upstream::Upstream;
 use cache::{CachedToken, TokenCache};
 use clients::Clients;
 use clock::DatabaseClock;
-use flight::Flights;
+use flight::{Demand, Flights};
 use handout::Handouts;
 use resolve::{Landed, Origin};
 
@@ -200,7 +200,7 @@ impl Parts {
         F: FnOnce(PgPool) -> Fut,
         Fut: Future<Output = Result<T, DbError>> + Send + 'static,
     {
-        let span = info_span!(
+        let span = error_span!(
             "database",
             otel.name = step,
             otel.kind = "client",
@@ -282,11 +282,16 @@ impl Vendor {
         {
             return Ok(vended);
         }
+        let demand = Demand {
+            combination: order.combination.clone(),
+            min_life: self.parts.min_life(&order),
+            renew: order.renew,
+        };
         loop {
-            let (flight, is_ours) = self.flights.join(&order.combination, || {
+            let (flight, is_ours) = self.flights.join(&demand, || {
                 resolve::resolve(self.parts.clone(), order.clone(), caller.clone())
             });
-            let landed = flight.instrument(info_span!("flight", is_ours)).await?;
+            let landed = flight.instrument(error_span!("flight", is_ours)).await?;
             if is_ours && landed.origin == Origin::Minted {
                 return minted(landed);
             }
@@ -320,7 +325,7 @@ impl Vendor {
         };
         let recorded = timeout(STEP_PATIENCE, self.handouts.record(token, min_life, caller));
         let is_on_record = recorded
-            .instrument(info_span!("handout"))
+            .instrument(error_span!("handout"))
             .await
             .unwrap_or_else(|_| Err(Failure::database()))?;
         // A commit can take long: the life that counts is the one left now.

@@ -5,10 +5,8 @@ use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
-use token_vendor::sandbox::Answer as Upstream;
 
-use crate::support::cluster::{create_empty_database, own_folder};
+use crate::support::cluster::own_folder;
 use crate::support::{Answer, Process, World, http_client, program, run};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,6 +47,14 @@ async fn wrong_usage_is_2_and_help_is_0() {
         let ended = run(arguments, &[]).await;
         assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{arguments:?}");
         assert!(ended.out.contains("token-vendor"), "{ended:?}");
+    }
+    let help = run(&["serve", "--help"], &[]).await.out;
+    for setting in token_vendor::config::SETTINGS {
+        assert!(
+            help.contains(setting.variable),
+            "{} {help}",
+            setting.variable
+        );
     }
 }
 
@@ -102,83 +108,6 @@ async fn all_mistakes_are_told_at_once_before_anything_is_opened() {
     }
     let knock = watched.accept().unwrap_err();
     assert_eq!(knock.kind(), std::io::ErrorKind::WouldBlock);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn check_prints_the_configuration_without_its_secrets() {
-    let world = World::new().await;
-    let database = "postgres://someone:pass-word@127.0.0.1:1/x?sslpassword=ssl-word";
-    let variables = world.variables(&[("DATABASE_URL", database), ("UPSTREAM_TIMEOUT", "3s")]);
-    let ended = run(&["check", "--listen-addr", "127.0.0.1:7"], &variables).await;
-    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{ended:?}");
-    for shown in [
-        "UPSTREAM_TIMEOUT=3s",
-        "LISTEN_ADDR=127.0.0.1:7",
-        "MINT_COOLDOWN=1s",
-        "someone",
-    ] {
-        assert!(ended.out.contains(shown), "{shown}: {ended:?}");
-    }
-    let keys = [
-        "TOKEN_KEYS",
-        "FINGERPRINT_KEY",
-        "UPSTREAM_API_KEY",
-        "UPSTREAM_API_SECRET",
-    ];
-    let mut hidden = vec!["pass-word", "ssl-word"];
-    for (name, value) in &variables {
-        if keys.contains(&name.as_str()) {
-            hidden.push(value.rsplit(':').next().unwrap());
-        }
-    }
-    assert_eq!(hidden.len(), 6);
-    for secret in hidden {
-        assert!(!ended.out.contains(secret), "{secret}: {ended:?}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn check_online_tells_what_is_not_well() {
-    let world = World::new().await;
-    let replica = world.replica().await;
-    assert_eq!(replica.issue(json!({"userId": "u"})).await.status, 201);
-    let check = async |more: &[(&str, &str)]| {
-        let variables = world.variables(&[more, &[("STARTUP_WAIT", "300ms")]].concat());
-        run(&["check", "--online"], &variables).await
-    };
-    world.sandbox.set_default(Upstream::status(500));
-    let calls = world.sandbox.minted();
-    let good = check(&[]).await;
-    assert_eq!(good.code, 0, "{good:?}");
-    assert!(good.out.contains("database: ok, "), "{good:?}");
-    assert!(good.out.contains("upstream: ok, "), "{good:?}");
-    assert_eq!(world.sandbox.minted(), calls);
-
-    let empty = create_empty_database().await;
-    let other_key = "k2:AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
-    for (setting, part, told) in [
-        (
-            ("DATABASE_URL", "postgres://127.0.0.1:1/x"),
-            "database",
-            "no database",
-        ),
-        (
-            ("DATABASE_URL", empty.as_str()),
-            "database",
-            "token-vendor migrate",
-        ),
-        (("TOKEN_KEYS", other_key), "database", "TOKEN_KEYS"),
-        (
-            ("UPSTREAM_BASE_URL", "http://127.0.0.1:1"),
-            "upstream",
-            "cannot be reached",
-        ),
-    ] {
-        let bad = check(&[setting]).await;
-        assert_eq!(bad.code, 1, "{bad:?}");
-        let line = bad.out.lines().find(|line| line.starts_with(part)).unwrap();
-        assert!(line.contains("FAILED") && line.contains(told), "{bad:?}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

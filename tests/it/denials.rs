@@ -2,11 +2,13 @@
 
 use std::time::Instant;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::{Value, json};
 use token_vendor::model::Scope;
 
-use crate::support::{World, send};
+use crate::support::{Api, Process, World, send};
 
 /// Who, from where, and what the detail says but for the time.
 async fn denials(world: &World) -> Vec<(Option<String>, Option<String>, Value)> {
@@ -105,4 +107,33 @@ async fn a_flood_is_a_handful_of_events() {
         .sum();
     assert_eq!(total, 2_000);
     assert!(found.len() as u64 <= minutes, "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_written_is_kept_for_the_next_minute() {
+    let world = World::new().await;
+    let mut process = Process::serve(&world.variables(&[])).await;
+    let api = Api::at(process.base.clone());
+    let refuse = async || send(api.anonymous(Method::GET, "/bank/tokens/")).await;
+    let execute = async |statement| sqlx::query(statement).execute(&world.db).await.unwrap();
+    execute("ALTER TABLE audit_events RENAME TO elsewhere").await;
+    refuse().await.is_problem(401, "unauthenticated");
+    // At the start of the next minute.
+    while !process
+        .logs
+        .recv()
+        .await
+        .unwrap()
+        .contains("refused calls could not be put on record")
+    {}
+    execute("ALTER TABLE elsewhere RENAME TO audit_events").await;
+    refuse().await.is_problem(401, "unauthenticated");
+    kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
+    assert_eq!(process.child.wait().await.unwrap().code(), Some(0));
+    let found = denials(&world).await;
+    assert_eq!(
+        (found.len(), &found[0].2["count"]),
+        (1, &json!(2)),
+        "{found:?}"
+    );
 }

@@ -1,9 +1,11 @@
 //! Whether the service says that it works, and HTTPS.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{ADMIN, Answer, Api, Replica, World, eventually};
+use crate::support::{ADMIN, Answer, Api, Process, Replica, World, eventually, run};
 
 async fn checks_of(api: &Api) -> Option<Answer> {
     Answer::of(api.anonymous(Method::GET, "/health/ready")).await
@@ -126,6 +128,10 @@ async fn https_is_served_with_a_certificate_and_key() {
         ("TLS_KEY", key.to_str().unwrap()),
     ];
     let replica = world.replica_with(&files).await;
+    let address = replica.service.addr().to_string();
+    let probe = [&files[..], &[("LISTEN_ADDR", &address)]].concat();
+    let probed = run(&["health"], &world.variables(&probe)).await;
+    assert_eq!(probed.code, 0, "{probed:?}");
     std::fs::remove_dir_all(&folder).unwrap();
 
     let client = reqwest::Client::builder()
@@ -148,4 +154,27 @@ async fn https_is_served_with_a_certificate_and_key() {
             .map_or(0, |a| a.status),
         200
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_tells_ready_from_not_ready_from_not_there() {
+    let world = World::new().await;
+    let process = Process::serve(&world.variables(&[("SHUTDOWN_DELAY", "1h")])).await;
+    let port = process.base.rsplit(':').next().unwrap();
+    let everywhere = world.variables(&[("LISTEN_ADDR", &format!("0.0.0.0:{port}"))]);
+    let ready = run(&["health"], &everywhere).await;
+    assert_eq!((ready.code, ready.out.as_str()), (0, ""), "{ready:?}");
+
+    kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
+    let is_off = async || run(&["health"], &everywhere).await.err.contains("503");
+    eventually("readiness goes off", is_off).await;
+    run(&["health"], &everywhere).await.refused(1, "503");
+
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = free.local_addr().unwrap().to_string();
+    drop(free);
+    let nowhere = world.variables(&[("LISTEN_ADDR", &nobody)]);
+    run(&["health"], &nowhere)
+        .await
+        .refused(1, "cannot be reached");
 }

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use token_vendor::sandbox::Answer as Upstream;
 
-use crate::support::{Answer, Api, Process, World};
+use crate::support::{Answer, Api, Process, World, eventually, send};
 
 fn statuses(answers: &[Answer], status: u16) -> usize {
     answers
@@ -178,4 +178,32 @@ async fn a_replica_shares_a_failure_among_those_who_wait_without_any_cooldown() 
 
     assert_eq!(world.sandbox.requests(), 1);
     assert_eq!(statuses(&answers, 422), 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_can_be_served_from_the_record_waits_for_nobody_s_mint() {
+    let world = World::new().await;
+    let order = json!({"userId": "u", "lifetime": 600});
+    let minted = world.replica().await.issue(order.clone()).await;
+    // It has nothing in memory, and somebody there asks for more than the record has.
+    for demand in ["min-fresh=3000", "no-cache"] {
+        let cold = world.replica_with(&[("UPSTREAM_TIMEOUT", "3s")]).await;
+        world.sandbox.script([Upstream::Hang]);
+        let calls = world.sandbox.requests();
+        let body = json!({"userId": "u", "lifetime": 3600});
+        let request = cold
+            .post("/bank/tokens/", &body)
+            .header("cache-control", demand);
+        let demanding = tokio::spawn(send(request));
+        eventually("it calls", async || world.sandbox.requests() > calls).await;
+        let plain = cold.issue(order.clone()).await;
+        plain.is_reused(&minted);
+        assert!(!demanding.is_finished(), "{demand}");
+        demanding.await.unwrap().is_problem(504, "upstream-timeout");
+        eventually("it has cooled down", async || {
+            let due = "SELECT count(*) FROM slots WHERE cooldown_until > clock_timestamp()";
+            world.count(due).await == 0
+        })
+        .await;
+    }
 }

@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Executor;
 use token_vendor::model::Scope;
+use token_vendor::sandbox::Answer as Upstream;
 
 use crate::support::{Answer, Api, World};
 
@@ -318,4 +319,28 @@ async fn what_is_wrong_is_named_and_who_may_not_is_refused() {
         let answer = Answer::of(request).await.unwrap();
         assert_eq!(answer.status, status, "{client} {path}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_string_that_the_upstream_gave_twice_is_ended_everywhere() {
+    let mut world = World::new().await;
+    world.is_checked = false;
+    let replica = world.replica().await;
+    let twice = Upstream::with("tokenString", "the-same-for-both");
+    world.sandbox.script([twice.clone(), twice]);
+    for user in ["u-1", "u-2"] {
+        assert_eq!(
+            replica.issue(json!({"userId": user})).await.token(),
+            "the-same-for-both"
+        );
+    }
+    let ending = json!({"reason": "compromised", "tokenString": "the-same-for-both"});
+    let ended = post(&replica, "/bank/tokens/invalidate", ending).await;
+    assert_eq!(ended.body, json!({"invalidated": 2}));
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM tokens WHERE is_valid")
+            .await,
+        0
+    );
 }

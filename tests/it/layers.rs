@@ -19,10 +19,11 @@ const MAY_NAME: [(&str, &[&str]); 11] = [
 ];
 
 /// Which part alone may name a library.
-const BELONGS_TO: [(&str, &[&str]); 8] = [
+const BELONGS_TO: [(&str, &[&str]); 9] = [
     ("actix_web::", &["api", "sandbox"]),
     ("actix_http::", &["sandbox"]),
-    ("utoipa::", &["api"]),
+    ("utoipa_swagger_ui::", &["api"]),
+    ("askama::", &["api"]),
     ("reqwest::", &["upstream"]),
     ("sqlx::", &["db"]),
     ("chacha20poly1305::", &["crypto"]),

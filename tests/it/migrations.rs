@@ -34,6 +34,7 @@ async fn every_table_is_there_with_its_keys_and_no_foreign_ones() {
         "_sqlx_migrations",
         "audit_events",
         "clients",
+        "handout_minutes",
         "maintenance",
         "mints",
         "slots",
@@ -49,6 +50,7 @@ async fn every_table_is_there_with_its_keys_and_no_foreign_ones() {
     let expected = [
         "audit_events PRIMARY KEY (user_id, occurred_at, id)",
         "clients PRIMARY KEY (api_key)",
+        "handout_minutes PRIMARY KEY (minute)",
         "maintenance PRIMARY KEY (id)",
         "mints PRIMARY KEY (user_id, id)",
         "slots PRIMARY KEY (user_id, country, bank, access)",

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Answer, Api, Process, World, eventually};
+use crate::support::{Answer, Api, Process, World, eventually, program};
 
 fn terminate(process: &Process) {
     kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
@@ -202,4 +202,19 @@ async fn a_database_that_hangs_does_not_hold_up_the_end() {
     signal_backends(&world, Signal::SIGCONT).await;
     assert!(exit.expect("it stops").unwrap().code().is_some());
     let _ = caller.await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_still_waits_for_its_database_stops_too() {
+    let world = World::new().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let database = format!("postgres://{}/x", silent.local_addr().unwrap());
+    let waiting = world.variables(&[("DATABASE_URL", &database), ("STARTUP_WAIT", "1h")]);
+    let mut serve = program(&["serve", "--migrate"], &waiting).spawn().unwrap();
+    let knock = silent.accept().await.unwrap();
+    let pid = i32::try_from(serve.id().unwrap()).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    let exit = tokio::time::timeout(Duration::from_secs(30), serve.wait());
+    assert!(exit.await.expect("it stops").unwrap().success());
+    drop(knock);
 }

@@ -2,6 +2,7 @@
 
 mod answer;
 pub mod cluster;
+pub mod document;
 mod invariants;
 mod poll;
 mod process;

@@ -1,0 +1,108 @@
+//! `/console/audit`: the trail with all its filters. Each look is in it.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use askama::Template;
+use chrono::SubsecRound;
+use url::form_urlencoded::{Serializer, parse};
+
+use super::super::ApiState;
+use super::super::audit::read_events;
+use super::super::auth::{AuditRead, Permit};
+use super::super::event_query::ListEvents;
+use super::super::fault::Fault;
+use super::super::problem::{Problem, ProblemKind};
+use super::super::query::moment;
+use super::super::request_context::Outcome;
+use super::{page, text};
+use crate::model::{AuditEvent, EventKind};
+
+/// The fields of a form as a browser sends them, made a query of the API's: it sends empty ones, too, and
+/// times without their offset, which are UTC here.
+pub struct Fields(Vec<(String, String)>);
+
+impl Fields {
+    /// Reads them.
+    pub fn of(request: &HttpRequest) -> Self {
+        let filled =
+            parse(request.query_string().as_bytes()).filter(|(_, value)| !value.is_empty());
+        let complete = |name: &str, value: String| match (name, value.len()) {
+            ("from" | "to", 16) => value + ":00Z",
+            ("from" | "to", 19 | 21..=23) if !value.ends_with('Z') => value + "Z",
+            _ => value,
+        };
+        let fields = filled.map(|(name, value)| (complete(&name, value.into()), name.into()));
+        Fields(fields.map(|(value, name)| (name, value)).collect())
+    }
+
+    /// Its value, empty if there is none.
+    pub fn value(&self, name: &str) -> &str {
+        let found = self.0.iter().find(|(known, _)| known == name);
+        found.map_or("", |(_, value)| value)
+    }
+
+    /// The query, less these fields, and with those.
+    pub fn query(&self, less: &[&str], more: &[(&str, &str)]) -> String {
+        let rest = self.0.iter().filter(|(name, _)| !less.contains(&&**name));
+        let mut query = Serializer::new(String::new());
+        query.extend_pairs(rest).extend_pairs(more).finish()
+    }
+}
+
+#[derive(Template)]
+#[template(path = "console/audit.html")]
+struct AuditPage {
+    fields: Fields,
+    errors: Vec<Fault>,
+    events: Vec<AuditEvent>,
+    next: Option<String>,
+    kinds: &'static [EventKind],
+}
+
+impl AuditPage {
+    /// A time as its field takes it: without an offset, and no finer than a millisecond.
+    fn local(&self, name: &str) -> String {
+        let at = moment(self.fields.value(name)).ok();
+        at.map(|at| at.trunc_subsecs(3).format("%FT%T%.f").to_string())
+            .unwrap_or_default()
+    }
+
+    fn export(&self, format: &str) -> String {
+        self.fields
+            .query(&["order", "limit", "cursor"], &[("format", format)])
+    }
+
+    fn page_after(&self, cursor: &str) -> String {
+        self.fields.query(&["cursor"], &[("cursor", cursor)])
+    }
+}
+
+/// `GET /console/audit`: events that match, a page at a time; with what is wrong with the filter, if anything.
+pub async fn show_audit(
+    permit: Permit<AuditRead>,
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    let fields = Fields::of(&request);
+    let mut found = AuditPage {
+        fields,
+        errors: vec![],
+        events: vec![],
+        next: None,
+        kinds: EventKind::ALL,
+    };
+    match ListEvents::from_query(&found.fields.query(&[], &[])) {
+        Ok(list) => {
+            (found.events, found.next) = read_events(&state, &list, permit.into_caller()).await?;
+            page(StatusCode::OK, &found)
+        }
+        Err(faults) => {
+            found.errors = faults.into_vec();
+            let mut answer = page(StatusCode::BAD_REQUEST, &found)?;
+            answer
+                .extensions_mut()
+                .insert(Outcome(ProblemKind::Validation.slug()));
+            Ok(answer)
+        }
+    }
+}

@@ -1,0 +1,232 @@
+// The console as people use it: by mouse, by keyboard alone, in light and dark, on a phone.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+
+const { BASE_URL, API_KEY, API_SECRET, TOOLS, CHROMIUM, SCREENSHOTS } = process.env;
+const require = createRequire(`${TOOLS}/`);
+const { chromium } = require("playwright-core");
+const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+
+const authorization = `Basic ${btoa(`${API_KEY}:${API_SECRET}`)}`;
+const api = async (method, path, body) => {
+  const headers = { authorization, "content-type": "application/json" };
+  const answer = await fetch(BASE_URL + path, { method, headers, body: body && JSON.stringify(body) });
+  assert.ok(answer.ok, `${method} ${path}: ${answer.status}`);
+  return answer.json();
+};
+const vend = (more) => api("POST", "/bank/tokens/", { userId: user, ...more });
+
+const user = `browser ${Date.now()} <b>&"'\u202e`;
+const token = await vend({ country: "LT", access: { accounts: true } });
+for (let n = 0; n < 3; n++) await vend({ country: "LT", access: { accounts: true } });
+const second = await vend({ bank: "Bank" });
+
+// Names are looked up nowhere: what is not on this machine cannot be reached.
+const args = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"];
+const browser = await chromium.launch({ executablePath: CHROMIUM, args, chromiumSandbox: false });
+
+/** A window that fails whatever loads from elsewhere or breaks the policy. */
+const open = async (settings = {}) => {
+  const context = await browser.newContext({
+    httpCredentials: { username: API_KEY, password: API_SECRET },
+    viewport: { width: 1280, height: 900 },
+    ...settings,
+  });
+  const page = await context.newPage();
+  page.faults = [];
+  page.addresses = [];
+  page.on("request", (request) => {
+    page.addresses.push(request.url());
+    if (!request.url().startsWith(`${BASE_URL}/`)) page.faults.push(`loads ${request.url()}`);
+  });
+  // A refusal that is asked for is logged, too.
+  page.on("console", (line) => line.text().includes("Failed to load resource") || page.faults.push(line.text()));
+  page.on("pageerror", (error) => page.faults.push(String(error)));
+  return page;
+};
+const go = (page, path) => page.goto(BASE_URL + path);
+const close = async (page) => {
+  assert.deepEqual(page.faults, []);
+  assert.ok(!page.addresses.some((address) => address.includes(encodeURIComponent(token.tokenString))));
+  await page.context().close();
+};
+const tabTo = async (page, selector) => {
+  for (let n = 0; n < 60; n++) {
+    await page.keyboard.press("Tab");
+    if (await page.locator(selector).evaluate((element) => element === document.activeElement)) return;
+  }
+  assert.fail(`Tab does not reach ${selector}`);
+};
+const steps = {};
+
+steps["a pasted token is found, and its string is nowhere"] = async () => {
+  const page = await open();
+  await go(page, "/console/search");
+  await page.getByLabel("Token string").fill(token.tokenString);
+  await page.keyboard.press("Enter");
+  await page.waitForURL(`${BASE_URL}/console/tokens/${token.id}`);
+  assert.ok(!(await page.content()).includes(token.tokenString));
+  const life = await page.locator(".timeline li").allInnerTexts();
+  assert.match(life[0], /token\.minted by dev/);
+  assert.match(life[1], /token\.reused × 3/);
+  assert.match(life[2], /^20.*ends in /s);
+  await page.goBack();
+  assert.equal(await page.getByLabel("Token string").inputValue(), "");
+  await page.getByLabel("Token string").fill("nobody's token");
+  await page.getByRole("button", { name: "Find its record" }).click();
+  assert.match(await page.getByRole("alert").innerText(), /No token on record/);
+  await close(page);
+};
+
+steps["a token is invalidated by keyboard alone"] = async () => {
+  const page = await open();
+  await go(page, "/console/search");
+  await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to content");
+  await page.keyboard.press("Enter");
+  assert.equal(await page.evaluate(() => location.hash), "#main");
+  await tabTo(page, "#userId");
+  await page.keyboard.type(user);
+  await page.keyboard.press("Enter");
+  await page.waitForURL(/console\/users/);
+  assert.equal(await page.locator("h1 code").textContent(), user.replace("\u202e", "\\u202e"));
+  await tabTo(page, `a[href="/console/tokens/${second.id}"]`);
+  await page.keyboard.press("Enter");
+  await page.waitForURL(/console\/tokens/);
+  await tabTo(page, "#reason");
+  await page.keyboard.press("ArrowDown");
+  await tabTo(page, "form.inline button");
+  await page.keyboard.press("Enter");
+  await page.waitForURL(/console\/invalidate/);
+  assert.match(await page.locator("main").innerText(), /compromised[\s\S]*cannot be undone/);
+  assert.equal((await api("GET", `/bank/tokens/${second.id}`)).isValid, true);
+  await tabTo(page, "button.danger");
+  await page.keyboard.press("Enter");
+  await page.waitForURL(/done=1/);
+  await page.waitForFunction(() => document.activeElement.getAttribute("role") === "status");
+  assert.match(await page.getByRole("status").innerText(), /Done\. This token has ended/);
+  const record = await api("GET", `/bank/tokens/${second.id}`);
+  assert.deepEqual([record.isValid, record.invalidationReason], [false, "compromised"]);
+  await close(page);
+};
+
+steps["the audit is filtered, paged and exported"] = async () => {
+  const page = await open();
+  await go(page, "/console/audit");
+  await page.getByLabel("User id").fill(user);
+  await page.getByLabel("Kind").selectOption("token.reused");
+  await page.getByLabel("From (UTC)").fill(new Date(Date.now() - 3600e3).toISOString().slice(0, 19));
+  await page.getByLabel("Order").selectOption("oldest first");
+  await page.getByRole("button", { name: "Show events" }).click();
+  const rows = page.locator("tbody tr");
+  assert.equal(await rows.count(), 3);
+  for (const text of await rows.allInnerTexts()) assert.match(text, /token\.reused/);
+  const link = page.getByRole("link", { name: "NDJSON" });
+  const exported = await fetch(await link.evaluate((link) => link.href), { headers: { authorization } });
+  const events = (await exported.text()).trim().split("\n").map((line) => JSON.parse(line));
+  assert.deepEqual(events.map((event) => [event.userId, event.kind]), Array(3).fill([user, "token.reused"]));
+  const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("link", { name: "CSV" }).click()]);
+  assert.equal(download.suggestedFilename(), "audit-events.csv");
+  await go(page, "/console/audit?limit=2");
+  await page.getByRole("link", { name: "Next page" }).click();
+  assert.equal(await rows.count(), 2);
+  await close(page);
+};
+
+steps["another site can have nothing done"] = async () => {
+  const page = await open();
+  await go(page, `/console/invalidate?tokenId=${token.id}&reason=used`);
+  const formToken = await page.locator("input[name=formToken]").inputValue();
+  await close(page);
+  // With the very fields of a real form, which it could not know.
+  const evil = createServer((_, answer) => {
+    answer.setHeader("content-type", "text/html");
+    answer.end(`<form method="post" action="${BASE_URL}/console/invalidate">
+      <input name="formToken" value="${formToken}"><input name="tokenId" value="${token.id}">
+      <input name="reason" value="used"><button>win a prize</button></form>`);
+  });
+  await new Promise((listening) => evil.listen(0, "localhost", listening));
+  const victim = await open();
+  await go(victim, "/console/");
+  await victim.goto(`http://localhost:${evil.address().port}/`);
+  await victim.getByRole("button").click();
+  assert.equal(await victim.locator("h1").innerText(), "Not allowed");
+  await victim.context().close();
+  evil.close();
+  assert.equal((await api("GET", `/bank/tokens/${token.id}`)).isValid, true);
+};
+
+steps["every page is accessible, in light and dark, and fits a phone"] = async () => {
+  const paths = {
+    overview: "/console/",
+    search: "/console/search",
+    user: `/console/users?userId=${encodeURIComponent(user)}`,
+    token: `/console/tokens/${token.id}`,
+    ended: `/console/tokens/${second.id}?done=1`,
+    audit: "/console/audit?limit=20",
+    question: `/console/invalidate?tokenId=${token.id}&reason=used`,
+    wrong: "/console/audit?limit=0&from=2026-11-22T09:39:08.123456%2B02:00",
+    missing: "/console/nothing",
+  };
+  for (const colorScheme of ["light", "dark"]) {
+    for (const [device, viewport] of Object.entries({ desk: { width: 1280, height: 900 }, phone: { width: 360, height: 740 } })) {
+      const page = await open({ colorScheme, viewport, reducedMotion: "reduce" });
+      for (const [name, path] of Object.entries(paths)) {
+        await go(page, path);
+        const place = `${name}, ${colorScheme}, ${device}`;
+        if (name === "overview") for (const table of await page.locator("details").all()) await table.locator("summary").click();
+        if (SCREENSHOTS) await page.screenshot({ path: `${SCREENSHOTS}/${name}-${colorScheme}-${device}.png`, fullPage: true });
+        const { violations } = await page.evaluate(`${axe}; axe.run()`);
+        const found = violations.map(({ id, nodes }) => [id, nodes.map((node) => node.html)]);
+        assert.deepEqual(found, [], place);
+        const width = await page.evaluate(() => document.documentElement.scrollWidth);
+        assert.ok(width <= viewport.width, `${place}: ${width} px wide`);
+        const durations = await page.evaluate(() => [...document.querySelectorAll("*")].map((element) => getComputedStyle(element).transitionDuration));
+        assert.ok(durations.every((duration) => duration === "0s"), place);
+      }
+      await close(page);
+    }
+  }
+};
+
+steps["the overview draws what its tables say, once the minute is over"] = async () => {
+  const page = await open();
+  let columns;
+  do {
+    await go(page, "/console/");
+    columns = JSON.parse(await page.locator("[data-columns]").first().getAttribute("data-columns"));
+    if (Math.max(...columns[1]) < 3) await page.waitForTimeout(1000);
+  } while (Math.max(...columns[1]) < 3);
+  assert.equal(columns[0].length, 59);
+  assert.equal(await page.locator("canvas").count(), 8);
+  const colours = () =>
+    page.locator("canvas").first().evaluate((canvas) => {
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      const seen = new Set();
+      for (let at = 0; at < data.length; at += 4) if (data[at + 3] === 255) seen.add(`${data[at]},${data[at + 1]},${data[at + 2]}`);
+      return [...seen];
+    });
+  assert.ok((await colours()).includes("26,86,176"), "the line of reuses");
+  await page.emulateMedia({ colorScheme: "dark" });
+  await page.waitForTimeout(100);
+  assert.ok((await colours()).includes("127,176,255"), "the same in dark");
+  await page.setViewportSize({ width: 400, height: 800 });
+  await page.waitForTimeout(100);
+  assert.ok((await page.locator("canvas").first().boundingBox()).width < 400);
+  await close(page);
+};
+
+let failed = 0;
+for (const [name, step] of Object.entries(steps)) {
+  try {
+    await step();
+    console.log(`ok      ${name}`);
+  } catch (error) {
+    failed++;
+    console.log(`FAILED  ${name}\n${error.stack}`);
+  }
+}
+await browser.close();
+process.exit(failed ? 1 : 0);

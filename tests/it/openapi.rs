@@ -1,0 +1,250 @@
+//! The OpenAPI document: it is what the code makes, and the service does what it says.
+
+use std::collections::BTreeSet;
+
+use reqwest::Method;
+use serde_json::json;
+use token_vendor::model::{FailureKind, Scope};
+use token_vendor::sandbox;
+
+use crate::support::document::{COMMITTED, check, document, example, mistakes, operations};
+use crate::support::{World, run, send};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_committed_document_is_what_the_code_makes() {
+    let printed = run(&["openapi"], &[]).await;
+    assert_eq!((printed.code, printed.err.as_str()), (0, ""));
+    assert!(
+        printed.out == COMMITTED,
+        "docs/openapi.json is out of date: `make openapi`"
+    );
+    let world = World::new().await;
+    let served = send(
+        world
+            .replica()
+            .await
+            .anonymous(Method::GET, "/openapi.json"),
+    )
+    .await;
+    assert_eq!(served.body, document());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_and_the_route_table_have_the_same_paths() {
+    let document = document();
+    let table = include_str!("../../src/api/mod.rs");
+    let names = table
+        .split("Path::new(\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next());
+    let for_people = |name: &&str| *name == "/docs/{file}" || name.starts_with("/console");
+    let served: BTreeSet<_> = names.filter(|name| !for_people(name)).collect();
+    let listed = document["paths"].as_object().unwrap();
+    assert_eq!(served, listed.keys().map(String::as_str).collect());
+
+    let world = World::new().await;
+    let replica = world.replica().await;
+    for (path, methods) in listed {
+        let mut allowed = Vec::new();
+        for method in methods.as_object().unwrap().keys() {
+            allowed.extend(if method == "get" {
+                vec!["GET", "HEAD"]
+            } else {
+                vec!["POST"]
+            });
+        }
+        let path = path.replace("{id}", "01a204ea-985b-7711-8188-6bde09e642c2");
+        let refused = send(replica.anonymous(Method::DELETE, &path)).await;
+        refused.is_problem(405, "method-not-allowed");
+        assert_eq!(refused.header("allow"), allowed.join(", "), "{path}");
+        check(
+            &document,
+            methods.as_object().unwrap().values().next().unwrap(),
+            &refused,
+        );
+    }
+}
+
+#[test]
+fn every_problem_of_the_code_is_listed_and_answered() {
+    let document = document();
+    let source = include_str!("../../src/api/problem.rs");
+    let rows = source
+        .lines()
+        .filter_map(|line| line.trim().split_once(" = (\"")?.1.split('"').next());
+    let slugs: BTreeSet<_> = rows
+        .chain(FailureKind::ALL.iter().map(|kind| kind.name()))
+        .collect();
+    assert!(slugs.len() >= 20, "{slugs:?}");
+    let components = &document["components"];
+    let types = components["schemas"]["Problem"]["properties"]["type"]["enum"]
+        .as_array()
+        .unwrap();
+    let types: BTreeSet<_> = types
+        .iter()
+        .map(|name| name.as_str().unwrap().rsplit(':').next().unwrap())
+        .collect();
+    assert_eq!(types, slugs);
+    let names = components["responses"].as_object().unwrap().keys();
+    assert_eq!(
+        names
+            .flat_map(|name| name.split('.'))
+            .collect::<BTreeSet<_>>(),
+        slugs
+    );
+}
+
+#[test]
+fn every_example_keeps_to_its_schema() {
+    let document = document();
+    let components = &document["components"];
+    let of = |kind: &str| components[kind].as_object().unwrap().values();
+    let problems =
+        of("examples").map(|example| (&components["schemas"]["Problem"], &example["value"]));
+    let named = of("parameters")
+        .chain(of("headers"))
+        .map(|part| (&part["schema"], &part["example"]));
+    let objects = of("schemas").flat_map(|schema| {
+        let examples = schema["examples"].as_array().into_iter().flatten();
+        examples.map(move |example| (schema, example))
+    });
+    for (schema, example) in problems.chain(named).chain(objects) {
+        assert!(!example.is_null(), "{schema}");
+        assert_eq!(mistakes(&document, schema, example), None, "{example}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_operation_takes_its_examples_and_answers_as_listed() {
+    let document = document();
+    let world = World::new().await;
+    let nobody = ("nobody", "secret");
+    world.add_client(nobody, &[]).await;
+    let token = &document["components"]["schemas"]["Token"]["examples"][0]["tokenString"];
+    world.sandbox.script([sandbox::Answer::with(
+        "tokenString",
+        token.as_str().unwrap(),
+    )]);
+    let replica = world.replica().await;
+    let issue = &document["paths"]["/bank/tokens/"]["post"];
+    let ask = || {
+        send(example(
+            &document,
+            &replica,
+            "/bank/tokens/",
+            Method::POST,
+            issue,
+            "",
+        ))
+    };
+    let minted = ask().await;
+    assert_eq!(minted.status, 201);
+    check(&document, issue, &minted);
+
+    for (path, method, operation) in operations(&document) {
+        let request = |path: &str| {
+            example(
+                &document,
+                &replica,
+                path,
+                method.clone(),
+                operation,
+                minted.text("id"),
+            )
+        };
+        let answer = send(request(path)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        check(&document, operation, &answer);
+
+        let wrong = send(request(&format!("{path}?x=1"))).await;
+        wrong.is_problem(400, "validation");
+        check(&document, operation, &wrong);
+
+        let path = path.replace("{id}", minted.text("id"));
+        let anonymous = send(replica.anonymous(method.clone(), &path)).await;
+        let scope = operation["security"][0]["client"][0].as_str();
+        assert_eq!(anonymous.status == 401, scope.is_some(), "{anonymous:?}");
+        let Some(scope) = scope else { continue };
+        check(&document, operation, &anonymous);
+        let forbidden = send(replica.request_by(nobody, method.clone(), &path)).await;
+        forbidden.is_problem(403, "forbidden");
+        check(&document, operation, &forbidden);
+        assert!(
+            forbidden
+                .text("detail")
+                .ends_with(Scope::from_name(scope).unwrap().name())
+        );
+        if method == Method::POST {
+            let no_json = send(replica.post_body(&path, "{")).await;
+            no_json.is_problem(400, "malformed");
+            check(&document, operation, &no_json);
+            let no_type = send(replica.request(Method::POST, &path)).await;
+            no_type.is_problem(415, "unsupported-media-type");
+            check(&document, operation, &no_type);
+        }
+        if path.contains(minted.text("id")) {
+            let unknown = path.replace(minted.text("id"), "01a204ea-985b-7711-8188-6bde09e642c2");
+            let request = replica.request(method.clone(), &unknown);
+            let request = request
+                .header("content-type", "application/json")
+                .body(r#"{"reason": "used"}"#);
+            let unknown = send(request).await;
+            unknown.is_problem(404, "not-found");
+            check(&document, operation, &unknown);
+        }
+    }
+    check(&document, issue, &ask().await);
+    let refusal = |status| sandbox::Answer::Status(status, "BAD_VALUE", "No.".into());
+    world.sandbox.script([refusal(400), refusal(401)]);
+    for (country, slug) in [("LV", "upstream-rejected"), ("EE", "upstream-refused")] {
+        let failed = replica
+            .issue(json!({"userId": "u-2", "country": country}))
+            .await;
+        assert_eq!(failed.problem(), slug);
+        check(&document, issue, &failed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_needs_nothing_from_elsewhere() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    for path in ["/docs", "/docs/"] {
+        let page = replica.anonymous(Method::GET, path).send().await.unwrap();
+        assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+        let policy = page.headers()["content-security-policy"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        assert!(
+            policy.starts_with("default-src 'none';") && !policy.contains("unsafe"),
+            "{policy}"
+        );
+        let page = page.text().await.unwrap();
+        assert!(!page.contains("//"), "{page}");
+        let files: Vec<_> = page
+            .split("=\"/docs/")
+            .skip(1)
+            .map(|rest| rest.split('"').next().unwrap())
+            .collect();
+        assert_eq!(files.len(), 4);
+        for file in files {
+            let file = replica
+                .anonymous(Method::GET, &format!("/docs/{file}"))
+                .send()
+                .await
+                .unwrap();
+            assert_eq!(
+                (
+                    file.status().as_u16(),
+                    &file.headers()["x-content-type-options"]
+                ),
+                (200, &"nosniff".parse().unwrap())
+            );
+            assert!(!file.bytes().await.unwrap().is_empty());
+        }
+    }
+    send(replica.anonymous(Method::GET, "/docs/nothing.js"))
+        .await
+        .is_problem(404, "not-found");
+}
