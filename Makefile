@@ -1,4 +1,4 @@
-.PHONY: run test e2e openapi lint prepare prepare-check postgres sqlx-cli
+.PHONY: run test e2e bench openapi lint prepare prepare-check postgres sqlx-cli
 
 SQLX_VERSION = 0.9.0
 
@@ -12,6 +12,11 @@ test: postgres
 # Checks that need packages of npm and PyPI, which go into target/e2e: `make e2e CHECKS=python`.
 e2e: postgres
 	tests/e2e/run $(CHECKS)
+
+# The speed, beside what it is compared to: some fifteen minutes. `make bench ARGS="warm export"` for parts of it.
+bench: postgres
+	benches/speed/find-tools target/bench
+	PATH="$$(scripts/find-postgres):$$PATH" cargo bench --locked --bench speed -- $(ARGS)
 
 # Writes the document that the code makes; a test compares.
 openapi:

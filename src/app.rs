@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::ExposeSecret;
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,9 @@ use crate::vending::{VendingSettings, Vendor};
 
 /// How long the connections to the database may take to close; a hanging one would hold up the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Connections that wait to be accepted, as far as the system lets them.
+const BACKLOG: u32 = 8_192;
 
 /// A running service.
 #[derive(Debug)]
@@ -116,7 +120,7 @@ impl Service {
             figures: Figures::default(),
         };
         let listen_addr = config.http.listen_addr;
-        let listener = TcpListener::bind(listen_addr)
+        let listener = listen(listen_addr)
             .with_context(|| format!("LISTEN_ADDR: {listen_addr} cannot be listened on"))?;
         let addr = listener.local_addr()?;
         let server = api::serve(state, listener, tls, config.http.shutdown_timeout)?;
@@ -185,6 +189,18 @@ impl Service {
         }
         tracing::info!("stopped");
     }
+}
+
+/// As the standard library binds, but for the backlog: that of 128 drops callers of a herd, who then
+/// wait a second before they try again.
+fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)?.into_std()
 }
 
 fn upstream(config: &Config) -> anyhow::Result<Upstream> {

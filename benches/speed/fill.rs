@@ -1,0 +1,157 @@
+//! Tokens and events in any number, as the service would have left them.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+use chrono::{TimeDelta, Utc};
+use sqlx::{AssertSqlSafe, PgConnection};
+use token_vendor::crypto::KeyRing;
+use token_vendor::model::{Access, Combination, TokenString};
+use uuid::Uuid;
+
+use crate::world::{FINGERPRINT_KEY, TOKEN_KEY};
+
+/// The users whom the load is about, spread evenly over all tokens.
+pub const HOT: u64 = 10_000;
+/// Marks their tokens.
+const HOT_BANK: &str = "Swedbank";
+const COLD_BANK: &str = "Luminor";
+/// A secret as long as the upstream's.
+const TOKEN_STRING: &str = "22URPv4x0DDV8twlQB7C22URPv4x0DDV8twlQB7C";
+
+/// The user of token `n`: their order is not that of the tokens.
+fn user(n: u64) -> String {
+    format!("u-{:08x}", (n as u32).wrapping_mul(2_654_435_761))
+}
+
+fn is_hot(n: u64, tokens: u64) -> bool {
+    n.is_multiple_of((tokens / HOT).max(1))
+}
+
+/// Requests for the hot users' tokens, a line each.
+pub fn hot_requests(tokens: u64) -> String {
+    let hot = (0..tokens)
+        .filter(|n| is_hot(*n, tokens))
+        .take(HOT as usize);
+    let mut hot: Vec<_> = hot.collect();
+    // In an order that is neither that of the table nor that of an index.
+    fastrand::Rng::with_seed(1).shuffle(&mut hot);
+    requests(hot.into_iter().map(|n| (n, HOT_BANK)))
+}
+
+/// Requests for every token, a line each.
+pub fn all_requests(tokens: u64) -> String {
+    let bank = |n| {
+        if is_hot(n, tokens) {
+            HOT_BANK
+        } else {
+            COLD_BANK
+        }
+    };
+    requests((0..tokens).map(|n| (n, bank(n))))
+}
+
+fn requests(of: impl Iterator<Item = (u64, &'static str)>) -> String {
+    of.fold(String::new(), |mut lines, (n, bank)| {
+        let user = user(n);
+        let access = r#"{"accounts":true}"#;
+        let _ = writeln!(
+            lines,
+            r#"{{"userId":"{user}","country":"LT","bank":"{bank}","access":{access}}}"#
+        );
+        lines
+    })
+}
+
+/// Fills an empty database. Indexes are dropped and made again, which is sooner done.
+pub async fn fill(db: &mut PgConnection, tokens: u64, events: u64) -> Result<()> {
+    run(
+        db,
+        "SET work_mem = '1GB'; SET max_parallel_workers_per_gather = 0",
+    )
+    .await?;
+    let indexes = drop_indexes(db).await?;
+    copy_tokens(db, tokens).await?;
+    run(db, "INSERT INTO slots (user_id, country, bank, access, token_id, usable_until, minted_seq, lease_epoch, claimed_at)
+             SELECT user_id, country, bank, access, id, ends_at, 1, 1, issued_at FROM tokens").await?;
+    run(db, "SELECT create_audit_partition(now() - make_interval(months => ago)) FROM generate_series(1, 3) ago").await?;
+    // A few users have many events, most have few.
+    run(db, &format!(
+        "INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip, country, bank, access, token_id, fingerprint)
+         SELECT gen_random_uuid(), now() - interval '90 days' * (1 - g.n::float8 / {events}) - interval '1 minute',
+                CASE WHEN g.n % 50 = 0 THEN 'token.minted' WHEN g.n % 100 = 1 THEN 'token.invalidated' ELSE 'token.reused' END,
+                t.user_id, 'client-' || g.n % 5, gen_random_uuid()::text, '10.0.0.' || g.n % 250,
+                t.country, t.bank, t.access, t.id, t.fingerprint
+         FROM (SELECT n, floor({tokens} * power(random(), 3))::bigint AS t FROM generate_series(1, {events}) n) g
+         JOIN (SELECT row_number() OVER () - 1 AS n, * FROM tokens) t ON t.n = g.t")).await?;
+    for index in indexes {
+        run(db, &index).await?;
+    }
+    run(db, "RESET work_mem").await?;
+    run(db, "VACUUM ANALYZE").await?;
+    run(db, "CHECKPOINT").await
+}
+
+pub async fn run(db: &mut PgConnection, sql: &str) -> Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(db).await?;
+    Ok(())
+}
+
+/// Drops the indexes of the two large tables; what makes them again.
+async fn drop_indexes(db: &mut PgConnection) -> Result<Vec<String>> {
+    let indexes: Vec<(String, String)> = sqlx::query_as(
+        "SELECT CASE WHEN c.oid IS NULL THEN format('DROP INDEX %s', i.indexrelid::regclass)
+                     ELSE format('ALTER TABLE %s DROP CONSTRAINT %I', i.indrelid::regclass, c.conname) END,
+                CASE WHEN c.oid IS NULL THEN replace(pg_get_indexdef(i.indexrelid), ' ON ONLY ', ' ON ')
+                     ELSE format('ALTER TABLE %s ADD %s', i.indrelid::regclass, pg_get_constraintdef(c.oid)) END
+         FROM pg_index i LEFT JOIN pg_constraint c ON c.conindid = i.indexrelid
+         WHERE i.indrelid IN ('tokens'::regclass, 'audit_events'::regclass)",
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    for (drop, _) in &indexes {
+        run(db, drop).await?;
+    }
+    Ok(indexes.into_iter().map(|(_, make)| make).collect())
+}
+
+async fn copy_tokens(db: &mut PgConnection, tokens: u64) -> Result<()> {
+    let keys = KeyRing::new([("bench", &TOKEN_KEY)], &FINGERPRINT_KEY);
+    let now = Utc::now();
+    let mut copy = db.copy_in_raw("COPY tokens (user_id, id, country, bank, access, lifetime, issued_at, expiration, ends_at, is_valid, ciphertext, key_id, fingerprint) FROM STDIN").await?;
+    let mut lines = String::new();
+    for n in 0..tokens {
+        let bank = if is_hot(n, tokens) {
+            HOT_BANK
+        } else {
+            COLD_BANK
+        };
+        let combination = Combination {
+            user_id: user(n),
+            country: "LT".parse().ok(),
+            bank: Some(bank.into()),
+            access: Access::from_bits(1),
+        };
+        let id = Uuid::now_v7();
+        let token = TokenString::new(format!("{TOKEN_STRING}{n}"));
+        let sealed = keys.seal(&token, id, &combination);
+        // Spread over what the upstream allows, so that no two are alike.
+        let issued_at = now - TimeDelta::hours(1) + TimeDelta::microseconds(n as i64);
+        let ends_at = issued_at + TimeDelta::days(20);
+        let _ = write!(
+            lines,
+            "{}\t{id}\tLT\t{bank}\t1\t1728000\t{issued_at}\t{ends_at}\t{ends_at}\tt\t\\\\x",
+            user(n)
+        );
+        for byte in &sealed.bytes {
+            let _ = write!(lines, "{byte:02x}");
+        }
+        let _ = writeln!(lines, "\tbench\t{}", keys.fingerprint(token.expose()));
+        if lines.len() > 1 << 20 {
+            copy.send(std::mem::take(&mut lines).into_bytes()).await?;
+        }
+    }
+    copy.send(lines.into_bytes()).await?;
+    copy.finish().await?;
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! The speed of the service, measured beside what it is compared to, in one run on one machine.
+//!
+//! `make bench`, or parts of it by name: `make bench ARGS="warm export"`. Results are printed and
+//! written to `target/bench`. See `docs/performance.md`.
+
+mod fill;
+mod load;
+mod process;
+mod reading;
+mod report;
+mod rivals;
+mod scale;
+mod upkeep;
+mod upstream;
+mod warm;
+mod world;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use chrono::Utc;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use report::Section;
+use world::{Scale, World};
+
+const SECTIONS: [&str; 9] = [
+    "warm", "miss", "herd", "scale", "audit", "export", "memory", "start", "cleanup",
+];
+/// Serves until it is interrupted, for a profiler.
+const HOLD: &str = "hold";
+
+#[derive(Parser)]
+struct Arguments {
+    /// The parts to measure; all of them unless said.
+    #[arg(value_parser = [&SECTIONS[..], &[HOLD]].concat())]
+    sections: Vec<String>,
+    /// As large as the goals have it: 10 million tokens. Takes an hour and 40 GB.
+    #[arg(long)]
+    large: bool,
+    /// Measurements that a median is of.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds of one measurement under load.
+    #[arg(long, default_value_t = 3)]
+    seconds: u32,
+    /// Cargo's own.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, rival, kind, addr, argument] = &*arguments
+        && rival == "rival"
+    {
+        return rivals::run(kind, addr, argument).await;
+    }
+    let arguments = Arguments::parse();
+    let mut terminate = signal(SignalKind::terminate())?;
+    // Whatever way it ends, what was started ends with it.
+    tokio::select! {
+        done = run(arguments) => done,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<()> {
+    let scale = match arguments.large {
+        false => (1_000_000, 1_000_000),
+        true => (10_000_000, 20_000_000),
+    };
+    let scale = Scale {
+        tokens: scale.0,
+        events: scale.1,
+        rounds: arguments.rounds,
+        seconds: arguments.seconds,
+    };
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    let world = World::start(&folder, scale).await?;
+    eprintln!(
+        "filling {} tokens and {} events",
+        scale.tokens, scale.events
+    );
+    let began = Instant::now();
+    world.create_database("filled").await?;
+    fill::fill(
+        &mut world.connect("filled").await?,
+        scale.tokens,
+        scale.events,
+    )
+    .await?;
+    eprintln!("  took {:.0} s", began.elapsed().as_secs_f64());
+
+    let all = arguments.sections.is_empty();
+    let wanted = |name: &str| all || arguments.sections.iter().any(|wanted| wanted == name);
+    for name in SECTIONS.into_iter().filter(|name| wanted(name)) {
+        measure(&world, name, &folder)
+            .await
+            .with_context(|| format!("measuring {name}"))?;
+    }
+    if arguments.sections.iter().any(|name| name == HOLD) {
+        warm::hold(&world).await?;
+    }
+    world.stop().await
+}
+
+async fn measure(world: &World, name: &str, folder: &Path) -> Result<()> {
+    eprintln!("measuring {name}");
+    let began = Instant::now();
+    let mut section = Section {
+        name: name.into(),
+        at: Utc::now().format("%Y-%m-%d %H:%M UTC").to_string(),
+        seconds: 0.0,
+        machine: machine(),
+        lines: Vec::new(),
+    };
+    match name {
+        "warm" => warm::measure(world, &mut section).await?,
+        "miss" => upstream::measure_miss(world, &mut section).await?,
+        "herd" => upstream::measure_herd(world, &mut section).await?,
+        "scale" => scale::measure(world, &mut section).await?,
+        "audit" => reading::measure_pages(world, &mut section).await?,
+        "export" => reading::measure_export(world, &mut section).await?,
+        "memory" => upkeep::measure_memory(world, &mut section).await?,
+        "start" => upkeep::measure_start(world, &mut section).await?,
+        "cleanup" => upkeep::measure_cleanup(world, &mut section).await?,
+        _ => unreachable!("not a section"),
+    }
+    section.seconds = began.elapsed().as_secs_f64();
+    section.write(folder)?;
+    println!("{}", report::table(&section.lines));
+    Ok(())
+}
+
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get());
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+    format!("{cores} cores of {}", model.unwrap_or("an unknown kind"))
+}

@@ -1,0 +1,184 @@
+//! The audit trail, by page and as a whole.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use sqlx::Row;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::load::{Ask, drive, output, pgbench};
+use crate::process::Server;
+use crate::report::Goal::{AtLeast, AtMost};
+use crate::report::Section;
+use crate::world::{AUTHORIZATION, World};
+
+const COLUMNS: &str = "id, occurred_at, kind, client, request_id, source_ip, user_id, country, bank, access, token_id, fingerprint, detail";
+
+pub async fn measure_pages(world: &World, section: &mut Section) -> Result<()> {
+    let server = world.serve("filled", None, &[])?;
+    let mut db = world.connect("filled").await?;
+    let row = sqlx::query(
+        "SELECT user_id, token_id::text, fingerprint, request_id FROM audit_events WHERE user_id = 'u-00000000' AND client = 'client-1' LIMIT 1",
+    );
+    let row = row.fetch_one(&mut db).await?;
+    let value = |name: &str| row.get::<String, _>(name);
+    let month = chrono::Utc::now() - chrono::TimeDelta::days(30);
+    let month = month.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let filters = [
+        ("any", "true", vec![]),
+        (
+            "userId",
+            "user_id = :userId",
+            vec![("userId", value("user_id"))],
+        ),
+        (
+            "tokenId",
+            "token_id = :tokenId",
+            vec![("tokenId", value("token_id"))],
+        ),
+        (
+            "client",
+            "client = :client",
+            vec![("client", "client-1".into())],
+        ),
+        (
+            "kind, a frequent one",
+            "kind = :kind",
+            vec![("kind", "token.reused".into())],
+        ),
+        (
+            "kind, a rare one",
+            "kind = :kind AND kind <> 'token.reused'",
+            vec![("kind", "token.invalidated".into())],
+        ),
+        (
+            "requestId",
+            "request_id = :requestId",
+            vec![("requestId", value("request_id"))],
+        ),
+        (
+            "fingerprint",
+            "fingerprint = :fingerprint",
+            vec![("fingerprint", value("fingerprint"))],
+        ),
+        (
+            "userId and kind",
+            "user_id = :userId AND kind = :kind AND kind <> 'token.reused'",
+            vec![
+                ("userId", value("user_id")),
+                ("kind", "token.minted".into()),
+            ],
+        ),
+        (
+            "client and to",
+            "client = :client AND occurred_at < :to",
+            vec![("client", "client-1".into()), ("to", month)],
+        ),
+    ];
+    for (name, condition, values) in filters {
+        let query: Vec<_> = values
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let path = format!("/audit/events?{}", query.join("&"));
+        let sql = format!(
+            "SELECT {COLUMNS} FROM audit_events WHERE {condition} ORDER BY occurred_at DESC, id DESC LIMIT 101;"
+        );
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..world.scale.rounds {
+            ours.push(
+                drive(world, &server.base(), 1, 1, Ask::Get(&path))
+                    .await?
+                    .p50_ms,
+            );
+            theirs.push(pgbench(world, "filled", &sql, &values, 1).await?);
+        }
+        section.beside(
+            &format!("audit page of 100, by {name}, p50"),
+            "ms",
+            &ours,
+            ("pgbench, prepared", &theirs),
+            Some(AtMost(2.0)),
+        );
+    }
+    Ok(())
+}
+
+pub async fn measure_export(world: &World, section: &mut Section) -> Result<()> {
+    let server = world.serve("filled", None, &[])?;
+    let mut db = world.connect("filled").await?;
+    let (mut ours, mut theirs, mut sorted, mut memory) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..world.scale.rounds {
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM audit_events")
+            .fetch_one(&mut db)
+            .await?;
+        let (seconds, resident) = export(&server).await?;
+        ours.push(rows as f64 / seconds);
+        // Its first tenth is when it takes what it needs.
+        let settled = resident[resident.len() / 10];
+        let most = resident.iter().max().context("it was not looked at")?;
+        memory.push(*most as f64 / settled as f64);
+        theirs.push(rows as f64 / copy(world, "").await?);
+        sorted.push(rows as f64 / copy(world, "ORDER BY occurred_at, id").await?);
+    }
+    let path = "export as NDJSON, events";
+    section.beside(
+        path,
+        "/s",
+        &ours,
+        ("COPY … TO STDOUT, in no order", &theirs),
+        Some(AtLeast(0.6)),
+    );
+    section.beside(
+        path,
+        "/s",
+        &ours,
+        ("COPY … TO STDOUT, oldest first", &sorted),
+        None,
+    );
+    section.alone(
+        "resident memory, the most of an export to its first tenth",
+        "",
+        &memory,
+        Some(AtMost(1.1)),
+    );
+    Ok(())
+}
+
+/// Seconds of a whole export, and the resident memory meanwhile.
+async fn export(server: &Server) -> Result<(f64, Vec<u64>)> {
+    let mut stream = TcpStream::connect(server.addr).await?;
+    let began = Instant::now();
+    let mut resident = Vec::new();
+    let request = format!(
+        "GET /audit/events/export HTTP/1.1\r\nHost: bench\r\nAuthorization: {AUTHORIZATION}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let (mut buffer, mut end, mut looked) = (vec![0; 1 << 20], Vec::new(), Instant::now());
+    while !end.ends_with(b"\r\n0\r\n\r\n") {
+        let read = stream.read(&mut buffer).await?;
+        ensure!(read > 0, "the export was cut off");
+        end.extend_from_slice(&buffer[..read][read.saturating_sub(8)..]);
+        end.drain(..end.len().saturating_sub(8));
+        if looked.elapsed() > Duration::from_millis(10) {
+            resident.push(server.resident()?);
+            looked = Instant::now();
+        }
+    }
+    resident.push(server.resident()?);
+    Ok((began.elapsed().as_secs_f64(), resident))
+}
+
+/// Seconds of a COPY of all events to nowhere.
+async fn copy(world: &World, order: &str) -> Result<f64> {
+    let mut psql = world.postgres_tool("psql", "filled");
+    psql.args(["-X", "-q", "-o", "/dev/null", "-c"]);
+    psql.arg(format!(
+        "COPY (SELECT {COLUMNS} FROM audit_events {order}) TO STDOUT"
+    ));
+    let began = Instant::now();
+    output(psql).await?;
+    Ok(began.elapsed().as_secs_f64())
+}

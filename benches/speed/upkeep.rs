@@ -1,0 +1,186 @@
+//! Clearing away, memory, start and size.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
+
+use crate::fill::{all_requests, run};
+use crate::load::{Ask, Connection, drive, output, request};
+use crate::process::{Server, free_addr};
+use crate::report::Goal::{AtLeast, AtMost};
+use crate::report::Section;
+use crate::warm::{serve_warm, write_requests};
+use crate::world::{AUTHORIZATION, PROGRAM, World};
+
+/// The cleanup's own statement, a batch.
+const EXPIRE: &str = "WITH due AS (
+    SELECT user_id, id FROM tokens WHERE is_valid AND ends_at <= clock_timestamp()
+    ORDER BY ends_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+), ended AS (
+    UPDATE tokens t SET is_valid = false, ciphertext = ''
+    FROM due d WHERE t.user_id = d.user_id AND t.id = d.id
+    RETURNING t.*
+)
+INSERT INTO audit_events (id, occurred_at, kind, user_id, country, bank, access, token_id, fingerprint, detail)
+SELECT gen_random_uuid(), clock_timestamp(), 'token.expired', e.user_id, nullif(e.country, ''), nullif(e.bank, ''),
+       e.access, e.id, e.fingerprint, jsonb_build_object('endedAt', e.ends_at)
+FROM ended e;";
+
+pub async fn measure_cleanup(world: &World, section: &mut Section) -> Result<()> {
+    let due = world.scale.tokens / 10;
+    let requests = write_requests(world, world.scale.tokens)?;
+    let server = serve_warm(world, "filled", &requests, &[]).await?;
+    let (mut ours, mut by_hand, mut beside, mut kept) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let rate = |cleaned: (u64, f64)| cleaned.0 as f64 / cleaned.1;
+    for _ in 0..world.scale.rounds {
+        expire(world, due).await?;
+        by_hand.push(rate(clean_by_hand(world).await?));
+        expire(world, due).await?;
+        ours.push(rate(clean(world).await?));
+
+        expire(world, due).await?;
+        let base = server.base();
+        let alone = drive(world, &base, 64, world.scale.seconds, Ask::File(&requests)).await?;
+        let load = drive(world, &base, 64, world.scale.seconds, Ask::File(&requests));
+        let (cleaned, load) = tokio::join!(clean(world), load);
+        beside.push(rate(cleaned?));
+        kept.push(load?.rate() / alone.rate());
+    }
+    let path = format!("cleanup, {due} expired of {}", world.scale.tokens);
+    section.beside(
+        &path,
+        "tokens/s",
+        &ours,
+        ("the same SQL in a loop", &by_hand),
+        Some(AtLeast(0.75)),
+    );
+    section.alone(
+        "handouts beside a cleanup, rate kept",
+        "",
+        &kept,
+        Some(AtLeast(0.7)),
+    );
+    section.alone("cleanup beside handouts", "tokens/s", &beside, None);
+    Ok(())
+}
+
+/// Lets so many tokens be over that nobody asks for.
+async fn expire(world: &World, tokens: u64) -> Result<()> {
+    let mut db = world.connect("filled").await?;
+    run(&mut db, &format!(
+        "UPDATE tokens t SET ends_at = clock_timestamp() - interval '1 second' FROM (
+             SELECT user_id, id FROM tokens WHERE is_valid AND bank = 'Luminor' AND ends_at > now() LIMIT {tokens}
+         ) d WHERE t.user_id = d.user_id AND t.id = d.id")).await?;
+    run(&mut db, "VACUUM ANALYZE tokens").await?;
+    run(&mut db, "CHECKPOINT").await
+}
+
+/// A run of the command: tokens and seconds.
+async fn clean(world: &World) -> Result<(u64, f64)> {
+    let began = Instant::now();
+    let said = output(world.program("filled", &["cleanup", "--max-runtime=10m"])).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    let summary: serde_json::Value = serde_json::from_str(&said)?;
+    Ok((summary["expired"].as_u64().context("no count")?, seconds))
+}
+
+async fn clean_by_hand(world: &World) -> Result<(u64, f64)> {
+    let mut db = world.connect("filled").await?;
+    let (mut tokens, began) = (0, Instant::now());
+    loop {
+        let done = sqlx::query(EXPIRE).execute(&mut db).await?.rows_affected();
+        tokens += done;
+        if done < 1000 {
+            return Ok((tokens, began.elapsed().as_secs_f64()));
+        }
+    }
+}
+
+pub async fn measure_memory(world: &World, section: &mut Section) -> Result<()> {
+    let tokens = world.scale.tokens.min(1_000_000);
+    let room = (2 * tokens).to_string();
+    let server = world.serve("filled", None, &[("CACHE_MAX_TOKENS", &room)])?;
+    let requests = all_requests(world.scale.tokens);
+    let requests: Vec<&str> = requests.lines().take(tokens as usize).collect();
+    let (first, rest) = requests.split_at(1_000);
+    ask_all(&server, first).await?;
+    let before = server.resident()?;
+    ask_all(&server, rest).await?;
+    let bytes = (server.resident()? - before) as f64 / rest.len() as f64;
+    section.alone(
+        &format!("resident memory a cached token, {} of them", rest.len()),
+        "bytes",
+        &[bytes],
+        Some(AtMost(550.0)),
+    );
+    Ok(())
+}
+
+/// Asks for each of them once, over 64 connections.
+async fn ask_all(server: &Server, bodies: &[&str]) -> Result<()> {
+    let callers = bodies
+        .chunks(bodies.len().div_ceil(64))
+        .map(|bodies| async move {
+            let mut connection = Connection::open(server.addr).await?;
+            for body in bodies {
+                connection.ask(&request(AUTHORIZATION, body)).await?;
+            }
+            anyhow::Ok(())
+        });
+    try_join_all(callers).await?;
+    Ok(())
+}
+
+pub async fn measure_start(world: &World, section: &mut Section) -> Result<()> {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..5 * world.scale.rounds {
+        let addr = free_addr()?;
+        let mut serve = world.program("filled", &["serve"]);
+        serve.env("LISTEN_ADDR", addr.to_string());
+        ours.push(first_answer(world, serve, addr)?);
+        let addr = free_addr()?;
+        let rival = world.rival_command("connected", addr, &world.url("filled"))?;
+        theirs.push(first_answer(world, rival, addr)?);
+    }
+    section.beside(
+        "start to first answer",
+        "ms",
+        &ours,
+        ("bare actix with one connection", &theirs),
+        Some(AtMost(3.0)),
+    );
+    let size = std::fs::metadata(PROGRAM)?.len() as f64 / 1e6;
+    section.alone("stripped release build", "MB", &[size], Some(AtMost(25.0)));
+    Ok(())
+}
+
+/// Milliseconds until a program answers.
+fn first_answer(world: &World, program: Command, addr: std::net::SocketAddr) -> Result<f64> {
+    let began = Instant::now();
+    let _server = Server::spawn(program, addr, &world.log("start"))?;
+    loop {
+        ensure!(
+            began.elapsed() < Duration::from_secs(30),
+            "nothing answers at {addr}"
+        );
+        let Ok(mut stream) = TcpStream::connect(addr) else {
+            sleep(Duration::from_micros(200));
+            continue;
+        };
+        stream.write_all(b"GET /health/live HTTP/1.1\r\nHost: bench\r\n\r\n")?;
+        let mut status = [0; 12];
+        stream.read_exact(&mut status)?;
+        ensure!(
+            &status == b"HTTP/1.1 200",
+            "{}",
+            String::from_utf8_lossy(&status)
+        );
+        return Ok(began.elapsed().as_secs_f64() * 1e3);
+    }
+}
