@@ -6,8 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::ExposeSecret;
 use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
@@ -19,7 +17,7 @@ use crate::api::auth::RateLimit;
 use crate::api::health::DatabaseCheck;
 use crate::api::metrics::Figures;
 use crate::api::{self, ApiState, ServerHandle};
-use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig, TlsFiles};
+use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig};
 use crate::crypto::KeyRing;
 use crate::db::audit::AuditConnection;
 use crate::db::{Database, partitions, schema};
@@ -58,7 +56,7 @@ impl Service {
     /// Waits for the database, checks it, and serves. Call it on the runtime that shall carry the
     /// connections and the mints.
     pub async fn start(config: Config) -> anyhow::Result<Service> {
-        let tls = config.http.tls().as_ref().map(read_tls).transpose()?;
+        let tls = config.http.read_tls().transpose()?;
         let options = schema::connect_options(&config.database.url)?;
         schema::wait_for_database(&options, config.database.startup_wait).await?;
         // One of the allowed connections is the writer's own.
@@ -238,18 +236,4 @@ pub fn retention(config: &RetentionConfig) -> Retention {
         tokens: config.tokens,
         audit: config.audit,
     }
-}
-
-/// The certificate and its key, if they go together.
-pub(crate) fn read_tls(files: &TlsFiles) -> anyhow::Result<rustls::ServerConfig> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let certificates = CertificateDer::pem_file_iter(&files.cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .context("TLS_CERT is no PEM file of certificates")?;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .context("TLS_KEY is no PEM file of a private key")?;
-    rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(certificates, key)
-        .context("TLS_CERT and TLS_KEY do not go together")
 }

@@ -1,17 +1,17 @@
 //! `token-vendor check`: what is wrong, and what mends it.
 
-use std::fmt::Display;
+use std::fmt::{Arguments, Display};
+use std::io::{self, Write};
 
-use anstream::println;
 use anstyle::{AnsiColor, Color, Style};
 use anyhow::{anyhow, bail};
 use uuid::Uuid;
 
 use super::{CliError, start_logs};
-use crate::app::{key_ring, read_tls};
+use crate::app::key_ring;
 use crate::config::{Config, Flags, Source};
 use crate::db::partitions::PARTITIONS_AHEAD;
-use crate::db::schema::{self, DatabaseHealth, Unfit};
+use crate::db::schema::{self, CONNECT_TIMEOUT, DatabaseHealth, Unfit};
 use crate::db::{DbError, PgPool, keys, tokens};
 use crate::upstream;
 
@@ -28,16 +28,13 @@ pub(super) struct Check {
 pub(super) async fn check(check: Check) -> Result<(), CliError> {
     let config = check.settings.load(Source::of_process())?;
     start_logs(config.log.format)?;
-    print!("{}", config.render_masked());
-    let mut report = Report { failed: 0 };
-    if let Some(Err(error)) = config.http.tls().as_ref().map(read_tls) {
-        let mend = "both are PEM; the certificate of the key comes first in TLS_CERT";
-        report.failed("tls", format!("{error:#}"), mend);
-    }
+    let mut report = Report::default();
+    report.say(format_args!("{}", config.render_masked().trim_end()));
     if check.online {
         check_database(&config, &mut report).await?;
         check_upstream(&config, &mut report).await;
     }
+    report.unsaid?;
     match report.failed {
         0 => Ok(()),
         _ => Err(anyhow!("not all is well").into()),
@@ -46,12 +43,12 @@ pub(super) async fn check(check: Check) -> Result<(), CliError> {
 
 async fn check_database(config: &Config, report: &mut Report) -> Result<(), CliError> {
     let options = schema::connect_options(&config.database.url)?;
-    match schema::reach(&options).await {
+    match schema::reach(&options, CONNECT_TIMEOUT).await {
         Err(error) => report.failed("database", &error, error.remedy()),
         Ok(()) => check_inside(config, &schema::open_pool(options, 1), report).await,
     }
     if let Some(url) = &config.database.read_url {
-        match schema::reach(&schema::connect_options(url)?).await {
+        match schema::reach(&schema::connect_options(url)?, CONNECT_TIMEOUT).await {
             Err(error) => report.failed("read database", &error, error.remedy()),
             Ok(()) => report.ok("read database", "reached"),
         }
@@ -133,26 +130,43 @@ async fn check_upstream(config: &Config, report: &mut Report) {
 /// A line for each part, coloured on a terminal.
 struct Report {
     failed: u32,
+    /// Why lines could not be printed.
+    unsaid: io::Result<()>,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Report {
+            failed: 0,
+            unsaid: Ok(()),
+        }
+    }
 }
 
 impl Report {
-    fn ok(&self, part: &str, told: impl Display) {
-        Self::line(part, AnsiColor::Green, "ok", told);
+    fn ok(&mut self, part: &str, told: impl Display) {
+        self.line(part, AnsiColor::Green, "ok", told);
     }
 
     /// Worth knowing, and no failure.
-    fn note(&self, part: &str, told: impl Display) {
-        Self::line(part, AnsiColor::Yellow, "note", told);
+    fn note(&mut self, part: &str, told: impl Display) {
+        self.line(part, AnsiColor::Yellow, "note", told);
     }
 
     fn failed(&mut self, part: &str, why: impl Display, mend: &str) {
         self.failed += 1;
-        Self::line(part, AnsiColor::Red, "FAILED", why);
-        println!("    {mend}");
+        self.line(part, AnsiColor::Red, "FAILED", why);
+        self.say(format_args!("    {mend}"));
     }
 
-    fn line(part: &str, colour: AnsiColor, outcome: &str, told: impl Display) {
+    fn line(&mut self, part: &str, colour: AnsiColor, outcome: &str, told: impl Display) {
         let style = Style::new().bold().fg_color(Some(Color::Ansi(colour)));
-        println!("{part}: {style}{outcome}{style:#}, {told}");
+        self.say(format_args!("{part}: {style}{outcome}{style:#}, {told}"));
+    }
+
+    fn say(&mut self, line: Arguments<'_>) {
+        if self.unsaid.is_ok() {
+            self.unsaid = writeln!(anstream::stdout(), "{line}");
+        }
     }
 }

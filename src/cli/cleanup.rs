@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::client::actor;
-use super::{CliError, start_logs, told_to_stop};
+use super::{CliError, print_json, start_logs, told_to_stop};
 use crate::app::retention;
 use crate::config::{CleanupCommandConfig, Flags, Source};
 use crate::db::{Database, DbError, schema};
@@ -63,11 +63,7 @@ pub(super) async fn cleanup(cleanup: Cleanup) -> Result<(), CliError> {
     if io::stderr().is_terminal() {
         eprint!("\x1b[K");
     }
-    println!(
-        "{}",
-        serde_json::to_string(&summary).map_err(anyhow::Error::from)?
-    );
-    Ok(())
+    print_json(&summary)
 }
 
 /// A line on the terminal, rewritten as the work goes on; nothing where there is no terminal.

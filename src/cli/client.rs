@@ -10,7 +10,7 @@ use clap::builder::TypedValueParser;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{CliError, start_logs};
+use super::{CliError, print, print_json, start_logs};
 use crate::config::{DatabaseCommandConfig, DatabaseConfig, Flags, Source};
 use crate::db::clients::{disable_client, find_client, insert_client, list_clients, rotate_client};
 use crate::db::{PgPool, schema};
@@ -86,8 +86,7 @@ async fn create(pool: &PgPool, name: String, scopes: &[Scope]) -> Result<(), Cli
     if !insert_client(pool, &client, &actor()).await? {
         return Err(anyhow!("the new key is taken already; try again").into());
     }
-    print_with_secret(&client, &secret);
-    Ok(())
+    print_with_secret(&client, &secret)
 }
 
 async fn rotate(pool: &PgPool, key: &str, grace: Duration) -> Result<(), CliError> {
@@ -100,22 +99,24 @@ async fn rotate(pool: &PgPool, key: &str, grace: Duration) -> Result<(), CliErro
         };
         return Err(error.into());
     };
-    print_with_secret(&client, &secret);
-    Ok(())
+    print_with_secret(&client, &secret)
 }
 
 fn new_secret() -> anyhow::Result<String> {
     Ok(BASE64_URL_SAFE_NO_PAD.encode(random::<32>()?))
 }
 
-fn print_with_secret(client: &Client, secret: &str) {
+fn print_with_secret(client: &Client, secret: &str) -> Result<(), CliError> {
     let view = json!({
         "apiKey": client.api_key,
         "apiSecret": secret,
         "name": client.name,
         "scopes": client.scopes.iter().collect::<Vec<_>>(),
     });
-    println!("{view}");
+    let key = &client.api_key;
+    // The secret is nowhere else, and the client is on record already.
+    let lost = || format!("the secret of {key} could not be printed: rotate it");
+    Ok(print(view).with_context(lost)?)
 }
 
 fn no_client(key: &str) -> anyhow::Error {
@@ -135,16 +136,14 @@ async fn list(pool: &PgPool) -> Result<(), CliError> {
             })
         })
         .collect();
-    println!("{}", serde_json::Value::from(views));
-    Ok(())
+    print_json(&views)
 }
 
 async fn disable(pool: &PgPool, key: &str) -> Result<(), CliError> {
     if disable_client(pool, key, &actor()).await?.is_none() {
         return Err(no_client(key).into());
     }
-    println!("{}", json!({ "apiKey": key, "isEnabled": false }));
-    Ok(())
+    print_json(&json!({ "apiKey": key, "isEnabled": false }))
 }
 
 async fn open(settings: Flags<DatabaseCommandConfig>) -> Result<PgPool, CliError> {

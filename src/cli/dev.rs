@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 
 use super::client::actor;
-use super::{CliError, start_telemetry, told_to_stop};
+use super::{CliError, print, start_telemetry, told_to_stop};
 use crate::app::Service;
 use crate::config::{DevConfig, Flags, Source};
 use crate::db::clients::insert_client;
@@ -95,7 +95,7 @@ pub(super) async fn dev(dev: Dev) -> Result<(), CliError> {
     schema::migrate(&options).await?;
     add_client(&options).await?;
     let service = Service::start(config).await?;
-    print_welcome(service.addr(), sandbox.addr());
+    print_welcome(service.addr(), sandbox.addr())?;
     service.run_until(stop).await?;
     traces.flush().await;
     sandbox.stop().await;
@@ -139,11 +139,11 @@ async fn add_client(options: &PgConnectOptions) -> Result<(), CliError> {
     Ok(())
 }
 
-fn print_welcome(service: SocketAddr, sandbox: SocketAddr) {
-    println!(
+fn print_welcome(service: SocketAddr, sandbox: SocketAddr) -> std::io::Result<()> {
+    print(format_args!(
         "token-vendor at http://{service}, its stand-in upstream at http://{sandbox}\n\
          Get a token (minted the first time, the same one the second time):\n\n\
          curl -s -u {CLIENT}:{CLIENT} -H 'Content-Type: application/json' -d '{{\"userId\":\"u-1\",\"country\":\"LT\"}}' http://{service}/bank/tokens/\n\n\
          Ctrl-C stops all of it."
-    );
+    ))
 }

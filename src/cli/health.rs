@@ -22,7 +22,7 @@ pub(super) async fn health(health: Health) -> Result<(), CliError> {
     let http = health.settings.load(Source::of_process())?;
     // An unspecified address, connected to, is this machine.
     let address = http.listen_addr;
-    let scheme = http.tls().map_or("http", |_| "https");
+    let scheme = if http.has_tls() { "https" } else { "http" };
     let url = Url::parse(&format!("{scheme}://{address}/health/ready")).context("no address")?;
     // Our own certificate is not made out to this address.
     match upstream::probe(&url, PATIENCE, true).await? {

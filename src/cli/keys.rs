@@ -9,7 +9,7 @@ use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{actor, connect, random};
-use super::{CliError, start_logs, told_to_stop};
+use super::{CliError, print, print_json, start_logs, told_to_stop};
 use crate::app::key_ring;
 use crate::config::{Flags, KeysCommandConfig, Source, is_key_id};
 use crate::vending::rotation::rotate_keys;
@@ -34,8 +34,8 @@ pub(super) async fn keys(command: KeysCommand) -> Result<(), CliError> {
     match command {
         KeysCommand::Generate { id } => {
             let id = id.unwrap_or_else(|| Utc::now().format("k%Y%m%d").to_string());
-            println!("{id}:{}", BASE64_STANDARD.encode(random::<32>()?));
-            Ok(())
+            let key = BASE64_STANDARD.encode(random::<32>()?);
+            Ok(print(format_args!("{id}:{key}"))?)
         }
         KeysCommand::Rotate { settings } => rotate(settings).await,
     }
@@ -65,10 +65,7 @@ async fn rotate(settings: Flags<KeysCommandConfig>) -> Result<(), CliError> {
     if shown {
         eprintln!();
     }
-    println!(
-        "{}",
-        serde_json::to_string(&rotation).map_err(anyhow::Error::from)?
-    );
+    print_json(&rotation)?;
     match rotation.left.values().sum::<i64>() {
         0 => Ok(()),
         left => Err(

@@ -13,11 +13,13 @@ mod keys;
 mod sandbox;
 mod serve;
 
+use std::fmt::Display;
 use std::io::{Write, stdout};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
 
@@ -137,10 +139,21 @@ pub fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(CliError::Failed(error)) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", with_causes(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, but for those that it tells itself.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told += &format!(": {cause}");
+        }
+    }
+    told
 }
 
 async fn run(command: Command) -> Result<(), CliError> {
@@ -156,10 +169,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Check(check) => check::check(check).await,
         Command::Openapi => print_openapi(),
         Command::Health(health) => health::health(health).await,
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "token-vendor", &mut stdout());
-            Ok(())
-        }
+        Command::Completions { shell } => print_completions(shell),
     }
 }
 
@@ -174,9 +184,25 @@ async fn apply_migrations(migrate: Migrate) -> Result<(), CliError> {
 }
 
 fn print_openapi() -> Result<(), CliError> {
-    let mut document = serde_json::to_string_pretty(&openapi_document()).expect("it is JSON");
-    document.push('\n');
-    Ok(std::io::stdout().write_all(document.as_bytes())?)
+    let document = serde_json::to_string_pretty(&openapi_document()).expect("it is JSON");
+    Ok(print(document)?)
+}
+
+fn print_completions(shell: Shell) -> Result<(), CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "token-vendor", &mut script);
+    Ok(stdout().write_all(&script)?)
+}
+
+/// Prints a result and ends its line; unlike `println!` it does not panic where nobody takes it.
+fn print(result: impl Display) -> std::io::Result<()> {
+    let mut stdout = stdout().lock();
+    writeln!(stdout, "{result}")?;
+    stdout.flush()
+}
+
+fn print_json(result: &impl Serialize) -> Result<(), CliError> {
+    Ok(print(serde_json::to_string(result).expect("it is JSON"))?)
 }
 
 fn start_logs(format: LogFormat) -> Result<(), CliError> {

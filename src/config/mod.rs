@@ -12,13 +12,14 @@ mod settings;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod values;
 
 pub use example::render_env_example;
 pub use flags::Flags;
 pub use settings::{
     CleanupConfig, Config, DatabaseConfig, HttpConfig, KeysConfig, LogConfig, RetentionConfig,
-    SETTINGS, TlsFiles, TracesConfig, UpstreamConfig, VendingConfig,
+    SETTINGS, TracesConfig, UpstreamConfig, VendingConfig,
 };
 pub use source::Source;
 pub use values::{LogFormat, TokenKey, is_key_id};

@@ -9,6 +9,7 @@ use secrecy::{SecretBox, SecretString};
 use url::Url;
 
 use super::source::Source;
+use super::tls::read_tls;
 use super::values::*;
 use super::{CommandConfig, Secrecy::*, Setting};
 
@@ -181,22 +182,15 @@ impl Config {
     }
 }
 
-/// The PEM files of HTTPS, both readable when the configuration was checked.
-#[derive(Debug)]
-pub struct TlsFiles {
-    /// The certificate chain.
-    pub cert: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-}
-
 impl HttpConfig {
-    /// HTTPS instead of HTTP.
-    pub fn tls(&self) -> Option<TlsFiles> {
-        Some(TlsFiles {
-            cert: self.tls_cert.clone()?,
-            key: self.tls_key.clone()?,
-        })
+    /// Whether HTTPS is served instead of HTTP.
+    pub fn has_tls(&self) -> bool {
+        self.tls_cert.is_some()
+    }
+
+    /// The certificate to serve HTTPS with; it was fine when the configuration was checked.
+    pub fn read_tls(&self) -> Option<anyhow::Result<rustls::ServerConfig>> {
+        Some(read_tls(self.tls_cert.as_ref()?, self.tls_key.as_ref()?))
     }
 }
 
@@ -221,8 +215,13 @@ pub(super) fn check_retention(source: &mut Source) {
 /// Mistakes that only several settings together show, found even where one of them is wrong itself.
 fn check_together(source: &mut Source) {
     check_retention(source);
-    if source.found("TLS_CERT").is_empty() != source.found("TLS_KEY").is_empty() {
+    let (cert, key) = (source.found("TLS_CERT"), source.found("TLS_KEY"));
+    if cert.is_empty() != key.is_empty() {
         source.note("TLS_CERT", "goes with TLS_KEY: set both or neither");
+    } else if [cert, key].iter().all(|path| readable_file(path).is_ok())
+        && let Err(error) = read_tls(cert.as_ref(), key.as_ref())
+    {
+        source.note("TLS_CERT", &format!("{error:#}"));
     }
     let is_allowed = source.found("UPSTREAM_ALLOW_HTTP") == "true";
     if let Ok(url) = upstream_base_url(source.found("UPSTREAM_BASE_URL"))

@@ -16,7 +16,10 @@ use super::partitions::PARTITIONS_AHEAD;
 pub static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// A database that takes longer to let us in counts as down.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What one try may take, however little of the patience is left.
+const SHORTEST_TRY: Duration = Duration::from_secs(1);
 
 /// Whoever waits longer than this for the database hears why.
 const TELL_AFTER: Duration = Duration::from_secs(3);
@@ -115,7 +118,11 @@ pub async fn wait_for_database(
     patience: Duration,
 ) -> Result<(), Unfit> {
     let (started, mut is_told) = (Instant::now(), false);
-    while let Err(last) = reach(options).await {
+    loop {
+        let left = patience.saturating_sub(started.elapsed());
+        let Err(last) = reach(options, left.max(SHORTEST_TRY)).await else {
+            return Ok(());
+        };
         if started.elapsed() >= patience {
             return Err(Unfit::Unreachable {
                 waited: patience,
@@ -128,18 +135,18 @@ pub async fn wait_for_database(
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    Ok(())
 }
 
-/// One try at a connection.
-pub async fn reach(options: &PgConnectOptions) -> Result<(), DbError> {
-    match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
+/// One try at a connection, at most that long and never longer than [`CONNECT_TIMEOUT`].
+pub async fn reach(options: &PgConnectOptions, at_most: Duration) -> Result<(), DbError> {
+    let at_most = at_most.min(CONNECT_TIMEOUT);
+    match tokio::time::timeout(at_most, options.connect()).await {
         Ok(Ok(connection)) => {
             let _ = sqlx::Connection::close(connection).await;
             Ok(())
         }
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(DbError::TimedOut(CONNECT_TIMEOUT)),
+        Err(_) => Err(DbError::TimedOut(at_most)),
     }
 }
 

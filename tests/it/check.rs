@@ -177,17 +177,25 @@ async fn a_certificate_of_another_key_is_found_before_serving() {
     std::fs::write(&cert, one.cert.pem()).unwrap();
     std::fs::write(&key, one.signing_key.serialize_pem()).unwrap();
     std::fs::write(&other_key, other.signing_key.serialize_pem()).unwrap();
-    let check = async |key: &std::path::Path| {
+    let start = async |command, key: &std::path::Path| {
         let files = [
             ("TLS_CERT", cert.to_str().unwrap()),
             ("TLS_KEY", key.to_str().unwrap()),
         ];
-        run(&["check"], &world.variables(&files)).await
+        run(&[command], &world.variables(&files)).await
     };
-    let (good, bad) = (check(&key).await, check(&other_key).await);
-    std::fs::remove_dir_all(folder).unwrap();
+    let good = start("check", &key).await;
     assert_eq!(good.code, 0, "{good:?}");
-    found(&bad, "tls", "do not go together", "PEM");
+    let other = "TLS_CERT: its first certificate is not that of TLS_KEY";
+    for command in ["check", "serve"] {
+        start(command, &other_key).await.refused(2, other);
+        let no_key = start(command, &cert).await;
+        no_key.refused(
+            2,
+            "TLS_CERT: goes with TLS_KEY, which is no PEM file of a private key",
+        );
+    }
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 /// The name in the path of a database's URL.

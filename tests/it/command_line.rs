@@ -209,3 +209,39 @@ impl Drop for Folder {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
+
+/// A command whose result nobody takes has failed, whatever it did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_cannot_be_printed_is_a_failure() {
+    let world = World::new().await;
+    let variables = world.variables(&[]);
+    let unheard = async |arguments: &[&str]| {
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let child = program(arguments, &variables).stdout(full).spawn().unwrap();
+        let output = child.wait_with_output().await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.starts_with("error: "), "{arguments:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+        said
+    };
+    for arguments in [
+        &["openapi"][..],
+        &["completions", "bash"],
+        &["keys", "generate"],
+        &["keys", "rotate"],
+        &["cleanup"],
+        &["check"],
+        &["audit", "export"],
+        &["client", "list"],
+        &["client", "disable", "admin"],
+    ] {
+        unheard(arguments).await;
+    }
+    let said = unheard(&["client", "create", "--name", "n", "--scope", "tokens:read"]).await;
+    let key = said.split(' ').find(|word| word.starts_with("tv-"));
+    let rotated = run(&["client", "rotate", key.unwrap()], &variables).await;
+    assert_eq!(rotated.code, 0, "{rotated:?}");
+    let said = unheard(&["client", "rotate", key.unwrap()]).await;
+    assert!(said.contains("rotate it"), "{said}");
+}

@@ -18,6 +18,10 @@ async fn serve_refuses_a_database_that_is_not_fit() {
     let absent = serve("postgres://u:pass-word@127.0.0.1:1/x").await;
     absent.refused(1, "no database within 300ms");
     assert!(!absent.err.contains("pass-word"), "{absent:?}");
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = format!("postgres://{}/x", silent.local_addr().unwrap());
+    // Not the 5 s that a database has that may take them.
+    serve(&silent).await.refused(1, "within 1s");
     serve(&create_empty_database().await)
         .await
         .refused(1, "token-vendor migrate");
@@ -42,6 +46,12 @@ async fn serve_refuses_a_database_that_is_not_fit() {
             .await
             .unwrap();
         serve(&other.url).await.refused(1, told);
+        if told == "read-only" {
+            let variables = world.variables(&[("DATABASE_URL", &other.url)]);
+            let migrated = run(&["migrate"], &variables).await;
+            migrated.refused(1, told);
+            assert_eq!(migrated.err.matches(told).count(), 1, "{migrated:?}");
+        }
     }
 }
 
