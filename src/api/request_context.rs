@@ -114,7 +114,8 @@ pub async fn request_context(
     }
 }
 
-/// The caller's own, if there is one and it is fit to be repeated, else a new UUID.
+/// The caller's own, if there is one and it is fit to be repeated, else a new UUID, by time, so
+/// that the index over them grows at its end.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let is_fit = |own: &&HeaderValue| {
         (1..=MAX_REQUEST_ID).contains(&own.len())
@@ -124,7 +125,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
                 .all(|byte| matches!(byte, b' '..=b'~'))
     };
     let own = only(headers, X_REQUEST_ID).filter(is_fit).cloned();
-    own.unwrap_or_else(|| HeaderValue::try_from(Uuid::new_v4().to_string()).expect("ASCII"))
+    own.unwrap_or_else(|| HeaderValue::try_from(Uuid::now_v7().to_string()).expect("ASCII"))
 }
 
 /// The one line of a request, written when it is dropped. It names the route as the route table

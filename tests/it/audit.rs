@@ -17,13 +17,15 @@ pub const PATH: &str = "/audit/events";
 fn random_event(random: &mut Rng, newest: DateTime<Utc>) -> AuditEvent {
     let mut some = |names: &[&str]| random.choice(names).map(|name| (*name).to_owned());
     let (user, client) = (some(&["u-1", "u-2", "ž +&=%'"]), some(&["c-1", "c_2"]));
-    let (request, fingerprint) = (some(&["r-1", "r 2/+&%~"]), some(&["f1", "f2"]));
+    let request = some(&["r-1", "r 2/+&%~"]);
+    // Two records of one string, and one of another.
+    let token = random.bool().then(|| random.u128(1..4));
     let mut maybe = |value: Option<String>| value.filter(|_| random.u8(..4) > 0);
     AuditEvent {
         user_id: maybe(user),
         client: maybe(client),
         request_id: maybe(request),
-        fingerprint: maybe(fingerprint),
+        fingerprint: token.map(|token| if token < 3 { "f1" } else { "f2" }.into()),
         source_ip: maybe(Some("192.0.2.7".into())),
         country: maybe(Some("LT".into())),
         bank: maybe(Some("B\"&,\r".into())),
@@ -31,9 +33,7 @@ fn random_event(random: &mut Rng, newest: DateTime<Utc>) -> AuditEvent {
         occurred_at: newest - TimeDelta::microseconds(random.i64(0..40) * 99_999_999_999),
         kind: random.choice(EventKind::ALL).unwrap().to_string(),
         access: random.bool().then(|| Access::from_bits(random.i16(0..8))),
-        token_id: random
-            .bool()
-            .then(|| Uuid::from_u128(random.u128(1..4) << 64)),
+        token_id: token.map(|token| Uuid::from_u128(token << 64)),
         detail: random
             .bool()
             .then(|| json!({"n": random.u8(..), "of": ["=1", null]})),

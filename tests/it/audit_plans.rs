@@ -6,7 +6,7 @@ use chrono::{DateTime, Months, Utc};
 use reqwest::Method;
 use serde_json::Value;
 use sqlx::{PgPool, Postgres, QueryBuilder};
-use token_vendor::db::events::{EventFilter, EventOrder, push_select};
+use token_vendor::db::events::{EventFilter, EventOrder, list_tokens_of, push_select};
 use token_vendor::model::EventKind;
 use uuid::Uuid;
 
@@ -48,8 +48,12 @@ async fn seed(db: &PgPool) -> (DateTime<Utc>, DateTime<Utc>) {
         .execute(db)
         .await;
     assert_eq!(seeded.unwrap().rows_affected(), EVENTS as u64);
-    let indexes = include_str!("../../migrations/20261122000004_audit_indexes.sql");
-    sqlx::raw_sql(indexes).execute(db).await.unwrap();
+    for indexes in [
+        include_str!("../../migrations/20261122000004_audit_indexes.sql"),
+        include_str!("../../migrations/20261122000007_fingerprint_index.sql"),
+    ] {
+        sqlx::raw_sql(indexes).execute(db).await.unwrap();
+    }
     sqlx::raw_sql("VACUUM (ANALYZE) audit_events")
         .execute(db)
         .await
@@ -62,7 +66,11 @@ type After = Option<(DateTime<Utc>, Uuid)>;
 /// The plan, as it ran.
 async fn explain(db: &PgPool, filter: &EventFilter, order: EventOrder, after: After) -> Value {
     let mut query = QueryBuilder::<Postgres>::new("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ");
-    push_select(&mut query, filter, order, after, 101);
+    let tokens = match &filter.fingerprint {
+        Some(fingerprint) => Some(list_tokens_of(db, fingerprint).await.unwrap()),
+        None => None,
+    };
+    push_select(&mut query, filter, tokens.as_deref(), order, after, 101);
     let plan: Value = query
         .build_query_scalar()
         .persistent(false)
