@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use actix_web::http::header::{self, HeaderName};
+use actix_web::http::header::{self, ContentType, HeaderName};
 use actix_web::{HttpRequest, HttpResponse, web};
 use uuid::Uuid;
 
@@ -123,9 +123,14 @@ fn answer_token(vended: &Vended, verification_base_url: &str) -> HttpResponse {
     } else {
         HttpResponse::Ok()
     };
+    // As long as it gets, or nearly.
+    let mut body = Vec::with_capacity(1024);
+    let view = TokenView::new(vended, verification_base_url);
+    serde_json::to_writer(&mut body, &view).expect("it is JSON");
     let mut answer = answer
         .insert_header((CACHE_STATUS, cache_status(vended)))
-        .json(TokenView::new(vended, verification_base_url));
+        .content_type(ContentType::json())
+        .body(body);
     answer.extensions_mut().insert(Outcome(outcome(vended)));
     answer
 }

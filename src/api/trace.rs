@@ -10,6 +10,8 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::only;
 
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 /// The span of a request, and the trace that it belongs to.
 pub struct Trace {
     /// Nothing where no traces are sent.
@@ -25,16 +27,19 @@ impl Trace {
             otel.kind = "server",
             http.request.method = method
         );
-        let parent = TraceContextPropagator::new().extract(&Fields(headers));
         let trace_of = |context: &opentelemetry::Context| {
             let id = context.span().span_context().trace_id();
             (id != TraceId::INVALID).then_some(id)
         };
-        let mut id = trace_of(&parent);
-        if !span.is_disabled() {
-            if id.is_some() {
+        let mut id = None;
+        if headers.contains_key(TRACEPARENT) {
+            let parent = TraceContextPropagator::new().extract(&Fields(headers));
+            id = trace_of(&parent);
+            if id.is_some() && !span.is_disabled() {
                 let _ = span.set_parent(parent);
             }
+        }
+        if !span.is_disabled() {
             id = trace_of(&span.context());
         }
         Trace { span, id }

@@ -47,17 +47,17 @@ macro_rules! insert {
 
 /// The wish to hand out a token that is on record.
 #[derive(Debug)]
-pub struct HandoutRow {
+pub struct HandoutRow<'a> {
     /// The id of its event; the same in a replay.
     pub event_id: Uuid,
     /// When, by our estimate of the database's clock; the same in a replay.
     pub occurred_at: DateTime<Utc>,
     /// The token's user.
-    pub user_id: String,
+    pub user_id: &'a str,
     /// The token.
     pub token_id: Uuid,
     /// To whom.
-    pub caller: Caller,
+    pub caller: &'a Caller,
     /// The life that it must have left.
     pub min_life: Duration,
 }
@@ -68,7 +68,7 @@ pub struct HandoutRow {
 /// The events must be new. Their being so is what makes this cheaper than [`replay_handouts`].
 pub async fn insert_handouts(
     connection: &mut PgConnection,
-    rows: &[&HandoutRow],
+    rows: &[HandoutRow<'_>],
     floor: DateTime<Utc>,
 ) -> Result<HashSet<Uuid>, DbError> {
     let columns = Columns::of(rows);
@@ -80,7 +80,7 @@ pub async fn insert_handouts(
 /// and not named; what is being written at this moment is waited for.
 pub async fn replay_handouts(
     connection: &mut PgConnection,
-    rows: &[&HandoutRow],
+    rows: &[HandoutRow<'_>],
     floor: DateTime<Utc>,
 ) -> Result<(), DbError> {
     let columns = Columns::of(rows);
@@ -94,7 +94,7 @@ pub async fn replay_handouts(
 /// first try had not written.
 pub async fn find_handouts(
     connection: &mut PgConnection,
-    rows: &[&HandoutRow],
+    rows: &[HandoutRow<'_>],
 ) -> Result<HashSet<Uuid>, DbError> {
     let columns = Columns::of(rows);
     let ids = sqlx::query_scalar!(
@@ -153,14 +153,14 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(rows: &[&'a HandoutRow]) -> Self {
-        fn column<'a, T>(rows: &[&'a HandoutRow], value: impl Fn(&'a HandoutRow) -> T) -> Vec<T> {
-            rows.iter().map(|row| value(row)).collect()
+    fn of(rows: &[HandoutRow<'a>]) -> Self {
+        fn column<'a, T>(rows: &[HandoutRow<'a>], value: fn(&HandoutRow<'a>) -> T) -> Vec<T> {
+            rows.iter().map(value).collect()
         }
         Columns {
             event_id: column(rows, |row| row.event_id),
             occurred_at: column(rows, |row| row.occurred_at),
-            user_id: column(rows, |row| row.user_id.as_str()),
+            user_id: column(rows, |row| row.user_id),
             token_id: column(rows, |row| row.token_id),
             client: column(rows, |row| row.caller.client.as_str()),
             request_id: column(rows, |row| row.caller.request_id.as_str()),

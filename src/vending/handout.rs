@@ -1,8 +1,10 @@
 //! The group commit: many handouts, one statement, each caller answered after the commit.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -27,8 +29,26 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// A handout on its way to the writer.
 #[derive(Debug)]
 struct Handout {
-    row: HandoutRow,
+    event_id: Uuid,
+    occurred_at: DateTime<Utc>,
+    token: Arc<CachedToken>,
+    caller: Arc<Caller>,
+    min_life: Duration,
     reply: oneshot::Sender<Result<bool, Failure>>,
+}
+
+impl Handout {
+    fn row(&self) -> HandoutRow<'_> {
+        let token = &self.token.issued.token;
+        HandoutRow {
+            event_id: self.event_id,
+            occurred_at: self.occurred_at,
+            user_id: &token.combination.user_id,
+            token_id: token.id,
+            caller: &self.caller,
+            min_life: self.min_life,
+        }
+    }
 }
 
 /// The way to the writer.
@@ -36,14 +56,14 @@ struct Handout {
 pub struct Handouts {
     queue: mpsc::Sender<Handout>,
     /// The clock that its events are dated by.
-    pub(super) clock: std::sync::Arc<DatabaseClock>,
+    pub(super) clock: Arc<DatabaseClock>,
 }
 
 impl Handouts {
     /// Starts the writer; it ends, with nothing left in its queue, once `stop` is cancelled.
     pub fn start(
         connection: AuditConnection,
-        clock: std::sync::Arc<DatabaseClock>,
+        clock: Arc<DatabaseClock>,
         metrics: Metrics,
         stop: CancellationToken,
     ) -> (Self, tokio::task::JoinHandle<()>) {
@@ -61,22 +81,21 @@ impl Handouts {
     /// durable; false, and the token must not be used.
     pub async fn record(
         &self,
-        token: &CachedToken,
+        token: Arc<CachedToken>,
         min_life: Duration,
-        caller: &Caller,
+        caller: Arc<Caller>,
     ) -> Result<bool, Failure> {
-        let token = &token.issued.token;
-        let row = HandoutRow {
+        let (reply, answer) = oneshot::channel();
+        let handout = Handout {
             event_id: Uuid::now_v7(),
             occurred_at: self.clock.estimate(),
-            user_id: token.combination.user_id.clone(),
-            token_id: token.id,
-            caller: caller.clone(),
+            token,
+            caller,
             min_life,
+            reply,
         };
-        let (reply, answer) = oneshot::channel();
         self.queue
-            .try_send(Handout { row, reply })
+            .try_send(handout)
             .map_err(|_| Failure::overloaded())?;
         answer.await.unwrap_or_else(|_| Err(Failure::database()))
     }
@@ -94,7 +113,7 @@ impl Handouts {
 
 struct Writer {
     connection: AuditConnection,
-    clock: std::sync::Arc<DatabaseClock>,
+    clock: Arc<DatabaseClock>,
     metrics: Metrics,
 }
 
@@ -123,10 +142,10 @@ impl Writer {
     async fn flush(&mut self, batch: Vec<Handout>) {
         let mut parts = vec![batch];
         while let Some(mut part) = parts.pop() {
-            let rows: Vec<&HandoutRow> = part.iter().map(|handout| &handout.row).collect();
+            let rows: Vec<_> = part.iter().map(Handout::row).collect();
             match self.decide(&rows).await {
                 Ok(on_record) => part.into_iter().for_each(|handout| {
-                    let is_on_record = on_record.contains(&handout.row.event_id);
+                    let is_on_record = on_record.contains(&handout.event_id);
                     let _ = handout.reply.send(Ok(is_on_record));
                 }),
                 Err(error) if error.is_of_the_row() && part.len() > 1 => {
@@ -144,7 +163,7 @@ impl Writer {
     }
 
     /// The ids of those handouts that are on record after this.
-    async fn decide(&mut self, rows: &[&HandoutRow]) -> Result<HashSet<Uuid>, DbError> {
+    async fn decide(&mut self, rows: &[HandoutRow<'_>]) -> Result<HashSet<Uuid>, DbError> {
         match self.insert(rows).await {
             Err(error) if !error.is_of_the_row() => {
                 tracing::warn!(%error, handouts = rows.len(), "a flush was lost; replaying it");
@@ -161,7 +180,7 @@ impl Writer {
 
     /// After a flush of unknown outcome: the same again, and then, in a statement of its own, what
     /// is on record. Asking first could miss a transaction still under way; inserting waits for it.
-    async fn replay(&mut self, rows: &[&HandoutRow]) -> Result<HashSet<Uuid>, DbError> {
+    async fn replay(&mut self, rows: &[HandoutRow<'_>]) -> Result<HashSet<Uuid>, DbError> {
         let floor = self.clock.floor();
         within(FLUSH_TIMEOUT, async {
             replay_handouts(self.connection.get().await?, rows, floor).await
@@ -173,7 +192,7 @@ impl Writer {
         .await
     }
 
-    async fn insert(&mut self, rows: &[&HandoutRow]) -> Result<HashSet<Uuid>, DbError> {
+    async fn insert(&mut self, rows: &[HandoutRow<'_>]) -> Result<HashSet<Uuid>, DbError> {
         let floor = self.clock.floor();
         within(FLUSH_TIMEOUT, async {
             insert_handouts(self.connection.get().await?, rows, floor).await

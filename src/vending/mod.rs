@@ -256,7 +256,7 @@ impl Vendor {
     /// longer than the upstream's time and 2 s.
     pub async fn issue(&self, order: Order, caller: Caller) -> Result<Vended, Failure> {
         let patience = self.parts.settings.patience();
-        let vended = timeout(patience, self.find_or_mint(order, caller))
+        let vended = timeout(patience, self.find_or_mint(order, Arc::new(caller)))
             .await
             .unwrap_or_else(|_| Err(Failure::timeout()));
         let outcome = match &vended {
@@ -269,7 +269,7 @@ impl Vendor {
         vended
     }
 
-    async fn find_or_mint(&self, order: Order, caller: Caller) -> Result<Vended, Failure> {
+    async fn find_or_mint(&self, order: Order, caller: Arc<Caller>) -> Result<Vended, Failure> {
         let placed_at = Instant::now();
         let cached = self.parts.cache.get(&order.combination);
         let result = if cached.is_some() { "hit" } else { "miss" };
@@ -316,15 +316,17 @@ impl Vendor {
         token: &Arc<CachedToken>,
         order: &Order,
         placed_at: Instant,
-        caller: &Caller,
+        caller: &Arc<Caller>,
         source: Source,
     ) -> Result<Option<Vended>, Failure> {
         let min_remaining = self.parts.settings.min_remaining;
         let Some(min_life) = order.accepts(token, placed_at, Instant::now(), min_remaining) else {
             return Ok(None);
         };
-        let recorded = timeout(STEP_PATIENCE, self.handouts.record(token, min_life, caller));
-        let is_on_record = recorded
+        let recorded = self
+            .handouts
+            .record(token.clone(), min_life, caller.clone());
+        let is_on_record = timeout(STEP_PATIENCE, recorded)
             .instrument(error_span!("handout"))
             .await
             .unwrap_or_else(|_| Err(Failure::database()))?;

@@ -38,7 +38,7 @@ pub enum Origin {
 pub(super) async fn resolve(
     parts: Arc<Parts>,
     order: Order,
-    caller: Caller,
+    caller: Arc<Caller>,
 ) -> Result<Landed, Failure> {
     let started = Instant::now();
     let min_life = TimeDelta::from_std(parts.min_life(&order)).unwrap_or_default();

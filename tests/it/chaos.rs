@@ -135,12 +135,12 @@ async fn hand_out(db: &PgPool, combination: &Combination) {
     let row = HandoutRow {
         event_id: Uuid::now_v7(),
         occurred_at: slot.now,
-        user_id: combination.user_id.clone(),
+        user_id: &combination.user_id,
         token_id: stored.token.id,
-        caller: caller(),
+        caller: &caller(),
         min_life: Duration::ZERO,
     };
-    insert_handouts(&mut db.acquire().await.unwrap(), &[&row], floor)
+    insert_handouts(&mut db.acquire().await.unwrap(), &[row], floor)
         .await
         .unwrap();
 }
