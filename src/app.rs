@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
 use tokio::net::TcpSocket;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -43,7 +44,8 @@ pub struct Service {
     serving: JoinHandle<std::io::Result<()>>,
     stopping: Arc<AtomicBool>,
     mints: TaskTracker,
-    writer: JoinHandle<()>,
+    /// Resolves when the writer of the audit has ended.
+    writer: oneshot::Receiver<()>,
     stop_writer: CancellationToken,
     cleaning: JoinHandle<()>,
     stop_cleaning: CancellationToken,
@@ -82,7 +84,7 @@ impl Service {
             clock.clone(),
             metrics.clone(),
             stop_writer.clone(),
-        );
+        )?;
         let (denials, denials_writer) = Denials::start(db.clone(), stop_writer.clone());
         let vendor = Vendor::new(
             db.clone(),

@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -60,21 +62,32 @@ pub struct Handouts {
 }
 
 impl Handouts {
-    /// Starts the writer; it ends, with nothing left in its queue, once `stop` is cancelled.
+    /// Starts the writer; it ends, with nothing left in its queue, once `stop` is cancelled. What is
+    /// returned beside it resolves then.
+    ///
+    /// It has a thread and a runtime to itself: among the workers of a larger one each flush would
+    /// wake several of them.
     pub fn start(
         connection: AuditConnection,
         clock: Arc<DatabaseClock>,
         metrics: Metrics,
         stop: CancellationToken,
-    ) -> (Self, tokio::task::JoinHandle<()>) {
+    ) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let writer = Writer {
             connection,
             clock: clock.clone(),
             metrics,
         };
-        let task = tokio::spawn(writer.run(waiting, stop));
-        (Handouts { queue, clock }, task)
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (ended, end) = oneshot::channel();
+        thread::Builder::new()
+            .name("audit-writer".into())
+            .spawn(move || {
+                runtime.block_on(writer.run(waiting, stop));
+                let _ = ended.send(());
+            })?;
+        Ok((Handouts { queue, clock }, end))
     }
 
     /// Puts the handout on record if the token may be handed out at this moment: true, and it is
