@@ -15,6 +15,7 @@ mod upstream;
 mod warm;
 mod world;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -106,7 +107,28 @@ async fn run(arguments: Arguments) -> Result<()> {
     if arguments.sections.iter().any(|name| name == HOLD) {
         warm::hold(&world).await?;
     }
-    world.stop().await
+    world.stop().await?;
+    summarize(&folder)
+}
+
+/// Puts together what this run and earlier ones have measured: a table, the figures, a picture.
+fn summarize(folder: &Path) -> Result<()> {
+    let sections = SECTIONS
+        .iter()
+        .filter_map(|name| Section::read(folder, name).ok());
+    let sections: Vec<Section> = sections.collect();
+    let lines = sections.iter().flat_map(|section| &section.lines);
+    fs::write(folder.join("speed.md"), report::table(lines))?;
+    let json = serde_json::to_string(&sections)? + "\n";
+    fs::write(folder.join("speed.json"), json)?;
+    if let Some(warm) = sections.iter().find(|section| section.name == "warm") {
+        fs::write(folder.join("speed.svg"), report::picture(warm))?;
+    }
+    eprintln!(
+        "{0}/speed.md, speed.json, speed.svg are written",
+        folder.display()
+    );
+    Ok(())
 }
 
 async fn measure(world: &World, name: &str, folder: &Path) -> Result<()> {

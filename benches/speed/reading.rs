@@ -59,7 +59,7 @@ pub async fn measure_pages(world: &World, section: &mut Section) -> Result<()> {
         ),
         (
             "fingerprint",
-            "fingerprint = :fingerprint",
+            "fingerprint = :fingerprint AND token_id = (SELECT id FROM tokens WHERE fingerprint = :fingerprint)",
             vec![("fingerprint", value("fingerprint"))],
         ),
         (

@@ -122,6 +122,11 @@ impl Section {
         });
     }
 
+    pub fn read(folder: &Path, name: &str) -> Result<Section> {
+        let text = fs::read_to_string(folder.join(format!("{name}.json")))?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
     pub fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(format!("{}.json", self.name));
         Ok(fs::write(path, serde_json::to_string_pretty(self)? + "\n")?)
@@ -150,6 +155,46 @@ pub fn table<'a>(lines: impl IntoIterator<Item = &'a Line>) -> String {
     }
     let lines = rows.iter().map(|row| format!("| {} |\n", row.join(" | ")));
     lines.collect()
+}
+
+/// The requests a second of a section as a picture: a bar each, ours in colour.
+pub fn picture(section: &Section) -> String {
+    let (row, left, widest) = (34, 250, 620.0);
+    let mut bars: Vec<(&str, f64, bool)> = Vec::new();
+    for line in section.lines.iter().filter(|line| line.unit == "/s") {
+        let ours = (line.path.as_str(), median(&line.ours), true);
+        let rival = line.rival.as_ref();
+        let rival = rival.map(|(name, theirs)| (name.as_str(), median(theirs), false));
+        for bar in [Some(ours), rival].into_iter().flatten() {
+            // What is compared with ourselves has a bar already.
+            if !bars
+                .iter()
+                .any(|known| known.0 == bar.0 || known.1 == bar.1)
+            {
+                bars.push(bar);
+            }
+        }
+    }
+    bars.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let most = bars.first().map_or(1.0, |bar| bar.1);
+    let (height, text_end) = (bars.len() * row + 40, left - 10);
+    let mut svg = format!(
+        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 {height}" font-family="system-ui, sans-serif" font-size="14">
+<style>text {{ fill: #333 }} .ours {{ fill: #0a7d5a }} .rival {{ fill: #9aa3ad }} @media (prefers-color-scheme: dark) {{ text {{ fill: #ddd }} .ours {{ fill: #35c493 }} .rival {{ fill: #6b7480 }} }}</style>
+<text x="{left}" y="20">requests a second, {}</text>
+"##,
+        section.machine
+    );
+    for (at, (name, rate, is_ours)) in bars.iter().enumerate() {
+        let (y, width) = (at * row + 34, (rate / most * widest) as usize);
+        let (middle, class) = (y + 17, if *is_ours { "ours" } else { "rival" });
+        let (number, end) = (round(*rate), left + width + 8);
+        svg += &format!(
+            r#"<text x="{text_end}" y="{middle}" text-anchor="end">{name}</text><rect class="{class}" x="{left}" y="{y}" width="{width}" height="24" rx="3"/><text x="{end}" y="{middle}">{number}</text>
+"#
+        );
+    }
+    svg + "</svg>\n"
 }
 
 /// Three digits that count; thousands apart.
