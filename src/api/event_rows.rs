@@ -39,7 +39,7 @@ impl EventFormat {
         for event in events {
             match self {
                 EventFormat::Ndjson => {
-                    out.extend(json(event).into_bytes());
+                    serde_json::to_writer(&mut out, event).expect("an event has a JSON form");
                     out.push(b'\n');
                 }
                 EventFormat::Csv => push_record(&mut out, event),
