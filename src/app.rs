@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
 use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -59,11 +59,14 @@ impl Service {
     /// connections and the mints.
     pub async fn start(config: Config) -> anyhow::Result<Service> {
         let tls = config.http.read_tls().transpose()?;
+        // The root certificates take as long to read as all of the database.
+        let upstream = upstream_settings(&config);
+        let upstream = spawn_blocking(|| Upstream::new(upstream));
         let options = schema::connect_options(&config.database.url)?;
-        schema::wait_for_database(&options, config.database.startup_wait).await?;
+        let patience = config.database.startup_wait;
+        schema::check_fitness(&mut schema::wait_for_database(&options, patience).await?).await?;
         // One of the allowed connections is the writer's own.
         let pool = schema::open_pool(options.clone(), config.database.max_connections - 1);
-        schema::check_fitness(&mut *pool.acquire().await?).await?;
         let db = Database::new(pool);
         partitions::create_partitions(db.pool()).await?;
         let reads = match &config.database.read_url {
@@ -88,7 +91,7 @@ impl Service {
         let (denials, denials_writer) = Denials::start(db.clone(), stop_writer.clone());
         let vendor = Vendor::new(
             db.clone(),
-            upstream(&config)?,
+            upstream.await??,
             key_ring(&config.keys),
             handouts,
             vending_settings(&config),
@@ -203,13 +206,13 @@ fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
-fn upstream(config: &Config) -> anyhow::Result<Upstream> {
-    Upstream::new(UpstreamSettings {
+fn upstream_settings(config: &Config) -> UpstreamSettings {
+    UpstreamSettings {
         base_url: config.upstream.base_url.clone(),
         api_key: config.upstream.api_key.clone(),
         api_secret: config.upstream.api_secret.clone(),
         max_in_flight: config.upstream.max_in_flight,
-    })
+    }
 }
 
 /// The keys as configured.

@@ -38,6 +38,8 @@ pub async fn measure_cleanup(world: &World, section: &mut Section) -> Result<()>
     let (mut ours, mut by_hand, mut beside, mut kept) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let rate = |cleaned: (u64, f64)| cleaned.0 as f64 / cleaned.1;
+    // What was filled in has never been cleaned.
+    clean(world).await?;
     for _ in 0..world.scale.rounds {
         expire(world, due).await?;
         by_hand.push(rate(clean_by_hand(world).await?));

@@ -1,7 +1,7 @@
 //! `/audit/events`: the trail, by page and as a whole. Each reading is in it.
 
 use actix_web::http::header::{self, ContentDisposition, DispositionParam, DispositionType};
-use actix_web::{HttpRequest, HttpResponse, rt, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use serde_json::json;
@@ -86,31 +86,20 @@ pub async fn export_events(
         .streaming(body))
 }
 
-/// A chunk for each page, none of them empty: an empty one would end the body. While one is made
-/// and sent, the next page is read.
+/// A chunk for each page, none of them empty: an empty one would end the body.
 fn chunks(
     reads: Database,
     pages: EventPages,
     format: EventFormat,
 ) -> impl Stream<Item = Result<Bytes, DbError>> {
-    let read = move |mut pages: EventPages| {
+    let next = move |mut pages: EventPages| {
         let reads = reads.clone();
-        rt::spawn(async move {
-            let read = reads.run(|pool| async move { Ok((pages.next(&pool).await?, pages)) });
-            read.await
-        })
-    };
-    let first = read(pages);
-    stream::try_unfold(first, move |reading| {
-        let read = read.clone();
         async move {
-            let (page, pages) = match reading.await {
-                Ok(read) => read?,
-                Err(ended) => std::panic::resume_unwind(ended.into_panic()),
-            };
-            let row = |rest| (Bytes::from(format.rows(&page)), rest);
-            Ok((!page.is_empty()).then(|| row(read(pages))))
+            let read = reads.run(|pool| async move { Ok((pages.next(&pool).await?, pages)) });
+            let (page, pages) = read.await?;
+            Ok((!page.is_empty()).then(|| (Bytes::from(format.rows(&page)), pages)))
         }
-    })
-    .inspect_err(|error: &DbError| tracing::error!(%error, "an export of the trail failed"))
+    };
+    stream::try_unfold(pages, next)
+        .inspect_err(|error: &DbError| tracing::error!(%error, "an export of the trail failed"))
 }

@@ -45,12 +45,12 @@ async fn check_database(config: &Config, report: &mut Report) -> Result<(), CliE
     let options = schema::connect_options(&config.database.url)?;
     match schema::reach(&options, CONNECT_TIMEOUT).await {
         Err(error) => report.failed("database", &error, error.remedy()),
-        Ok(()) => check_inside(config, &schema::open_pool(options, 1), report).await,
+        Ok(_) => check_inside(config, &schema::open_pool(options, 1), report).await,
     }
     if let Some(url) = &config.database.read_url {
         match schema::reach(&schema::connect_options(url)?, CONNECT_TIMEOUT).await {
             Err(error) => report.failed("read database", &error, error.remedy()),
-            Ok(()) => report.ok("read database", "reached"),
+            Ok(_) => report.ok("read database", "reached"),
         }
     }
     Ok(())

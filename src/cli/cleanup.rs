@@ -11,7 +11,7 @@ use super::client::actor;
 use super::{CliError, print_json, start_logs, told_to_stop};
 use crate::app::retention;
 use crate::config::{CleanupCommandConfig, Flags, Source};
-use crate::db::{Database, DbError, schema};
+use crate::db::{Database, schema};
 use crate::metrics::Families;
 use crate::model::Origin;
 use crate::vending::cleanup::{Cleaner, Run};
@@ -41,9 +41,9 @@ pub(super) async fn cleanup(cleanup: Cleanup) -> Result<(), CliError> {
         cancel.cancel();
     });
     let options = schema::connect_options(&config.database.url)?;
-    schema::wait_for_database(&options, config.database.startup_wait).await?;
+    let patience = config.database.startup_wait;
+    schema::check_fitness(&mut schema::wait_for_database(&options, patience).await?).await?;
     let pool = schema::open_pool(options, 2);
-    schema::check_fitness(&mut *pool.acquire().await.map_err(DbError::from)?).await?;
     let run = Run {
         dry_run: cleanup.dry_run,
         batch_size: cleanup.batch_size,

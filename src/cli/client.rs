@@ -155,10 +155,9 @@ async fn open(settings: Flags<DatabaseCommandConfig>) -> Result<PgPool, CliError
 /// A pool of one connection, to a database that is fit to work on.
 pub(super) async fn connect(database: &DatabaseConfig) -> Result<PgPool, CliError> {
     let options = schema::connect_options(&database.url)?;
-    schema::wait_for_database(&options, database.startup_wait).await?;
-    let pool = schema::open_pool(options, 1);
-    schema::check_fitness(&mut *pool.acquire().await.map_err(crate::db::DbError::from)?).await?;
-    Ok(pool)
+    let patience = database.startup_wait;
+    schema::check_fitness(&mut schema::wait_for_database(&options, patience).await?).await?;
+    Ok(schema::open_pool(options, 1))
 }
 
 /// Who works on this command line, as the audit names them.

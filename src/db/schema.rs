@@ -112,16 +112,17 @@ pub fn open_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
         .connect_lazy_with(options)
 }
 
-/// Waits until the database answers, at most that long.
+/// Waits until the database answers, at most that long; a connection to it.
 pub async fn wait_for_database(
     options: &PgConnectOptions,
     patience: Duration,
-) -> Result<(), Unfit> {
+) -> Result<PgConnection, Unfit> {
     let (started, mut is_told) = (Instant::now(), false);
     loop {
         let left = patience.saturating_sub(started.elapsed());
-        let Err(last) = reach(options, left.max(SHORTEST_TRY)).await else {
-            return Ok(());
+        let last = match reach(options, left.max(SHORTEST_TRY)).await {
+            Ok(connection) => return Ok(connection),
+            Err(last) => last,
         };
         if started.elapsed() >= patience {
             return Err(Unfit::Unreachable {
@@ -138,14 +139,10 @@ pub async fn wait_for_database(
 }
 
 /// One try at a connection, at most that long and never longer than [`CONNECT_TIMEOUT`].
-pub async fn reach(options: &PgConnectOptions, at_most: Duration) -> Result<(), DbError> {
+pub async fn reach(options: &PgConnectOptions, at_most: Duration) -> Result<PgConnection, DbError> {
     let at_most = at_most.min(CONNECT_TIMEOUT);
     match tokio::time::timeout(at_most, options.connect()).await {
-        Ok(Ok(connection)) => {
-            let _ = sqlx::Connection::close(connection).await;
-            Ok(())
-        }
-        Ok(Err(error)) => Err(error.into()),
+        Ok(connected) => Ok(connected?),
         Err(_) => Err(DbError::TimedOut(at_most)),
     }
 }
