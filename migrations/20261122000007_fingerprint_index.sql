@@ -3,5 +3,5 @@
 -- handout, whose cost is mostly that of its indexes, no longer touches it.
 DROP INDEX audit_events_by_fingerprint;
 -- Serves: GET /audit/events?fingerprint=, which tokens those were, also when their records are gone.
-CREATE INDEX audit_events_by_fingerprint ON audit_events (fingerprint)
+CREATE INDEX audit_events_by_fingerprint ON audit_events (fingerprint, token_id)
     WHERE kind <> 'token.reused' AND fingerprint IS NOT NULL;
