@@ -13,6 +13,7 @@ pub mod flight;
 pub mod handout;
 pub mod invalidation;
 mod mint;
+mod order;
 mod reading;
 pub mod resolve;
 pub mod rotation;
@@ -29,13 +30,14 @@ use crate::crypto::KeyRing;
 use crate::db::budget::count_attempts;
 use crate::db::{Database, DbError, PgPool};
 use crate::metrics::Metrics;
-use crate::model::{Caller, Client, Combination, Failure, Issued};
+use crate::model::{Caller, Client, Failure};
 use crate::upstream::Upstream;
 use cache::{CachedToken, TokenCache};
 use clients::Clients;
 use clock::DatabaseClock;
 use flight::{Demand, Flights};
 use handout::Handouts;
+pub use order::{ForwardReason, Order, Source, Vended};
 use resolve::{Landed, Origin};
 
 /// What an answer may take beyond the upstream's time; the contract's 2 s less the way back.
@@ -43,102 +45,6 @@ const OVERHEAD: Duration = Duration::from_millis(1_700);
 
 /// How long a step in the database may take while callers wait for it.
 const STEP_PATIENCE: Duration = Duration::from_millis(1_500);
-
-/// What a caller asks for.
-#[derive(Clone, Debug)]
-pub struct Order {
-    /// The key of reuse.
-    pub combination: Combination,
-    /// Seconds to ask of the upstream if a token is minted, 0…2592000.
-    pub lifetime: i32,
-    /// `min-fresh`: the seconds of life that the caller insists on, at most `lifetime`.
-    pub min_fresh: Option<i32>,
-    /// `no-cache`, from a caller that may: a token newer than this request.
-    pub renew: bool,
-}
-
-impl Order {
-    /// The life that a token on record must have left: the larger of `min-fresh` and of what
-    /// `min_remaining` and half the lifetime ask.
-    fn min_life(&self, min_remaining: Duration) -> Duration {
-        let min_fresh = seconds(self.min_fresh.unwrap_or(0));
-        min_fresh.max(min_remaining.min(seconds(self.lifetime) / 2))
-    }
-
-    /// A token that was minted while the order waited does if the mint would have done for it:
-    /// what the waiting took of its life does not count.
-    fn is_satisfied_by_mint(&self, lifetime: i32) -> bool {
-        lifetime >= self.min_fresh.unwrap_or(0)
-    }
-
-    /// Whether the token does for this order, placed at `placed_at`; if so, the life to insist on
-    /// in the handout.
-    fn accepts(
-        &self,
-        token: &CachedToken,
-        placed_at: Instant,
-        now: Instant,
-        min_remaining: Duration,
-    ) -> Option<Duration> {
-        let life = token.life(now);
-        if token.minted_at.is_some_and(|at| at > placed_at) {
-            let does = self.is_satisfied_by_mint(token.issued.token.lifetime) && !life.is_zero();
-            return does.then_some(Duration::ZERO);
-        }
-        let min_life = self.min_life(min_remaining);
-        (!self.renew && life > min_life).then_some(min_life)
-    }
-}
-
-fn seconds(seconds: i32) -> Duration {
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
-}
-
-/// A token on its way out; its event is committed.
-#[derive(Clone, Debug)]
-pub struct Vended {
-    token: Arc<CachedToken>,
-    /// Whole seconds of life left by our clock.
-    pub expires_in: u64,
-    /// Whether it was minted for this very request.
-    pub minted: bool,
-    /// How it was come by.
-    pub source: Source,
-}
-
-impl Vended {
-    /// The token.
-    pub fn issued(&self) -> &Issued {
-        &self.token.issued
-    }
-}
-
-/// How a token was come by, in the terms of RFC 9211.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
-    /// It was on record, and fresh enough.
-    Hit,
-    /// A mint was needed.
-    Forwarded {
-        /// Why.
-        reason: ForwardReason,
-        /// It can be handed out again.
-        stored: bool,
-        /// Another request's mint was shared.
-        collapsed: bool,
-    },
-}
-
-/// Why what was on record did not do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ForwardReason {
-    /// There was nothing.
-    UriMiss,
-    /// There was a token with too little life left.
-    Stale,
-    /// There was a fresh token, and the request passed it over.
-    Request,
-}
 
 /// The numbers that decide; see the configuration for their meaning.
 #[derive(Clone, Debug)]
@@ -403,6 +309,3 @@ fn minted(landed: Landed) -> Result<Vended, Failure> {
         token: landed.token,
     })
 }
-
-#[cfg(test)]
-mod tests;
