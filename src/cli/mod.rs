@@ -194,10 +194,11 @@ fn print_completions(shell: Shell) -> Result<(), CliError> {
     Ok(stdout().write_all(&script)?)
 }
 
-/// Prints a result and ends its line; unlike `println!` it does not panic where nobody takes it.
+/// Prints a result and ends its line, in one write: who has read what was sought in it may close
+/// the pipe. Unlike `println!` it does not panic where nobody takes it.
 fn print(result: impl Display) -> std::io::Result<()> {
     let mut stdout = stdout().lock();
-    writeln!(stdout, "{result}")?;
+    stdout.write_all(format!("{result}\n").as_bytes())?;
     stdout.flush()
 }
 

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use sqlx::{Connection, Executor, PgConnection};
 use token_vendor::db::schema;
 use token_vendor::local_postgres::{self, LocalPostgres, LocalPostgresOptions};
@@ -80,8 +82,16 @@ async fn start() -> LocalPostgres {
 /// Folders of earlier runs; one that is in use refuses.
 fn remove_leftovers(own: &std::path::Path) {
     for entry in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
-        let path = entry.path();
-        if path != own && entry.file_name().to_string_lossy().starts_with(FOLDERS) {
+        let (path, name) = (entry.path(), entry.file_name());
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(FOLDERS)) else {
+            continue;
+        };
+        // A test that starts a Postgres twice has its folder unused in between.
+        let of = rest
+            .strip_prefix("own-")
+            .and_then(|rest| rest.split('-').next());
+        let of = of.and_then(|pid| pid.parse().ok()).map(Pid::from_raw);
+        if path != own && of.is_none_or(|pid| kill(pid, None).is_err()) {
             let _ = local_postgres::remove(&path);
         }
     }
