@@ -12,7 +12,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::model::{Combination, TokenString};
+use crate::model::{Combination, Fingerprint, TokenString};
 
 const VERSION: u8 = 1;
 const NONCE_LEN: usize = 24;
@@ -140,16 +140,12 @@ impl KeyRing {
         Ok(TokenString::new(text))
     }
 
-    /// HMAC-SHA256 of a token string, in lower-case hex: names it without telling it.
-    pub fn fingerprint(&self, token: &str) -> String {
-        use std::fmt::Write;
+    /// Names a token string without telling it.
+    pub fn fingerprint(&self, token: &str) -> Fingerprint {
         let mut mac = self.fingerprint.clone();
         mac.update(token.as_bytes());
-        let tag = mac.finalize().into_bytes();
-        tag.iter().fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        let tag: [u8; 32] = mac.finalize().into_bytes().into();
+        tag.into()
     }
 }
 

@@ -5,7 +5,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::model::{Access, Country, InvalidationReason, Token};
+use crate::model::{Access, Country, Fingerprint, InvalidationReason, Token};
 use crate::vending::Vended;
 
 /// What RFC 3986 §2.3 does not call unreserved.
@@ -34,7 +34,7 @@ pub struct TokenView<'a> {
     issued_at: DateTime<Utc>,
     /// Seconds that were asked of the upstream.
     lifetime: i32,
-    fingerprint: &'a str,
+    fingerprint: Fingerprint,
     /// `minted` or `reused`.
     outcome: &'static str,
     /// The link for the end user, as secret as the token in it.
@@ -59,7 +59,7 @@ impl<'a> TokenView<'a> {
             access: token.combination.access,
             issued_at: token.issued_at,
             lifetime: token.lifetime,
-            fingerprint: &token.fingerprint,
+            fingerprint: token.fingerprint,
             outcome: outcome(vended),
             verification_url: format!("{verification_base_url}{encoded}"),
         }
@@ -87,7 +87,7 @@ pub struct RecordView<'a> {
     issued_at: DateTime<Utc>,
     /// Seconds that were asked of the upstream.
     lifetime: i32,
-    fingerprint: &'a str,
+    fingerprint: Fingerprint,
     invalidated_at: Option<DateTime<Utc>>,
     invalidation_reason: Option<InvalidationReason>,
 }
@@ -105,7 +105,7 @@ impl<'a> RecordView<'a> {
             access: token.combination.access,
             issued_at: token.issued_at,
             lifetime: token.lifetime,
-            fingerprint: &token.fingerprint,
+            fingerprint: token.fingerprint,
             invalidated_at: token.invalidated_at,
             invalidation_reason: token.invalidation_reason,
         }

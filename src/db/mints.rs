@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::DbError;
 use crate::crypto::SealedToken;
-use crate::model::{Caller, Combination, EventKind, Failure};
+use crate::model::{Caller, Combination, EventKind, Failure, Fingerprint};
 
 /// The intent to call the upstream for a combination.
 #[derive(Clone, Debug)]
@@ -129,7 +129,7 @@ pub struct Finish {
     /// The sealed secret.
     pub sealed: SealedToken,
     /// Names the secret.
-    pub fingerprint: String,
+    pub fingerprint: Fingerprint,
     /// How it was got.
     pub calls: CallSummary,
     /// The id of the `token.minted` event.
@@ -214,7 +214,7 @@ pub async fn finish_mint(pool: &PgPool, finish: &Finish) -> Result<Option<Finish
         finish.ends_at,
         finish.sealed.bytes,
         finish.sealed.key_id,
-        finish.fingerprint,
+        finish.fingerprint.to_string(),
         calls.attempts,
         calls.unseen,
         calls.status.map(status_column),

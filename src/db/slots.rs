@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
 
 use super::DbError;
-use super::tokens::TokenRow;
+use super::tokens::{TokenRow, read_fingerprint};
 use crate::model::{Combination, Failure, Token};
 
 /// A token as it is stored: the record, and the secret still sealed.
@@ -84,8 +84,8 @@ pub async fn find_slot(
     )
     .fetch_one(pool)
     .await?;
-    let pointer = match (row.id, row.ciphertext) {
-        (Some(id), Some(ciphertext)) => Some(StoredToken {
+    let pointer = match (row.id, row.ciphertext, row.fingerprint) {
+        (Some(id), Some(ciphertext), Some(fingerprint)) => Some(StoredToken {
             token: Token {
                 id,
                 combination: combination.clone(),
@@ -96,7 +96,7 @@ pub async fn find_slot(
                 is_valid: true,
                 invalidated_at: None,
                 invalidation_reason: None,
-                fingerprint: row.fingerprint.unwrap_or_default(),
+                fingerprint: read_fingerprint(&fingerprint)?,
             },
             ciphertext,
         }),

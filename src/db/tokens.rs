@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::DbError;
-use crate::model::{Access, Combination, Country, InvalidationReason, Token};
+use crate::model::{Access, Combination, Country, Fingerprint, InvalidationReason, Token};
 
 /// What a list of tokens is narrowed to; everything absent matches all.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -63,7 +63,7 @@ impl TryFrom<TokenRow> for Token {
             is_valid: row.is_valid,
             invalidated_at: row.invalidated_at,
             invalidation_reason,
-            fingerprint: row.fingerprint,
+            fingerprint: read_fingerprint(&row.fingerprint)?,
         })
     }
 }
@@ -85,6 +85,11 @@ pub(super) fn read_combination(
         bank: Some(bank).filter(|bank| !bank.is_empty()),
         access: Access::from_bits(access),
     })
+}
+
+/// A fingerprint from its column.
+pub(super) fn read_fingerprint(hex: &str) -> Result<Fingerprint, DbError> {
+    hex.parse().map_err(|_| unreadable(hex))
 }
 
 fn unreadable(what: &str) -> DbError {
@@ -152,7 +157,7 @@ pub async fn find_mint(pool: &PgPool, user_id: &str, id: Uuid) -> Result<Option<
 /// The newest record of that fingerprint.
 pub async fn find_token_by_fingerprint(
     pool: &PgPool,
-    fingerprint: &str,
+    fingerprint: Fingerprint,
 ) -> Result<Option<Token>, DbError> {
     let row = sqlx::query_as!(
         TokenRow,
@@ -160,7 +165,7 @@ pub async fn find_token_by_fingerprint(
                   is_valid AND ends_at > clock_timestamp() AS "is_valid!",
                   invalidated_at, invalidation_reason, fingerprint
            FROM tokens WHERE fingerprint = $1 ORDER BY issued_at DESC LIMIT 1"#,
-        fingerprint
+        fingerprint.to_string()
     )
     .fetch_optional(pool)
     .await?;
@@ -168,8 +173,11 @@ pub async fn find_token_by_fingerprint(
 }
 
 /// The ids of all records of that fingerprint.
-pub async fn list_token_ids(pool: &PgPool, fingerprint: &str) -> Result<Vec<Uuid>, DbError> {
-    let ids = sqlx::query_scalar!("SELECT id FROM tokens WHERE fingerprint = $1", fingerprint);
+pub async fn list_token_ids(pool: &PgPool, fingerprint: Fingerprint) -> Result<Vec<Uuid>, DbError> {
+    let ids = sqlx::query_scalar!(
+        "SELECT id FROM tokens WHERE fingerprint = $1",
+        fingerprint.to_string()
+    );
     Ok(ids.fetch_all(pool).await?)
 }
 

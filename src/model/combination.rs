@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The 28 country codes of the upstream's contract (`BankTokenCountryEnum`).
 const COUNTRIES: [&str; 28] = [
@@ -12,19 +12,24 @@ const COUNTRIES: [&str; 28] = [
 ];
 
 /// One of the 28 countries that the upstream verifies banks in, exactly as it spells them.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
-#[serde(transparent)]
-pub struct Country(&'static str);
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Country(u8);
 
 impl Country {
     /// Every country, in the order of the upstream's contract.
     pub fn all() -> impl Iterator<Item = Country> {
-        COUNTRIES.iter().map(|code| Country(code))
+        (0..COUNTRIES.len() as u8).map(Country)
     }
 
     /// The two upper-case letters.
     pub fn code(self) -> &'static str {
-        self.0
+        COUNTRIES[usize::from(self.0)]
+    }
+}
+
+impl Serialize for Country {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.code())
     }
 }
 
@@ -38,7 +43,7 @@ impl FromStr for Country {
 
     fn from_str(text: &str) -> Result<Self, UnknownCountry> {
         Country::all()
-            .find(|country| country.0 == text)
+            .find(|country| country.code() == text)
             .ok_or(UnknownCountry)
     }
 }
@@ -103,7 +108,7 @@ impl Combination {
 
 impl fmt::Display for Country {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(self.code())
     }
 }
 

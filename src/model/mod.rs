@@ -12,4 +12,4 @@ pub use client::{Caller, Client, Origin, Scope, ScopeSet};
 pub use combination::{Access, Combination, Country};
 pub use event::{AuditEvent, EventKind};
 pub use failure::{Failure, FailureKind, UpstreamAnswer};
-pub use token::{InvalidationReason, Issued, Token, TokenString};
+pub use token::{Fingerprint, InvalidationReason, Issued, Token, TokenString};

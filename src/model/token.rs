@@ -1,9 +1,11 @@
 //! A bank token: the secret string, and the record that we keep of it.
 
 use std::fmt;
+use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::{Combination, failure::from_names};
@@ -27,6 +29,57 @@ impl TokenString {
 impl fmt::Debug for TokenString {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TokenString([REDACTED])")
+    }
+}
+
+/// HMAC-SHA256 of a token string: names the token where its secret must not be. Lower-case hex
+/// outside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fingerprint([u8; 32]);
+
+/// The text is not 64 digits of lower-case hex.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be 64 digits of lower-case hex")]
+pub struct NoFingerprint;
+
+impl From<[u8; 32]> for Fingerprint {
+    fn from(tag: [u8; 32]) -> Self {
+        Fingerprint(tag)
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = NoFingerprint;
+
+    fn from_str(text: &str) -> Result<Self, NoFingerprint> {
+        let digit = |digit: u8| match digit {
+            b'0'..=b'9' => Ok(digit - b'0'),
+            b'a'..=b'f' => Ok(digit - b'a' + 10),
+            _ => Err(NoFingerprint),
+        };
+        let digits: &[u8; 64] = text.as_bytes().try_into().map_err(|_| NoFingerprint)?;
+        let mut tag = [0; 32];
+        for (byte, digits) in tag.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = digit(digits[0])? << 4 | digit(digits[1])?;
+        }
+        Ok(Fingerprint(tag))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut hex = [0; 64];
+        for (digits, byte) in hex.chunks_exact_mut(2).zip(self.0) {
+            let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
+            digits.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+        }
+        f.pad(str::from_utf8(&hex).expect("digits are ASCII"))
+    }
+}
+
+impl Serialize for Fingerprint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -63,8 +116,8 @@ pub struct Token {
     pub invalidated_at: Option<DateTime<Utc>>,
     /// Why it was invalidated, if it was.
     pub invalidation_reason: Option<InvalidationReason>,
-    /// HMAC-SHA256 of the token string, in hex: names the token in the audit.
-    pub fingerprint: String,
+    /// Names the token in the audit.
+    pub fingerprint: Fingerprint,
 }
 
 /// A token with its secret, as it is handed out.
@@ -74,4 +127,29 @@ pub struct Issued {
     pub token: Token,
     /// The secret.
     pub token_string: TokenString,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_survives_its_hex() {
+        let tag = std::array::from_fn(|n| n as u8 * 8 + 7);
+        let text = Fingerprint::from(tag).to_string();
+        assert!(
+            text.starts_with("070f171f") && text.ends_with("eff7ff"),
+            "{text}"
+        );
+        assert_eq!(text.parse(), Ok(Fingerprint(tag)));
+        for wrong in [
+            "",
+            &text[1..],
+            &text.to_uppercase(),
+            &format!("{text}0"),
+            &text.replace('f', "g"),
+        ] {
+            assert_eq!(wrong.parse::<Fingerprint>(), Err(NoFingerprint), "{wrong}");
+        }
+    }
 }

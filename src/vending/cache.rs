@@ -1,5 +1,6 @@
 //! Tokens in memory: they propose, Postgres disposes.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,43 +29,49 @@ impl CachedToken {
 }
 
 /// The tokens of this replica, one a combination.
+///
+/// Kept under a hash of it, since it is in the token already: of two that share theirs, one is kept.
 #[derive(Clone, Debug)]
-pub struct TokenCache(Cache<Combination, Arc<CachedToken>>);
+pub struct TokenCache {
+    tokens: Cache<u64, Arc<CachedToken>>,
+    hasher: RandomState,
+}
 
 impl TokenCache {
     /// Holds at most so many tokens.
     pub fn new(max_tokens: u64) -> Self {
-        let cache = Cache::builder()
-            .max_capacity(max_tokens)
-            .expire_after(AtDeadline)
-            .build();
-        TokenCache(cache)
+        TokenCache {
+            tokens: Cache::builder()
+                .max_capacity(max_tokens)
+                .expire_after(AtDeadline)
+                .build(),
+            hasher: RandomState::new(),
+        }
     }
 
     /// The token to propose.
     pub fn get(&self, combination: &Combination) -> Option<Arc<CachedToken>> {
-        self.0.get(combination)
+        let token = self.tokens.get(&self.hasher.hash_one(combination))?;
+        (token.issued.token.combination == *combination).then_some(token)
     }
 
     /// How many there are, or nearly.
     pub fn entries(&self) -> u64 {
-        self.0.entry_count()
+        self.tokens.entry_count()
     }
 
     /// Proposes this one from now on.
     pub fn insert(&self, token: Arc<CachedToken>) {
-        self.0.insert(token.issued.token.combination.clone(), token);
+        let key = self.hasher.hash_one(&token.issued.token.combination);
+        self.tokens.insert(key, token);
     }
 
     /// Proposes this one no more; a newer one stays.
     pub fn remove(&self, token: &Arc<CachedToken>) {
-        let combination = &token.issued.token.combination;
-        if self
-            .0
-            .get(combination)
-            .is_some_and(|cached| Arc::ptr_eq(&cached, token))
-        {
-            self.0.invalidate(combination);
+        let key = self.hasher.hash_one(&token.issued.token.combination);
+        let cached = self.tokens.get(&key);
+        if cached.is_some_and(|cached| Arc::ptr_eq(&cached, token)) {
+            self.tokens.invalidate(&key);
         }
     }
 }
@@ -72,10 +79,10 @@ impl TokenCache {
 /// Ends an entry with its token.
 struct AtDeadline;
 
-impl Expiry<Combination, Arc<CachedToken>> for AtDeadline {
+impl Expiry<u64, Arc<CachedToken>> for AtDeadline {
     fn expire_after_create(
         &self,
-        _: &Combination,
+        _: &u64,
         token: &Arc<CachedToken>,
         now: Instant,
     ) -> Option<Duration> {
@@ -84,7 +91,7 @@ impl Expiry<Combination, Arc<CachedToken>> for AtDeadline {
 
     fn expire_after_update(
         &self,
-        _: &Combination,
+        _: &u64,
         token: &Arc<CachedToken>,
         now: Instant,
         _: Option<Duration>,

@@ -35,7 +35,7 @@ impl Vendor {
     ) -> Result<u64, Failure> {
         let fingerprint = self.parts.keys.fingerprint(token_string);
         let ids = self.parts.ask("look up tokens", move |pool| async move {
-            list_token_ids(&pool, &fingerprint).await
+            list_token_ids(&pool, fingerprint).await
         });
         let mut ended = 0;
         for id in ids.await? {
@@ -66,7 +66,7 @@ impl Vendor {
         let fingerprint = self.parts.keys.fingerprint(token_string);
         self.parts
             .ask("look up a token", move |pool| async move {
-                find_token_by_fingerprint(&pool, &fingerprint).await
+                find_token_by_fingerprint(&pool, fingerprint).await
             })
             .await
     }

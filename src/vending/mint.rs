@@ -221,7 +221,7 @@ impl Mint<'_> {
             is_valid: true,
             invalidated_at: None,
             invalidation_reason: None,
-            fingerprint: finish.fingerprint.clone(),
+            fingerprint: finish.fingerprint,
         };
         let (done, finished) = oneshot::channel();
         let parts = self.parts.clone();

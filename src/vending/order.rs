@@ -139,7 +139,7 @@ mod tests {
                     is_valid: true,
                     invalidated_at: None,
                     invalidation_reason: None,
-                    fingerprint: String::new(),
+                    fingerprint: [0; 32].into(),
                 },
                 token_string: TokenString::new("t".into()),
             },
