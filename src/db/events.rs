@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::{FromRow, PgPool, Postgres, QueryBuilder};
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgPool, Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::DbError;
@@ -58,13 +59,20 @@ pub async fn list_events(
     }
     let mut query = QueryBuilder::new("");
     push_select(&mut query, filter, tokens.as_deref(), order, after, limit);
-    // Not kept: each is planned for the values at hand, of which some are far rarer than others.
-    let rows: Vec<EventRow> = query
-        .build_query_as()
-        .persistent(false)
-        .fetch_all(pool)
-        .await?;
-    Ok(rows.into_iter().map(AuditEvent::from).collect())
+    let conditions = [
+        filter.user_id.is_some(),
+        filter.token_id.is_some(),
+        filter.client.is_some(),
+        filter.kind.is_some(),
+        filter.request_id.is_some(),
+        filter.fingerprint.is_some(),
+    ];
+    // One condition has its index, whatever its value. Which of two narrows more is up to the
+    // values at hand, so that such a statement is not kept and each is planned anew.
+    let is_kept = conditions.into_iter().filter(|is_given| *is_given).count() < 2;
+    let query = query.build_query_as().persistent(is_kept);
+    let rows: Vec<EventRow> = query.fetch_all(pool).await?;
+    Ok(rows.into_iter().map(|EventRow(event)| event).collect())
 }
 
 /// The tokens of a fingerprint, those included that are no longer on record: whatever happened to
@@ -197,40 +205,28 @@ pub fn push_select(
     query.push_bind(limit);
 }
 
-#[derive(FromRow)]
-struct EventRow {
-    id: Uuid,
-    occurred_at: DateTime<Utc>,
-    kind: String,
-    client: Option<String>,
-    request_id: Option<String>,
-    source_ip: Option<String>,
-    user_id: String,
-    country: Option<String>,
-    bank: Option<String>,
-    access: Option<i16>,
-    token_id: Option<Uuid>,
-    fingerprint: Option<String>,
-    detail: Option<Value>,
-}
+struct EventRow(AuditEvent);
 
-impl From<EventRow> for AuditEvent {
-    fn from(row: EventRow) -> Self {
-        AuditEvent {
-            id: row.id,
-            occurred_at: row.occurred_at,
-            kind: row.kind,
-            client: row.client,
-            request_id: row.request_id,
-            source_ip: row.source_ip,
-            user_id: Some(row.user_id).filter(|user_id| !user_id.is_empty()),
-            country: row.country,
-            bank: row.bank,
-            access: row.access.map(Access::from_bits),
-            token_id: row.token_id,
-            fingerprint: row.fingerprint,
-            detail: row.detail,
-        }
+/// By position: names would be looked up again for each row.
+impl FromRow<'_, PgRow> for EventRow {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        let user_id: String = row.try_get(6)?;
+        let access: Option<i16> = row.try_get(9)?;
+        Ok(EventRow(AuditEvent {
+            id: row.try_get(0)?,
+            occurred_at: row.try_get(1)?,
+            kind: row.try_get(2)?,
+            client: row.try_get(3)?,
+            request_id: row.try_get(4)?,
+            source_ip: row.try_get(5)?,
+            user_id: Some(user_id).filter(|user_id| !user_id.is_empty()),
+            country: row.try_get(7)?,
+            bank: row.try_get(8)?,
+            access: access.map(Access::from_bits),
+            token_id: row.try_get(10)?,
+            fingerprint: row.try_get(11)?,
+            detail: row.try_get(12)?,
+        }))
     }
 }
 
