@@ -75,7 +75,7 @@ pub async fn fill(db: &mut PgConnection, tokens: u64, events: u64) -> Result<()>
     run(db, "INSERT INTO slots (user_id, country, bank, access, token_id, usable_until, minted_seq, lease_epoch, claimed_at)
              SELECT user_id, country, bank, access, id, ends_at, 1, 1, issued_at FROM tokens").await?;
     run(db, "SELECT create_audit_partition(now() - make_interval(months => ago)) FROM generate_series(1, 3) ago").await?;
-    // A few users have many events, most have few.
+    // A few users have many events, most have few. As they came: a trail is on disk in the order of time.
     run(db, &format!(
         "INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip, country, bank, access, token_id, fingerprint)
          SELECT gen_random_uuid(), now() - interval '90 days' * (1 - g.n::float8 / {events}) - interval '1 minute',
@@ -83,7 +83,8 @@ pub async fn fill(db: &mut PgConnection, tokens: u64, events: u64) -> Result<()>
                 t.user_id, 'client-' || g.n % 5, gen_random_uuid()::text, '10.0.0.' || g.n % 250,
                 t.country, t.bank, t.access, t.id, t.fingerprint
          FROM (SELECT n, floor({tokens} * power(random(), 3))::bigint AS t FROM generate_series(1, {events}) n) g
-         JOIN (SELECT row_number() OVER () - 1 AS n, * FROM tokens) t ON t.n = g.t")).await?;
+         JOIN (SELECT row_number() OVER () - 1 AS n, * FROM tokens) t ON t.n = g.t
+         ORDER BY g.n")).await?;
     for index in indexes {
         run(db, &index).await?;
     }

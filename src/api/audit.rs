@@ -86,20 +86,27 @@ pub async fn export_events(
         .streaming(body))
 }
 
-/// A chunk for each page, none of them empty: an empty one would end the body.
+/// A chunk for each page, none of them empty: an empty one would end the body. A page is read while
+/// the one before it is written.
 fn chunks(
     reads: Database,
     pages: EventPages,
     format: EventFormat,
 ) -> impl Stream<Item = Result<Bytes, DbError>> {
-    let next = move |mut pages: EventPages| {
-        let reads = reads.clone();
-        async move {
-            let read = reads.run(|pool| async move { Ok((pages.next(&pool).await?, pages)) });
-            let (page, pages) = read.await?;
-            Ok((!page.is_empty()).then(|| (Bytes::from(format.rows(&page)), pages)))
-        }
+    let read = move |mut pages: EventPages| {
+        Box::pin(reads.run(|pool| async move { Ok((pages.next(&pool).await?, pages)) }))
     };
-    stream::try_unfold(pages, next)
-        .inspect_err(|error: &DbError| tracing::error!(%error, "an export of the trail failed"))
+    let first = read(pages);
+    stream::try_unfold(first, move |reading| {
+        let read = read.clone();
+        async move {
+            let (page, pages) = reading.await?;
+            if page.is_empty() {
+                return Ok(None);
+            }
+            let next = read(pages);
+            Ok(Some((Bytes::from(format.rows(&page)), next)))
+        }
+    })
+    .inspect_err(|error: &DbError| tracing::error!(%error, "an export of the trail failed"))
 }

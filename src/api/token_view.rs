@@ -5,6 +5,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::model::event::serialize_time;
 use crate::model::{Access, Country, Fingerprint, InvalidationReason, Token};
 use crate::vending::Vended;
 
@@ -24,6 +25,7 @@ pub struct TokenView<'a> {
     /// The bearer secret.
     token_string: &'a str,
     /// When it ends, by the upstream's word.
+    #[serde(serialize_with = "serialize_time")]
     expiration: DateTime<Utc>,
     /// Whole seconds that are left, by our clock.
     expires_in: u64,
@@ -31,6 +33,7 @@ pub struct TokenView<'a> {
     country: Option<Country>,
     bank: Option<&'a str>,
     access: Access,
+    #[serde(serialize_with = "serialize_time")]
     issued_at: DateTime<Utc>,
     /// Seconds that were asked of the upstream.
     lifetime: i32,

@@ -207,25 +207,26 @@ pub fn push_select(
 
 struct EventRow(AuditEvent);
 
-/// By position: names would be looked up again for each row.
+/// By position, and as the types that the schema has: names and types would be looked up again for
+/// each row.
 impl FromRow<'_, PgRow> for EventRow {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
-        let user_id: String = row.try_get(6)?;
-        let access: Option<i16> = row.try_get(9)?;
+        let user_id: String = row.try_get_unchecked(6)?;
+        let access: Option<i16> = row.try_get_unchecked(9)?;
         Ok(EventRow(AuditEvent {
-            id: row.try_get(0)?,
-            occurred_at: row.try_get(1)?,
-            kind: row.try_get(2)?,
-            client: row.try_get(3)?,
-            request_id: row.try_get(4)?,
-            source_ip: row.try_get(5)?,
+            id: row.try_get_unchecked(0)?,
+            occurred_at: row.try_get_unchecked(1)?,
+            kind: row.try_get_unchecked(2)?,
+            client: row.try_get_unchecked(3)?,
+            request_id: row.try_get_unchecked(4)?,
+            source_ip: row.try_get_unchecked(5)?,
             user_id: Some(user_id).filter(|user_id| !user_id.is_empty()),
-            country: row.try_get(7)?,
-            bank: row.try_get(8)?,
+            country: row.try_get_unchecked(7)?,
+            bank: row.try_get_unchecked(8)?,
             access: access.map(Access::from_bits),
-            token_id: row.try_get(10)?,
-            fingerprint: row.try_get(11)?,
-            detail: row.try_get(12)?,
+            token_id: row.try_get_unchecked(10)?,
+            fingerprint: row.try_get_unchecked(11)?,
+            detail: row.try_get_unchecked(12)?,
         }))
     }
 }

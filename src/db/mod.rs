@@ -102,21 +102,27 @@ impl Database {
         &self.pool
     }
 
-    /// Runs the work on the main runtime, to its end even if nobody waits for it any more.
-    pub async fn run<T, F, Fut>(&self, work: F) -> Result<T, DbError>
+    /// Starts the work on the main runtime at once, where it runs to its end even if nobody waits
+    /// for it any more.
+    pub fn run<T, F, Fut>(
+        &self,
+        work: F,
+    ) -> impl Future<Output = Result<T, DbError>> + use<T, F, Fut>
     where
         T: Send + 'static,
         F: FnOnce(PgPool) -> Fut,
         Fut: Future<Output = Result<T, DbError>> + Send + 'static,
     {
         let work = self.runtime.spawn(work(self.pool.clone()));
-        match tokio::time::timeout(WORK_TIMEOUT, work).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(join)) => match join.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(DbError::ShuttingDown),
-            },
-            Err(_) => Err(DbError::TimedOut(WORK_TIMEOUT)),
+        async {
+            match tokio::time::timeout(WORK_TIMEOUT, work).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(join)) => match join.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => Err(DbError::ShuttingDown),
+                },
+                Err(_) => Err(DbError::TimedOut(WORK_TIMEOUT)),
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What is written to the audit trail.
 
-use chrono::{DateTime, Utc};
-use serde::Serialize;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -47,6 +47,7 @@ pub struct AuditEvent {
     /// Unique, given by whoever wrote it.
     pub id: Uuid,
     /// When, to the microsecond.
+    #[serde(serialize_with = "serialize_time")]
     pub occurred_at: DateTime<Utc>,
     /// An [`EventKind`], or a later version's.
     pub kind: String,
@@ -70,4 +71,13 @@ pub struct AuditEvent {
     pub fingerprint: Option<String>,
     /// What else there is to say, by kind.
     pub detail: Option<Value>,
+}
+
+/// A time as chrono writes it, RFC 3339, but in one piece: JSON looks at each piece anew for what is
+/// to be escaped, and chrono's are characters.
+pub fn serialize_time<S: Serializer>(
+    time: &DateTime<Utc>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
 }
