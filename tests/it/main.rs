@@ -15,6 +15,8 @@ mod combinations;
 mod command_line;
 mod completions;
 mod console;
+mod console_forms;
+mod console_overview;
 mod denials;
 mod dev;
 mod handouts;

@@ -4,6 +4,7 @@ mod answer;
 pub mod cluster;
 pub mod document;
 mod invariants;
+pub mod page;
 mod poll;
 mod process;
 mod wire;

@@ -1,0 +1,141 @@
+//! The console's first page: figures of all replicas, counted from the trail.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+use token_vendor::db::overview::{list_minutes, roll_up_minutes};
+use token_vendor::model::AuditEvent;
+use uuid::Uuid;
+
+use crate::audit::insert;
+use crate::support::World;
+use crate::support::page::get_page;
+
+/// Handouts and mints at random moments of the last hours, and how many there were in each minute.
+async fn seed(world: &World, now: DateTime<Utc>) -> Vec<(DateTime<Utc>, i64)> {
+    let mut random = fastrand::Rng::with_seed(5);
+    let kinds = [
+        "token.reused",
+        "token.reused",
+        "token.minted",
+        "token.mint_failed",
+        "token.mint_unknown",
+        "audit.read",
+    ];
+    let events: Vec<_> = (0..900)
+        .map(|n| AuditEvent {
+            id: Uuid::from_u128(n),
+            occurred_at: now - TimeDelta::milliseconds(random.i64(0..10_800_000)),
+            kind: (*random.choice(&kinds).unwrap()).into(),
+            client: None,
+            user_id: None,
+            request_id: None,
+            source_ip: None,
+            country: None,
+            bank: None,
+            access: None,
+            token_id: None,
+            fingerprint: None,
+            detail: None,
+        })
+        .collect();
+    insert(&world.db, &events).await;
+    let counted = events.iter().filter(|event| event.kind != "audit.read");
+    let mut minutes = std::collections::BTreeMap::new();
+    for event in counted {
+        *minutes.entry(minute(event.occurred_at)).or_insert(0) += 1;
+    }
+    minutes.into_iter().collect()
+}
+
+fn minute(at: DateTime<Utc>) -> DateTime<Utc> {
+    DateTime::from_timestamp(at.timestamp() / 60 * 60, 0).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_figures_are_the_trail_s_however_late_they_are_counted() {
+    let world = World::new().await;
+    sqlx::query("SELECT create_audit_partition(now() - interval '1 day')")
+        .execute(&world.db)
+        .await
+        .unwrap();
+    let now = Utc::now();
+    let expected = seed(&world, now).await;
+    let total = async || {
+        let minutes = list_minutes(&world.db).await.unwrap();
+        assert!(
+            minutes.is_sorted_by(|a, b| a.minute < b.minute),
+            "{minutes:?}"
+        );
+        let sum =
+            |m: &token_vendor::db::overview::Minute| m.minted + m.reused + m.failed + m.unknown;
+        minutes
+            .iter()
+            .filter(|m| sum(m) > 0)
+            .map(|m| (m.minute, sum(m)))
+            .collect::<Vec<_>>()
+    };
+    // Nobody has counted: the last hour is.
+    let last_hour: Vec<_> = expected
+        .iter()
+        .copied()
+        .filter(|(at, _)| *at >= minute(now) - TimeDelta::minutes(58))
+        .collect();
+    let live = total().await;
+    assert!(live.ends_with(&last_hour), "{live:?} {last_hour:?}");
+    // The last count was two hours ago, one of something older than a day among them.
+    for ago in [TimeDelta::minutes(170), TimeDelta::days(2)] {
+        let insert = "INSERT INTO handout_minutes VALUES ($1, 0, 0, 0, 0)";
+        sqlx::query(insert)
+            .bind(minute(now - ago))
+            .execute(&world.db)
+            .await
+            .unwrap();
+    }
+    let mut counted = 0;
+    while let count @ 1.. = roll_up_minutes(&world.db).await.unwrap() {
+        counted += count;
+    }
+    assert!((168..=170).contains(&counted), "{counted}");
+    assert_eq!(
+        world
+            .count(
+                "SELECT count(*) FROM handout_minutes WHERE minute < now() - interval '25 hours'"
+            )
+            .await,
+        0
+    );
+    let since: Vec<_> = expected
+        .iter()
+        .copied()
+        .filter(|(at, _)| *at > minute(now - TimeDelta::minutes(170)))
+        .collect();
+    assert_eq!(total().await, since);
+    // What commits into a minute that was counted is not in it: the trail has it.
+    assert_eq!(roll_up_minutes(&world.db).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_shows_what_every_replica_did() {
+    let world = World::new().await;
+    let replicas = [world.replica().await, world.replica().await];
+    let order = json!({"userId": "u"});
+    let minted = replicas[0].issue(order.clone()).await;
+    for replica in [&replicas[0], &replicas[1], &replicas[1]] {
+        replica.issue(order.clone()).await.is_reused(&minted);
+    }
+    for replica in &replicas {
+        let page = get_page(replica, "/console/").await;
+        page.has(200, "<dt>Reused</dt><dd>3</dd>");
+        page.has(200, "<dt>Minted</dt><dd>1</dd>");
+        page.has(200, "<dt>Hit ratio</dt><dd>75.0\u{202f}%</dd>");
+        page.has(200, "8\u{202f}999");
+        page.has(200, "never ran");
+    }
+    let clean = replicas[0].post("/maintenance/cleanup", &json!({}));
+    assert_eq!(clean.send().await.unwrap().status(), 200);
+    let stale = "INSERT INTO handout_minutes SELECT date_bin('1 minute', now(), 'epoch') - interval '20 hours', 1200, 0, 0, 0";
+    sqlx::query(stale).execute(&world.db).await.unwrap();
+    let page = get_page(&replicas[1], "/console/").await;
+    page.has(200, "1\u{202f}201");
+    page.has(200, "are not in these figures");
+}
