@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 use super::DbError;
 use super::partitions::PARTITIONS_AHEAD;
@@ -95,11 +95,24 @@ pub fn is_local(options: &PgConnectOptions) -> bool {
             .is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
+/// A connection that was idle for no longer is used without asking whether it still is one, which
+/// would be as long a way as the statement itself. Where it is not, the caller is told so.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+
 /// A pool that opens connections as they are needed.
 pub fn open_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(2))
+        .test_before_acquire(false)
+        .before_acquire(|connection, last| {
+            Box::pin(async move {
+                if last.idle_for > TRUSTED_FOR {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .after_connect(|connection, _| {
             Box::pin(async move {
                 // Longer than any of ours takes; without an end a lost lock would hold the pool.

@@ -1,5 +1,7 @@
 //! The main job: a token is minted once, then handed out again.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::support::World;
@@ -33,5 +35,23 @@ async fn the_first_request_mints_and_the_second_reuses() {
 
     assert_eq!(world.sandbox.minted(), 1);
     assert_eq!(world.kinds().await, ["token.minted", "token.reused"]);
+    replica.service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_ended_while_nobody_used_them_are_replaced_unseen() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let order = |user: &str| json!({"userId": user});
+    assert_eq!(replica.issue(order("u-1")).await.status, 201);
+
+    // As a proxy or a failover in a quiet hour.
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+               WHERE datname = current_database() AND application_name = 'token-vendor'";
+    assert!(world.count(end).await > 1);
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+
+    assert_eq!(replica.issue(order("u-2")).await.status, 201);
+    assert_eq!(replica.issue(order("u-1")).await.status, 200);
     replica.service.stop().await;
 }
