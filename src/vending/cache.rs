@@ -99,3 +99,26 @@ impl Expiry<u64, Arc<CachedToken>> for AtDeadline {
         Some(token.life(now))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vending::order::tests::{order, token};
+
+    #[test]
+    fn what_shares_a_hash_shares_no_token() {
+        let cache = TokenCache::new(10);
+        let token = Arc::new(token(60, 60, Instant::now(), None));
+        let own = token.issued.token.combination.clone();
+        let mut other = order(60, None, false).combination;
+        other.bank = Some("Swedbank".into());
+
+        cache.insert(token.clone());
+        assert!(Arc::ptr_eq(&cache.get(&own).unwrap(), &token));
+        assert!(cache.get(&other).is_none());
+
+        let hash = cache.hasher.hash_one(&other);
+        cache.tokens.insert(hash, token);
+        assert!(cache.get(&other).is_none());
+    }
+}

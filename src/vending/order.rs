@@ -103,7 +103,7 @@ pub enum ForwardReason {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use uuid::Uuid;
 
     use super::*;
@@ -111,7 +111,7 @@ mod tests {
 
     const MIN_REMAINING: Duration = Duration::from_secs(60);
 
-    fn order(lifetime: i32, min_fresh: Option<i32>, renew: bool) -> Order {
+    pub fn order(lifetime: i32, min_fresh: Option<i32>, renew: bool) -> Order {
         Order {
             combination: Combination {
                 user_id: "u".into(),
@@ -125,7 +125,12 @@ mod tests {
         }
     }
 
-    fn token(life: u64, lifetime: i32, now: Instant, minted_at: Option<Instant>) -> CachedToken {
+    pub fn token(
+        life: u64,
+        lifetime: i32,
+        now: Instant,
+        minted_at: Option<Instant>,
+    ) -> CachedToken {
         let time = chrono::Utc::now();
         CachedToken {
             issued: Issued {
