@@ -40,17 +40,15 @@ pub async fn read_events(
     filter.to = filter.to.into_iter().chain(until).min();
     let after = after.map(|cursor| (cursor.at, cursor.id));
     let one_more = i64::from(list.limit) + 1;
-    let detail = json!({"filter": list.filter, "order": order, "limit": list.limit});
-    let vendor = state.vendor.clone();
-    // In one go: each change of thread would cost as much as a statement.
-    let read = state.reads.run(move |pool| async move {
-        let events = find_events(&pool, &filter, order, after, one_more).await?;
-        Ok((events, vendor.record_reading(caller, detail).await))
-    });
-    let (mut events, recorded) = read.await?;
-    let read_at = recorded?;
+    let found = state
+        .reads
+        .run(move |pool| async move { find_events(&pool, &filter, order, after, one_more).await });
+    let mut events = found.await?;
     let has_more = events.len() > list.limit as usize;
     events.truncate(list.limit as usize);
+
+    let detail = json!({"filter": list.filter, "order": order, "limit": list.limit});
+    let read_at = state.vendor.record_reading(caller, detail).await?;
     let last = events.last().filter(|_| has_more).map(|event| Cursor {
         at: event.occurred_at,
         id: event.id,
@@ -96,7 +94,7 @@ fn chunks(
     format: EventFormat,
 ) -> impl Stream<Item = Result<Bytes, DbError>> {
     let read = move |mut pages: EventPages| {
-        Box::pin(reads.run(|pool| async move { Ok((pages.next(&pool).await?, pages)) }))
+        reads.run(|pool| async move { Ok((pages.next(&pool).await?, pages)) })
     };
     let first = read(pages);
     stream::try_unfold(first, move |reading| {
