@@ -132,8 +132,7 @@ impl Folder {
     /// macOS and 108 on Linux.
     pub fn socket_dir(&self) -> PathBuf {
         let digest = Sha256::digest(self.path.as_os_str().as_encoded_bytes());
-        let name: String = digest[..8].iter().map(|b| format!("{b:02x}")).collect();
-        format!("/tmp/token-vendor-{name}").into()
+        format!("/tmp/token-vendor-{}", hex::encode(&digest[..8])).into()
     }
 
     /// Takes the lock. One that is held is waited for, since its server may be stopping; with

@@ -37,9 +37,9 @@ impl fmt::Debug for TokenString {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fingerprint([u8; 32]);
 
-/// The text is not 64 digits of lower-case hex.
+/// The text is not 64 digits of hex.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be 64 digits of lower-case hex")]
+#[error("must be 64 digits of hex")]
 pub struct NoFingerprint;
 
 impl From<[u8; 32]> for Fingerprint {
@@ -52,28 +52,17 @@ impl FromStr for Fingerprint {
     type Err = NoFingerprint;
 
     fn from_str(text: &str) -> Result<Self, NoFingerprint> {
-        let digit = |digit: u8| match digit {
-            b'0'..=b'9' => Ok(digit - b'0'),
-            b'a'..=b'f' => Ok(digit - b'a' + 10),
-            _ => Err(NoFingerprint),
-        };
-        let digits: &[u8; 64] = text.as_bytes().try_into().map_err(|_| NoFingerprint)?;
         let mut tag = [0; 32];
-        for (byte, digits) in tag.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = digit(digits[0])? << 4 | digit(digits[1])?;
-        }
+        hex::decode_to_slice(text, &mut tag).map_err(|_| NoFingerprint)?;
         Ok(Fingerprint(tag))
     }
 }
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut hex = [0; 64];
-        for (digits, byte) in hex.chunks_exact_mut(2).zip(self.0) {
-            let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
-            digits.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
-        }
-        f.pad(str::from_utf8(&hex).expect("digits are ASCII"))
+        let mut digits = [0; 64];
+        hex::encode_to_slice(self.0, &mut digits).expect("two digits a byte");
+        f.pad(str::from_utf8(&digits).expect("digits are ASCII"))
     }
 }
 
@@ -142,13 +131,7 @@ mod tests {
             "{text}"
         );
         assert_eq!(text.parse(), Ok(Fingerprint(tag)));
-        for wrong in [
-            "",
-            &text[1..],
-            &text.to_uppercase(),
-            &format!("{text}0"),
-            &text.replace('f', "g"),
-        ] {
+        for wrong in ["", &text[1..], &format!("{text}0"), &text.replace('f', "g")] {
             assert_eq!(wrong.parse::<Fingerprint>(), Err(NoFingerprint), "{wrong}");
         }
     }

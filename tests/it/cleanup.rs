@@ -16,7 +16,7 @@ use crate::support::{Answer, Process, World, eventually, program};
 const VALID: &str = "SELECT count(*) FROM tokens WHERE is_valid";
 
 /// Puts `count` tokens on record that ended so long ago, with the slots and mints they came of.
-async fn seed(world: &World, user: &str, count: u32, ended: &str, is_valid: bool) {
+pub async fn seed(world: &World, user: &str, count: u32, ended: &str, is_valid: bool) {
     let seed = format!(
         "INSERT INTO tokens (user_id, id, country, bank, access, lifetime, issued_at, expiration, ends_at,
                              is_valid, ciphertext, key_id, fingerprint)
@@ -45,7 +45,7 @@ async fn cleanup(world: &World, arguments: &[&str], more: &[(&str, &str)]) -> (i
 }
 
 /// The invariants are of tokens that were minted; these were not.
-async fn world() -> World {
+pub async fn world() -> World {
     let mut world = World::new().await;
     world.is_checked = false;
     world

@@ -32,6 +32,7 @@ mod migrations;
 mod openapi;
 mod openapi_provider;
 mod openapi_rules;
+mod progress;
 mod records;
 mod request_form;
 mod reuse;

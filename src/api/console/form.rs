@@ -21,8 +21,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// The token of the form for that action, in hex. The key is what the database has of the client's secret: every
 /// replica can tell, and a changed secret ends all of them.
 pub fn token(client: &Client, action: &str) -> String {
-    let bytes = mac(client, action).finalize().into_bytes();
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(mac(client, action).finalize().into_bytes())
 }
 
 fn mac(client: &Client, action: &str) -> Hmac<Sha256> {
