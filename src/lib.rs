@@ -23,12 +23,13 @@
 //!
 //! # A request's path
 //!
-//! `POST /bank/tokens/` for a token that is in memory passes four files:
+//! `POST /bank/tokens/` for a token that is in memory passes these files:
 //!
 //! 1. [`api::auth`]: who calls, with which scope. Outside the cache, always.
 //! 2. `api::tokens`: reads the order, answers.
-//! 3. [`vending`]: [`Vendor::issue`](vending::Vendor::issue) proposes what the cache holds to
-//!    [`vending::handout`], which gathers handouts while the last flush runs.
+//! 3. [`vending`]: [`Vendor::issue`](vending::Vendor::issue) proposes what the cache holds, where it
+//!    does for the order (`vending::order`), to [`vending::handout`], which gathers handouts while the
+//!    last flush runs.
 //! 4. [`db::audit`]: one statement writes the events of those that may go.
 //!
 //! A miss joins the flight of its combination ([`vending::flight`]); the flight reads the slot

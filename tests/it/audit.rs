@@ -40,6 +40,25 @@ fn random_event(random: &mut Rng, newest: DateTime<Utc>) -> AuditEvent {
     }
 }
 
+/// An event of which nothing more is known.
+pub fn event(id: u128, occurred_at: DateTime<Utc>, kind: &str) -> AuditEvent {
+    AuditEvent {
+        id: Uuid::from_u128(id),
+        occurred_at,
+        kind: kind.to_owned(),
+        client: None,
+        request_id: None,
+        source_ip: None,
+        user_id: None,
+        country: None,
+        bank: None,
+        access: None,
+        token_id: None,
+        fingerprint: None,
+        detail: None,
+    }
+}
+
 /// Writes events as they are.
 pub async fn insert(db: &PgPool, events: &[AuditEvent]) {
     let rows: Vec<Value> = events

@@ -4,9 +4,8 @@ use chrono::{TimeDelta, Utc};
 use reqwest::Method;
 use serde_json::json;
 use token_vendor::model::{AuditEvent, EventKind, Scope};
-use uuid::Uuid;
 
-use crate::audit::insert;
+use crate::audit::{event, insert};
 use crate::console_forms::ENDED;
 use crate::support::page::{Page, get_page, post_form, search};
 use crate::support::{ADMIN, World};
@@ -298,22 +297,13 @@ async fn the_audit_pages_walk_all_that_match_and_export_the_same() {
     let world = World::new().await;
     let replica = world.replica().await;
     let at = Utc::now() - TimeDelta::minutes(10);
-    let event = |n: i64| AuditEvent {
-        id: Uuid::from_u128(n as u128),
-        occurred_at: at + TimeDelta::seconds(n),
-        kind: EventKind::TokenReused.to_string(),
+    let kind = EventKind::TokenReused.name();
+    let reused = |n: i64| AuditEvent {
         client: Some("c".into()),
         user_id: Some(format!("user-{n}")),
-        request_id: None,
-        source_ip: None,
-        country: None,
-        bank: None,
-        access: None,
-        token_id: None,
-        fingerprint: None,
-        detail: None,
+        ..event(n as u128, at + TimeDelta::seconds(n), kind)
     };
-    insert(&world.db, &(0..23).map(event).collect::<Vec<_>>()).await;
+    insert(&world.db, &(0..23).map(reused).collect::<Vec<_>>()).await;
     let from = (at + TimeDelta::seconds(3)).format("%FT%T%.3f");
     let mut path = format!(
         "/console/audit?userId=&client=c&kind=token.reused&from={from}&to=&order=asc&limit=6"

@@ -3,10 +3,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use token_vendor::db::overview::{list_minutes, roll_up_minutes};
-use token_vendor::model::AuditEvent;
-use uuid::Uuid;
 
-use crate::audit::insert;
+use crate::audit::{event, insert};
 use crate::support::World;
 use crate::support::page::get_page;
 
@@ -22,20 +20,9 @@ async fn seed(world: &World, now: DateTime<Utc>) -> Vec<(DateTime<Utc>, i64)> {
         "audit.read",
     ];
     let events: Vec<_> = (0..900)
-        .map(|n| AuditEvent {
-            id: Uuid::from_u128(n),
-            occurred_at: now - TimeDelta::milliseconds(random.i64(0..10_800_000)),
-            kind: (*random.choice(&kinds).unwrap()).into(),
-            client: None,
-            user_id: None,
-            request_id: None,
-            source_ip: None,
-            country: None,
-            bank: None,
-            access: None,
-            token_id: None,
-            fingerprint: None,
-            detail: None,
+        .map(|n| {
+            let at = now - TimeDelta::milliseconds(random.i64(0..10_800_000));
+            event(n, at, random.choice(&kinds).unwrap())
         })
         .collect();
     insert(&world.db, &events).await;
