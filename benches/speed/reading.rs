@@ -25,55 +25,64 @@ pub async fn measure_pages(world: &World, section: &mut Section) -> Result<()> {
     let value = |name: &str| row.get::<String, _>(name);
     let month = chrono::Utc::now() - chrono::TimeDelta::days(30);
     let month = month.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    // Along a part of an index, as the service reads it.
+    let part = |column: &str, of: &str| {
+        format!(
+            "({column}, occurred_at) >= ({of}, '-infinity') AND ({column}, occurred_at) < ({of}, 'infinity') AND {column} IS NOT NULL"
+        )
+    };
+    let owner = |condition: &str| format!("(SELECT user_id FROM tokens WHERE {condition})");
     // Name, column that is ordered by first, condition, values.
     let filters = [
-        ("any", "", "true", vec![]),
+        ("any", "", "true".into(), vec![]),
         (
             "userId",
             "user_id",
-            "user_id = ANY(ARRAY[:userId])",
+            part("user_id", "(SELECT :userId)"),
             vec![("userId", value("user_id"))],
         ),
         (
             "tokenId",
-            "token_id",
-            "token_id = ANY(ARRAY[:tokenId::uuid])",
+            "user_id",
+            part("user_id", &owner("id = :tokenId::uuid"))
+                + " AND uuid_eq(token_id, :tokenId::uuid)",
             vec![("tokenId", value("token_id"))],
         ),
         (
             "client",
             "client",
-            "client = ANY(ARRAY[:client])",
+            "client = ANY(ARRAY[:client])".into(),
             vec![("client", "client-1".into())],
         ),
         (
             "kind, a frequent one",
             "",
-            "kind = :kind",
+            "kind = :kind".into(),
             vec![("kind", "token.reused".into())],
         ),
         (
             "kind, a rare one",
             "kind",
-            "kind = ANY(ARRAY[:kind]) AND kind <> 'token.reused'",
+            "kind = ANY(ARRAY[:kind]) AND kind <> 'token.reused'".into(),
             vec![("kind", "token.invalidated".into())],
         ),
         (
             "requestId",
             "request_id",
-            "request_id = ANY(ARRAY[:requestId])",
+            part("request_id", "(SELECT :requestId)"),
             vec![("requestId", value("request_id"))],
         ),
         (
             "fingerprint",
-            "token_id",
-            "token_id = ANY(ARRAY(SELECT id FROM tokens WHERE fingerprint = :fingerprint))",
+            "user_id",
+            part("user_id", &owner("fingerprint = :fingerprint"))
+                + " AND texteq(fingerprint, :fingerprint)",
             vec![("fingerprint", value("fingerprint"))],
         ),
         (
             "userId and kind",
             "user_id",
-            "user_id = ANY(ARRAY[:userId]) AND kind = :kind",
+            "user_id = ANY(ARRAY[:userId]) AND kind = :kind".into(),
             vec![
                 ("userId", value("user_id")),
                 ("kind", "token.minted".into()),
@@ -82,7 +91,7 @@ pub async fn measure_pages(world: &World, section: &mut Section) -> Result<()> {
         (
             "client and to",
             "client",
-            "client = ANY(ARRAY[:client]) AND occurred_at < :to",
+            "client = ANY(ARRAY[:client]) AND occurred_at < :to".into(),
             vec![("client", "client-1".into()), ("to", month)],
         ),
     ];

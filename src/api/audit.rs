@@ -15,7 +15,7 @@ use super::problem::Problem;
 use super::token_view::PageView;
 use crate::db::events::{EventPages, list_events as find_events};
 use crate::db::{Database, DbError};
-use crate::model::{AuditEvent, Caller};
+use crate::model::{AuditEvent, Caller, EventRef};
 
 /// `GET /audit/events`: events that match, a page at a time.
 pub async fn list_events(
@@ -86,26 +86,33 @@ pub async fn export_events(
         .streaming(body))
 }
 
+/// Bytes that a page of an export usually stays below.
+const CHUNK: usize = 1 << 20;
+
 /// A chunk for each page, none of them empty: an empty one would end the body. A page is read while
-/// the one before it is written.
+/// the one before it is sent.
 fn chunks(
     reads: Database,
     pages: EventPages,
     format: EventFormat,
 ) -> impl Stream<Item = Result<Bytes, DbError>> {
     let read = move |mut pages: EventPages| {
-        reads.run(|pool| async move { Ok((pages.next(&pool).await?, pages)) })
+        reads.run(move |pool| async move {
+            let mut rows = Vec::with_capacity(CHUNK);
+            let push = |event: &EventRef<'_>| format.push(&mut rows, event);
+            pages.read_next(&pool, push).await?;
+            Ok((Bytes::from(rows), pages))
+        })
     };
     let first = read(pages);
     stream::try_unfold(first, move |reading| {
         let read = read.clone();
         async move {
-            let (page, pages) = reading.await?;
-            if page.is_empty() {
+            let (rows, pages) = reading.await?;
+            if rows.is_empty() {
                 return Ok(None);
             }
-            let next = read(pages);
-            Ok(Some((Bytes::from(format.rows(&page)), next)))
+            Ok(Some((rows, read(pages))))
         }
     })
     .inspect_err(|error: &DbError| tracing::error!(%error, "an export of the trail failed"))

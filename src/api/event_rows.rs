@@ -1,9 +1,9 @@
 //! The trail as a file: a row for each event, the same from HTTP and from the command line.
 
 use chrono::SecondsFormat;
-use serde::Serialize;
+use serde_json::value::RawValue;
 
-use crate::model::AuditEvent;
+use crate::model::EventRef;
 use crate::model::failure::from_names;
 
 from_names! {
@@ -33,44 +33,39 @@ impl EventFormat {
         (self == EventFormat::Csv).then_some(HEADER)
     }
 
-    /// The rows of these events.
-    pub fn rows(self, events: &[AuditEvent]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(events.len() * 400);
-        for event in events {
-            match self {
-                EventFormat::Ndjson => {
-                    serde_json::to_writer(&mut out, event).expect("an event has a JSON form");
-                    out.push(b'\n');
-                }
-                EventFormat::Csv => push_record(&mut out, event),
+    /// Appends the row of an event.
+    pub fn push(self, out: &mut Vec<u8>, event: &EventRef<'_>) {
+        match self {
+            EventFormat::Ndjson => {
+                serde_json::to_writer(&mut *out, event).expect("an event has a JSON form");
+                out.push(b'\n');
             }
+            EventFormat::Csv => push_record(out, event),
         }
-        out
     }
 }
 
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("an event has a JSON form")
-}
-
-fn push_record(out: &mut Vec<u8>, event: &AuditEvent) {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+fn push_record(out: &mut Vec<u8>, event: &EventRef<'_>) {
+    let access = event.access.map(|access| serde_json::to_string(&access));
     let cells = [
-        event.id.to_string(),
-        event
+        &event.id.to_string(),
+        &event
             .occurred_at
             .to_rfc3339_opts(SecondsFormat::AutoSi, true),
-        event.kind.clone(),
-        text(&event.client),
-        text(&event.request_id),
-        text(&event.source_ip),
-        text(&event.user_id),
-        text(&event.country),
-        text(&event.bank),
-        event.access.as_ref().map(json).unwrap_or_default(),
-        event.token_id.map(|id| id.to_string()).unwrap_or_default(),
-        text(&event.fingerprint),
-        event.detail.as_ref().map(json).unwrap_or_default(),
+        event.kind,
+        event.client.unwrap_or_default(),
+        event.request_id.unwrap_or_default(),
+        event.source_ip.unwrap_or_default(),
+        event.user_id.unwrap_or_default(),
+        event.country.unwrap_or_default(),
+        event.bank.unwrap_or_default(),
+        &access
+            .transpose()
+            .expect("access has a JSON form")
+            .unwrap_or_default(),
+        &event.token_id.map(|id| id.to_string()).unwrap_or_default(),
+        event.fingerprint.unwrap_or_default(),
+        event.detail.map(RawValue::get).unwrap_or_default(),
     ];
     let cells: Vec<_> = cells.iter().map(|cell| csv_cell(cell)).collect();
     out.extend(cells.join(",").into_bytes());

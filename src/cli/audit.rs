@@ -14,7 +14,7 @@ use crate::api::moment;
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::events::{EventFilter, EventPages, insert_event};
 use crate::db::schema;
-use crate::model::EventKind;
+use crate::model::{EventKind, EventRef};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum AuditCommand {
@@ -86,11 +86,16 @@ pub(super) async fn audit(AuditCommand::Export(export): AuditCommand) -> Result<
     out.write_all(export.format.head().unwrap_or_default().as_bytes())?;
     let mut pages = EventPages::new(filter);
     let mut progress = Progress::new();
+    let mut rows = Vec::new();
     loop {
-        let page = pages.next(&reads).await?;
-        let Some(last) = page.last() else { break };
-        out.write_all(&export.format.rows(&page))?;
-        progress.show(page.len(), last.occurred_at);
+        let push = |event: &EventRef<'_>| export.format.push(&mut rows, event);
+        let count = pages.read_next(&reads, push).await?;
+        if count == 0 {
+            break;
+        }
+        out.write_all(&rows)?;
+        rows.clear();
+        progress.show(count, pages.read_up_to());
     }
     Ok(out.flush()?)
 }
@@ -109,9 +114,9 @@ impl Progress {
         }
     }
 
-    fn show(&mut self, more: usize, at: DateTime<Utc>) {
+    fn show(&mut self, more: usize, up_to: Option<DateTime<Utc>>) {
         self.events += more;
-        if self.is_shown {
+        if let Some(at) = up_to.filter(|_| self.is_shown) {
             let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
             let _ = write!(io::stderr(), "\r{} events, up to {at}\x1b[K", self.events);
         }

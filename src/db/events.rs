@@ -1,14 +1,16 @@
 //! The trail as it is read, and events that stand by themselves.
 
 use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgPool, Postgres, QueryBuilder, Row};
+use sqlx::types::Json;
+use sqlx::{Decode, PgPool, Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::DbError;
-use crate::model::{Access, AuditEvent, Caller, EventKind};
+use crate::model::{Access, AuditEvent, Caller, EventKind, EventRef};
 
 /// What a reading of the trail is narrowed to; everything absent matches all.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -50,39 +52,67 @@ pub async fn list_events(
     after: Option<(DateTime<Utc>, Uuid)>,
     limit: i64,
 ) -> Result<Vec<AuditEvent>, DbError> {
-    let tokens = match &filter.fingerprint {
-        Some(fingerprint) => Some(list_tokens_of(pool, fingerprint).await?),
-        None => None,
-    };
-    if tokens.as_ref().is_some_and(Vec::is_empty) {
-        return Ok(Vec::new());
-    }
-    let mut query = QueryBuilder::new("");
-    push_select(&mut query, filter, tokens.as_deref(), order, after, limit);
-    // A plan that is kept is for any value. Of most users, tokens and requests there are a few
-    // events and of some a hundred thousand, and which of two conditions narrows more differs, too:
-    // those are planned for the values at hand.
-    let is_kept = filter.user_id.is_none()
-        && filter.token_id.is_none()
-        && filter.request_id.is_none()
-        && filter.fingerprint.is_none()
-        && (filter.client.is_none() || filter.kind.is_none());
-    let query = query.build_query_as().persistent(is_kept);
-    let rows: Vec<EventRow> = query.fetch_all(pool).await?;
-    Ok(rows.into_iter().map(|EventRow(event)| event).collect())
+    let mut events = Vec::new();
+    for_each_event(pool, filter, order, after, limit, |row| {
+        events.push(from_row(row)?);
+        Ok(())
+    })
+    .await?;
+    Ok(events)
 }
 
-/// The tokens of a fingerprint, those included that are no longer on record: whatever happened to
-/// one names it. Handouts do, too, and outlive neither the record nor the event of its end.
-pub async fn list_tokens_of(pool: &PgPool, fingerprint: &str) -> Result<Vec<Uuid>, DbError> {
-    let ids = sqlx::query_scalar!(
-        r#"SELECT id AS "id!" FROM tokens WHERE fingerprint = $1
-           UNION
-           SELECT token_id FROM audit_events
-           WHERE fingerprint = $1 AND kind <> 'token.reused' AND token_id IS NOT NULL"#,
-        fingerprint
-    );
-    Ok(ids.fetch_all(pool).await?)
+async fn for_each_event(
+    pool: &PgPool,
+    filter: &EventFilter,
+    order: EventOrder,
+    after: Option<(DateTime<Utc>, Uuid)>,
+    limit: i64,
+    mut take: impl FnMut(&PgRow) -> sqlx::Result<()>,
+) -> Result<(), DbError> {
+    let users = list_users(pool, filter).await?;
+    if users.as_ref().is_some_and(Vec::is_empty) {
+        return Ok(());
+    }
+    let mut query = QueryBuilder::new("");
+    let is_kept = push_select(&mut query, filter, users.as_deref(), order, after, limit);
+    let mut rows = query.build().persistent(is_kept).fetch(pool);
+    while let Some(row) = rows.try_next().await? {
+        take(&row)?;
+    }
+    Ok(())
+}
+
+/// The users whom a reading is about, if it is about any: whose the token and the token string are
+/// that it names, or were where they are no longer on record. Whatever happened to a token names its
+/// user; handouts do, too, and outlive neither the record nor the event of its end.
+pub async fn list_users(
+    pool: &PgPool,
+    filter: &EventFilter,
+) -> Result<Option<Vec<String>>, DbError> {
+    let mut users = filter.user_id.clone().map(|user_id| vec![user_id]);
+    let mut narrow = |found: Vec<String>| match &mut users {
+        Some(users) => users.retain(|user| found.contains(user)),
+        None => users = Some(found),
+    };
+    if let Some(token_id) = filter.token_id {
+        let found = sqlx::query_scalar!(
+            r#"SELECT user_id AS "user_id!" FROM tokens WHERE id = $1
+               UNION
+               SELECT user_id FROM audit_events WHERE token_id = $1 AND kind <> 'token.reused'"#,
+            token_id
+        );
+        narrow(found.fetch_all(pool).await?);
+    }
+    if let Some(fingerprint) = &filter.fingerprint {
+        let found = sqlx::query_scalar!(
+            r#"SELECT user_id AS "user_id!" FROM tokens WHERE fingerprint = $1
+               UNION
+               SELECT user_id FROM audit_events WHERE fingerprint = $1 AND kind <> 'token.reused'"#,
+            fingerprint
+        );
+        narrow(found.fetch_all(pool).await?);
+    }
+    Ok(users)
 }
 
 /// Events of one page of a long reading.
@@ -107,19 +137,43 @@ impl EventPages {
         }
     }
 
-    /// The next events; none once there are no more.
-    pub async fn next(&mut self, pool: &PgPool) -> Result<Vec<AuditEvent>, DbError> {
-        if self.is_over {
-            return Ok(Vec::new());
+    /// The next events, each as it comes; returns how many, none once there are no more.
+    pub async fn read_next(
+        &mut self,
+        pool: &PgPool,
+        mut take: impl FnMut(&EventRef<'_>),
+    ) -> Result<usize, DbError> {
+        let (mut count, mut last) = (0, self.after);
+        if !self.is_over {
+            for_each_event(
+                pool,
+                &self.filter,
+                EventOrder::Asc,
+                self.after,
+                PAGE,
+                |row| {
+                    let event = from_row(row)?;
+                    take(&event);
+                    count += 1;
+                    last = Some((event.occurred_at, event.id));
+                    Ok(())
+                },
+            )
+            .await?;
         }
-        let page = list_events(pool, &self.filter, EventOrder::Asc, self.after, PAGE).await?;
-        self.after = page.last().map(|event| (event.occurred_at, event.id));
-        self.is_over = page.len() < PAGE as usize;
-        Ok(page)
+        self.after = last;
+        self.is_over = count < PAGE as usize;
+        Ok(count)
+    }
+
+    /// When the last one was that was read.
+    pub fn read_up_to(&self) -> Option<DateTime<Utc>> {
+        self.after.map(|(at, _)| at)
     }
 }
 
-/// Appends the statement of [`list_events`], the tokens of the filter's fingerprint given.
+/// Appends the statement of [`list_events`], `users` being those of [`list_users`]; returns whether
+/// its plan may be kept for other values, too.
 ///
 /// It is ordered by what narrows it most, too, of which there is one value: no other index than the
 /// one made for that gives this order. Without it the planner, which does not know that a user was
@@ -127,111 +181,146 @@ impl EventPages {
 pub fn push_select(
     query: &mut QueryBuilder<Postgres>,
     filter: &EventFilter,
-    tokens: Option<&[Uuid]>,
+    users: Option<&[String]>,
     order: EventOrder,
     after: Option<(DateTime<Utc>, Uuid)>,
     limit: i64,
-) {
-    let token_id = filter.token_id.or(match tokens {
-        // Nearly always.
-        Some(&[token]) => Some(token),
+) -> bool {
+    let (request, client) = (filter.request_id.as_slice(), filter.client.as_slice());
+    // Most users and requests have a few events, some a hundred thousand. Where there is nothing but
+    // one of them to go by, one plan does for all: along each value's part of the index, as far as a
+    // page is long. Its length and its bounds by row are what make the planner see it so.
+    let parts = match (users, request, client, filter.kind) {
+        (Some(users), [], [], None) => Some(("user_id", users)),
+        (None, [_], [], None) => Some(("request_id", request)),
         _ => None,
-    });
+    };
     let rare_kind = filter.kind.filter(|kind| *kind != EventKind::TokenReused);
-    let narrowest = [
-        ("token_id", token_id.is_some()),
-        ("request_id", filter.request_id.is_some()),
-        ("user_id", filter.user_id.is_some()),
+    let given = [
+        ("request_id", !request.is_empty()),
+        ("user_id", users.is_some_and(|users| users.len() == 1)),
         ("kind", rare_kind.is_some()),
-        ("client", filter.client.is_some()),
+        ("client", !client.is_empty()),
     ];
-    let narrowest = narrowest.into_iter().find(|(_, is_given)| *is_given);
-    let narrowest = narrowest.map(|(column, _)| column);
-
+    let narrowest = given.into_iter().find(|(_, is_given)| *is_given);
+    let narrowest = parts
+        .map(|(column, _)| column)
+        .or(narrowest.map(|(column, _)| column));
+    if let Some((_, values)) = parts {
+        // Looked up, so that what is expected of these values is what is of any.
+        query.push("SELECT events.* FROM unnest((SELECT ");
+        query.push_bind(values.to_vec());
+        query.push(")) AS part (value), LATERAL (");
+    }
     query.push(
         "SELECT id, occurred_at, kind, client, request_id, source_ip, user_id, country, bank, access, token_id, fingerprint, detail FROM audit_events WHERE true",
     );
-    let mut equals = |column: &str, text: Option<&str>, narrows: bool| {
-        let Some(text) = text else { return };
-        // As a list of one, so that the order by it is not left out; or as a function, which the
-        // planner does not take to narrow much what the others leave.
-        if narrows {
-            query.push(format_args!(" AND {column} = ANY("));
-            query.push_bind([text.to_owned()]).push(")");
-        } else {
-            query.push(format_args!(" AND texteq({column}, "));
-            query.push_bind(text.to_owned()).push(")");
+    if let Some((column, _)) = parts {
+        // Which rows its index has.
+        query.push(format_args!(" AND {column} IS NOT NULL"));
+    } else {
+        // As lists, so that the order by a list of one is not left out.
+        let given = [
+            ("user_id", users),
+            ("request_id", Some(request)),
+            ("client", Some(client)),
+        ];
+        for (column, values) in given {
+            if let Some(values @ [_, ..]) = values {
+                query.push(format_args!(" AND {column} = ANY("));
+                query.push_bind(values.to_vec()).push(")");
+            }
         }
-    };
-    // A token has one user and one fingerprint.
-    let is_of_token = filter.token_id.is_some() || tokens.is_some();
-    equals("user_id", filter.user_id.as_deref(), !is_of_token);
-    equals("fingerprint", filter.fingerprint.as_deref(), false);
-    equals("client", filter.client.as_deref(), true);
-    equals("request_id", filter.request_id.as_deref(), true);
-    if let Some(kind) = filter.kind {
-        // In words, so that the planner sees that the index of all kinds but the frequent one has it.
-        query.push(format_args!(" AND kind = ANY('{{{}}}')", kind.name()));
-    }
-    for tokens in [filter.token_id.as_slice(), tokens.unwrap_or_default()] {
-        if !tokens.is_empty() {
-            query
-                .push(" AND token_id = ANY(")
-                .push_bind(tokens.to_vec());
-            query.push(")");
+        if let Some(kind) = filter.kind {
+            // In words, so that the planner sees that the index of all kinds but the frequent one has it.
+            query.push(format_args!(" AND kind = ANY('{{{}}}')", kind.name()));
         }
     }
-    if let Some(from) = filter.from {
-        query.push(" AND occurred_at >= ").push_bind(from);
+    // As functions, which the planner does not take to narrow much: the user has narrowed it.
+    if let Some(token_id) = filter.token_id {
+        query.push(" AND uuid_eq(token_id, ").push_bind(token_id);
+        query.push(")");
     }
-    if let Some(to) = filter.to {
-        query.push(" AND occurred_at < ").push_bind(to);
+    if let Some(fingerprint) = &filter.fingerprint {
+        query.push(" AND texteq(fingerprint, ");
+        query.push_bind(fingerprint.clone()).push(")");
     }
-    let (beyond, direction) = match order {
-        EventOrder::Asc => (">", "ASC"),
-        EventOrder::Desc => ("<", "DESC"),
+
+    let before_all_at = |time: DateTime<Utc>| (time, Uuid::nil());
+    let after_in = |way| after.filter(|_| order == way);
+    let from = filter.from.map(before_all_at);
+    let start = from.max(after_in(EventOrder::Asc));
+    let to = filter.to.map(before_all_at).into_iter();
+    let end = to.chain(after_in(EventOrder::Desc)).min();
+    let from_operator = if start == from { ">=" } else { ">" };
+    for (bound, operator, unbounded) in [
+        (start, from_operator, "'-infinity'"),
+        (end, "<", "'infinity'"),
+    ] {
+        if let Some((at, _)) = bound {
+            // On the time alone, which rules out months.
+            query.push(format_args!(" AND occurred_at {}= ", &operator[..1]));
+            query.push_bind(at);
+        }
+        let (column, value) = match (parts, bound) {
+            (None, None) => continue,
+            (None, _) => (String::new(), ""),
+            (Some((column, _)), _) => (format!("{column}, "), "part.value, "),
+        };
+        query.push(format_args!(
+            " AND ({column}occurred_at, id) {operator} ({value}"
+        ));
+        match bound {
+            Some((at, id)) => query.push_bind(at).push(", ").push_bind(id),
+            None => query.push(unbounded).push(", ").push_bind(Uuid::nil()),
+        };
+        query.push(")");
+    }
+
+    let direction = match order {
+        EventOrder::Asc => "ASC",
+        EventOrder::Desc => "DESC",
     };
-    if let Some((at, id)) = after {
-        // The first condition is the one that rules out partitions.
-        query.push(format_args!(" AND occurred_at {beyond}= "));
-        query.push_bind(at);
-        query.push(format_args!(" AND (occurred_at, id) {beyond} ("));
-        query.push_bind(at).push(", ").push_bind(id).push(")");
-    }
+    // Of a limit that it does not know, a plan that is kept would expect a tenth of all.
+    let page = format!("occurred_at {direction}, id {direction} LIMIT {limit}");
     query.push(" ORDER BY ");
     if let Some(column) = narrowest {
         query.push(format_args!("{column} {direction}, "));
     }
-    // Of a limit that it does not know, a plan that is kept would expect a tenth of all.
-    query.push(format_args!(
-        "occurred_at {direction}, id {direction} LIMIT {limit}"
-    ));
+    query.push(&page);
+    if parts.is_some() {
+        query.push(") AS events ORDER BY ").push(page);
+    }
+    // Which of two narrows more differs by their values.
+    parts.is_some()
+        || users.is_none() && request.is_empty() && (client.is_empty() || filter.kind.is_none())
 }
-
-struct EventRow(AuditEvent);
 
 /// By position, and as the types that the schema has: names and types would be looked up again for
 /// each row.
-impl FromRow<'_, PgRow> for EventRow {
-    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
-        let user_id: String = row.try_get_unchecked(6)?;
-        let access: Option<i16> = row.try_get_unchecked(9)?;
-        Ok(EventRow(AuditEvent {
-            id: row.try_get_unchecked(0)?,
-            occurred_at: row.try_get_unchecked(1)?,
-            kind: row.try_get_unchecked(2)?,
-            client: row.try_get_unchecked(3)?,
-            request_id: row.try_get_unchecked(4)?,
-            source_ip: row.try_get_unchecked(5)?,
-            user_id: Some(user_id).filter(|user_id| !user_id.is_empty()),
-            country: row.try_get_unchecked(7)?,
-            bank: row.try_get_unchecked(8)?,
-            access: access.map(Access::from_bits),
-            token_id: row.try_get_unchecked(10)?,
-            fingerprint: row.try_get_unchecked(11)?,
-            detail: row.try_get_unchecked(12)?,
-        }))
-    }
+fn from_row<'r, Text, Detail>(row: &'r PgRow) -> sqlx::Result<AuditEvent<Text, Detail>>
+where
+    Text: Decode<'r, Postgres> + AsRef<str>,
+    Json<Detail>: Decode<'r, Postgres>,
+{
+    let user_id: Text = row.try_get_unchecked(6)?;
+    let access: Option<i16> = row.try_get_unchecked(9)?;
+    let detail: Option<Json<Detail>> = row.try_get_unchecked(12)?;
+    Ok(AuditEvent {
+        id: row.try_get_unchecked(0)?,
+        occurred_at: row.try_get_unchecked(1)?,
+        kind: row.try_get_unchecked(2)?,
+        client: row.try_get_unchecked(3)?,
+        request_id: row.try_get_unchecked(4)?,
+        source_ip: row.try_get_unchecked(5)?,
+        user_id: Some(user_id).filter(|user_id| !user_id.as_ref().is_empty()),
+        country: row.try_get_unchecked(7)?,
+        bank: row.try_get_unchecked(8)?,
+        access: access.map(Access::from_bits),
+        token_id: row.try_get_unchecked(10)?,
+        fingerprint: row.try_get_unchecked(11)?,
+        detail: detail.map(|Json(detail)| detail),
+    })
 }
 
 /// Writes an event that is about no token, and returns its time. Members of the detail that are

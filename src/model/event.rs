@@ -3,6 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::combination::Access;
@@ -40,38 +41,42 @@ from_names! {
     }
 }
 
-/// An event as it is on record; as JSON, its members are the contract's.
+/// An event as it is on record; as JSON, its members are the contract's. It owns what it says unless
+/// it is an [`EventRef`].
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct AuditEvent {
+pub struct AuditEvent<Text = String, Detail = Value> {
     /// Unique, given by whoever wrote it.
     pub id: Uuid,
     /// When, to the microsecond.
     #[serde(serialize_with = "serialize_time")]
     pub occurred_at: DateTime<Utc>,
     /// An [`EventKind`], or a later version's.
-    pub kind: String,
+    pub kind: Text,
     /// The API key of the caller.
-    pub client: Option<String>,
+    pub client: Option<Text>,
     /// The caller's own `X-Request-Id`, or ours.
-    pub request_id: Option<String>,
+    pub request_id: Option<Text>,
     /// The address that the request came from.
-    pub source_ip: Option<String>,
+    pub source_ip: Option<Text>,
     /// The user whose token it is about.
-    pub user_id: Option<String>,
+    pub user_id: Option<Text>,
     /// The token's country; none for "any" and where it is about no token. So is the bank.
-    pub country: Option<String>,
+    pub country: Option<Text>,
     /// The token's bank.
-    pub bank: Option<String>,
+    pub bank: Option<Text>,
     /// What the token gives access to.
     pub access: Option<Access>,
     /// The token, or the mint that made none.
     pub token_id: Option<Uuid>,
     /// The name of the token string.
-    pub fingerprint: Option<String>,
+    pub fingerprint: Option<Text>,
     /// What else there is to say, by kind.
-    pub detail: Option<Value>,
+    pub detail: Option<Detail>,
 }
+
+/// An event that is in a row as it came from the database.
+pub type EventRef<'r> = AuditEvent<&'r str, &'r RawValue>;
 
 /// A time as chrono writes it, RFC 3339, but in one piece: JSON looks at each piece anew for what is
 /// to be escaped, and chrono's are characters.

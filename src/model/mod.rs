@@ -10,6 +10,6 @@ pub mod token;
 
 pub use client::{Caller, Client, Origin, Scope, ScopeSet};
 pub use combination::{Access, Combination, Country};
-pub use event::{AuditEvent, EventKind};
+pub use event::{AuditEvent, EventKind, EventRef};
 pub use failure::{Failure, FailureKind, UpstreamAnswer};
 pub use token::{Fingerprint, InvalidationReason, Issued, Token, TokenString};

@@ -18,11 +18,15 @@ fn random_event(random: &mut Rng, newest: DateTime<Utc>) -> AuditEvent {
     let mut some = |names: &[&str]| random.choice(names).map(|name| (*name).to_owned());
     let (user, client) = (some(&["u-1", "u-2", "ž +&=%'"]), some(&["c-1", "c_2"]));
     let request = some(&["r-1", "r 2/+&%~"]);
-    // Two records of one string, and one of another.
+    // Two records of one string, and one of another, of a user each.
     let token = random.bool().then(|| random.u128(1..4));
     let mut maybe = |value: Option<String>| value.filter(|_| random.u8(..4) > 0);
+    let any_user = maybe(user);
     AuditEvent {
-        user_id: maybe(user),
+        user_id: match token {
+            Some(token) => Some(format!("u-{}", token % 3)),
+            None => any_user,
+        },
         client: maybe(client),
         request_id: maybe(request),
         fingerprint: token.map(|token| if token < 3 { "f1" } else { "f2" }.into()),
