@@ -1,6 +1,8 @@
 //! `/audit/events`: the trail, by page and as a whole. Each reading is in it.
 
-use actix_web::http::header::{self, ContentDisposition, DispositionParam, DispositionType};
+use actix_web::http::header::{
+    self, ContentDisposition, ContentType, DispositionParam, DispositionType,
+};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
@@ -10,51 +12,78 @@ use super::ApiState;
 use super::auth::{AuditRead, Permit};
 use super::cursor::Cursor;
 use super::event_query::{ExportEvents, ListEvents};
-use super::event_rows::EventFormat;
+use super::event_rows::{EventFormat, push_json};
 use super::problem::Problem;
-use super::token_view::PageView;
-use crate::db::events::{EventPages, list_events as find_events};
+use crate::db::events::{self, EventPages};
 use crate::db::{Database, DbError};
-use crate::model::{AuditEvent, Caller, EventRef};
+use crate::model::{Caller, EventRef};
 
-/// `GET /audit/events`: events that match, a page at a time.
+/// `GET /audit/events`: events that match, a page at a time. It reads as any
+/// [`PageView`](super::token_view::PageView), its items written from their rows.
 pub async fn list_events(
     permit: Permit<AuditRead>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let list = ListEvents::from_query(request.query_string())?;
-    let (items, next_cursor) = read_events(&state, &list, permit.into_caller()).await?;
-    Ok(HttpResponse::Ok().json(PageView { items, next_cursor }))
+    let take = |items: &mut Vec<u8>, event: &EventRef<'_>| {
+        if !items.is_empty() {
+            items.push(b',');
+        }
+        push_json(items, event);
+    };
+    let (items, next_cursor) = read_events(&state, &list, permit.into_caller(), take).await?;
+    let next_cursor = json!(next_cursor).to_string();
+    let page: [&[u8]; 5] = [
+        b"{\"items\":[",
+        &items,
+        b"],\"nextCursor\":",
+        next_cursor.as_bytes(),
+        b"}",
+    ];
+    Ok(HttpResponse::Ok()
+        .content_type(ContentType::json())
+        .body(page.concat()))
 }
 
-/// A page of events and the cursor of the next one; that they were read is on record by then.
-pub async fn read_events(
+/// Reads a page of events, each taken as it comes; also returns the cursor of the next page. That
+/// they were read is on record by then.
+pub async fn read_events<T: Default + Send + 'static>(
     state: &ApiState,
     list: &ListEvents,
     caller: Caller,
-) -> Result<(Vec<AuditEvent>, Option<String>), Problem> {
+    take: fn(&mut T, &EventRef<'_>),
+) -> Result<(T, Option<String>), Problem> {
     let (mut filter, order, after) = (list.filter.clone(), list.order, list.after);
     // A walk ends where it began: the readings that it leaves behind itself would go on for ever.
     let until = after.and_then(|cursor| cursor.until);
     filter.to = filter.to.into_iter().chain(until).min();
     let after = after.map(|cursor| (cursor.at, cursor.id));
-    let one_more = i64::from(list.limit) + 1;
-    let found = state
-        .reads
-        .run(move |pool| async move { find_events(&pool, &filter, order, after, one_more).await });
-    let mut events = found.await?;
-    let has_more = events.len() > list.limit as usize;
-    events.truncate(list.limit as usize);
+    let limit = i64::from(list.limit);
+    let read = state.reads.run(move |pool| async move {
+        let (mut taken, mut count, mut last) = (T::default(), 0, None);
+        let take = |event: &EventRef<'_>| {
+            count += 1;
+            if count <= limit {
+                take(&mut taken, event);
+                last = Some((event.occurred_at, event.id));
+            }
+        };
+        events::read_events(&pool, &filter, order, after, limit + 1, take).await?;
+        Ok((taken, last.filter(|_| count > limit)))
+    });
+    let (taken, last) = read.await?;
 
     let detail = json!({"filter": list.filter, "order": order, "limit": list.limit});
     let read_at = state.vendor.record_reading(caller, detail).await?;
-    let last = events.last().filter(|_| has_more).map(|event| Cursor {
-        at: event.occurred_at,
-        id: event.id,
-        until: until.or(Some(read_at)),
+    let next = last.map(|(at, id)| {
+        list.cursor(Cursor {
+            at,
+            id,
+            until: until.or(Some(read_at)),
+        })
     });
-    Ok((events, last.map(|cursor| list.cursor(cursor))))
+    Ok((taken, next))
 }
 
 /// `GET /audit/events/export`: every event that matches, oldest first, as a stream that ends with

@@ -37,12 +37,17 @@ impl EventFormat {
     pub fn push(self, out: &mut Vec<u8>, event: &EventRef<'_>) {
         match self {
             EventFormat::Ndjson => {
-                serde_json::to_writer(&mut *out, event).expect("an event has a JSON form");
+                push_json(out, event);
                 out.push(b'\n');
             }
             EventFormat::Csv => push_record(out, event),
         }
     }
+}
+
+/// Appends the event as JSON.
+pub fn push_json(out: &mut Vec<u8>, event: &EventRef<'_>) {
+    serde_json::to_writer(out, event).expect("an event has a JSON form");
 }
 
 fn push_record(out: &mut Vec<u8>, event: &EventRef<'_>) {

@@ -4,9 +4,10 @@ use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
-use sqlx::{Decode, PgPool, Postgres, QueryBuilder, Row};
+use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::DbError;
@@ -44,40 +45,26 @@ pub enum EventOrder {
     Desc,
 }
 
-/// At most `limit` events in that order, those that come after the given (occurred at, id).
-pub async fn list_events(
+/// Reads at most `limit` events in that order, those that come after the given (occurred at, id);
+/// each is handed over as it comes.
+pub async fn read_events(
     pool: &PgPool,
     filter: &EventFilter,
     order: EventOrder,
     after: Option<(DateTime<Utc>, Uuid)>,
     limit: i64,
-) -> Result<Vec<AuditEvent>, DbError> {
-    let mut events = Vec::new();
-    for_each_event(pool, filter, order, after, limit, |row| {
-        events.push(from_row(row)?);
-        Ok(())
-    })
-    .await?;
-    Ok(events)
-}
-
-async fn for_each_event(
-    pool: &PgPool,
-    filter: &EventFilter,
-    order: EventOrder,
-    after: Option<(DateTime<Utc>, Uuid)>,
-    limit: i64,
-    mut take: impl FnMut(&PgRow) -> sqlx::Result<()>,
+    mut take: impl FnMut(&EventRef<'_>),
 ) -> Result<(), DbError> {
-    let users = list_users(pool, filter).await?;
+    let mut connection = pool.acquire().await?;
+    let users = list_users(&mut connection, filter).await?;
     if users.as_ref().is_some_and(Vec::is_empty) {
         return Ok(());
     }
     let mut query = QueryBuilder::new("");
     let is_kept = push_select(&mut query, filter, users.as_deref(), order, after, limit);
-    let mut rows = query.build().persistent(is_kept).fetch(pool);
+    let mut rows = query.build().persistent(is_kept).fetch(&mut *connection);
     while let Some(row) = rows.try_next().await? {
-        take(&row)?;
+        take(&event_of(&row)?);
     }
     Ok(())
 }
@@ -86,7 +73,7 @@ async fn for_each_event(
 /// that it names, or were where they are no longer on record. Whatever happened to a token names its
 /// user; handouts do, too, and outlive neither the record nor the event of its end.
 pub async fn list_users(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     filter: &EventFilter,
 ) -> Result<Option<Vec<String>>, DbError> {
     let mut users = filter.user_id.clone().map(|user_id| vec![user_id]);
@@ -101,7 +88,7 @@ pub async fn list_users(
                SELECT user_id FROM audit_events WHERE token_id = $1 AND kind <> 'token.reused'"#,
             token_id
         );
-        narrow(found.fetch_all(pool).await?);
+        narrow(found.fetch_all(&mut *connection).await?);
     }
     if let Some(fingerprint) = &filter.fingerprint {
         let found = sqlx::query_scalar!(
@@ -110,7 +97,7 @@ pub async fn list_users(
                SELECT user_id FROM audit_events WHERE fingerprint = $1 AND kind <> 'token.reused'"#,
             fingerprint
         );
-        narrow(found.fetch_all(pool).await?);
+        narrow(found.fetch_all(&mut *connection).await?);
     }
     Ok(users)
 }
@@ -145,21 +132,12 @@ impl EventPages {
     ) -> Result<usize, DbError> {
         let (mut count, mut last) = (0, self.after);
         if !self.is_over {
-            for_each_event(
-                pool,
-                &self.filter,
-                EventOrder::Asc,
-                self.after,
-                PAGE,
-                |row| {
-                    let event = from_row(row)?;
-                    take(&event);
-                    count += 1;
-                    last = Some((event.occurred_at, event.id));
-                    Ok(())
-                },
-            )
-            .await?;
+            let take = |event: &EventRef<'_>| {
+                take(event);
+                count += 1;
+                last = Some((event.occurred_at, event.id));
+            };
+            read_events(pool, &self.filter, EventOrder::Asc, self.after, PAGE, take).await?;
         }
         self.after = last;
         self.is_over = count < PAGE as usize;
@@ -172,7 +150,7 @@ impl EventPages {
     }
 }
 
-/// Appends the statement of [`list_events`], `users` being those of [`list_users`]; returns whether
+/// Appends the statement of [`read_events`], `users` being those of [`list_users`]; returns whether
 /// its plan may be kept for other values, too.
 ///
 /// It is ordered by what narrows it most, too, of which there is one value: no other index than the
@@ -298,14 +276,10 @@ pub fn push_select(
 
 /// By position, and as the types that the schema has: names and types would be looked up again for
 /// each row.
-fn from_row<'r, Text, Detail>(row: &'r PgRow) -> sqlx::Result<AuditEvent<Text, Detail>>
-where
-    Text: Decode<'r, Postgres> + AsRef<str>,
-    Json<Detail>: Decode<'r, Postgres>,
-{
-    let user_id: Text = row.try_get_unchecked(6)?;
+fn event_of(row: &PgRow) -> sqlx::Result<EventRef<'_>> {
+    let user_id: &str = row.try_get_unchecked(6)?;
     let access: Option<i16> = row.try_get_unchecked(9)?;
-    let detail: Option<Json<Detail>> = row.try_get_unchecked(12)?;
+    let detail: Option<Json<&RawValue>> = row.try_get_unchecked(12)?;
     Ok(AuditEvent {
         id: row.try_get_unchecked(0)?,
         occurred_at: row.try_get_unchecked(1)?,
@@ -313,7 +287,7 @@ where
         client: row.try_get_unchecked(3)?,
         request_id: row.try_get_unchecked(4)?,
         source_ip: row.try_get_unchecked(5)?,
-        user_id: Some(user_id).filter(|user_id| !user_id.as_ref().is_empty()),
+        user_id: Some(user_id).filter(|user_id| !user_id.is_empty()),
         country: row.try_get_unchecked(7)?,
         bank: row.try_get_unchecked(8)?,
         access: access.map(Access::from_bits),

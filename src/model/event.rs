@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::combination::Access;
@@ -77,6 +77,26 @@ pub struct AuditEvent<Text = String, Detail = Value> {
 
 /// An event that is in a row as it came from the database.
 pub type EventRef<'r> = AuditEvent<&'r str, &'r RawValue>;
+
+impl From<&EventRef<'_>> for AuditEvent {
+    fn from(event: &EventRef<'_>) -> Self {
+        AuditEvent {
+            id: event.id,
+            occurred_at: event.occurred_at,
+            kind: event.kind.to_owned(),
+            client: event.client.map(str::to_owned),
+            request_id: event.request_id.map(str::to_owned),
+            source_ip: event.source_ip.map(str::to_owned),
+            user_id: event.user_id.map(str::to_owned),
+            country: event.country.map(str::to_owned),
+            bank: event.bank.map(str::to_owned),
+            access: event.access,
+            token_id: event.token_id,
+            fingerprint: event.fingerprint.map(str::to_owned),
+            detail: event.detail.map(|detail| json!(detail)),
+        }
+    }
+}
 
 /// A time as chrono writes it, RFC 3339, but in one piece: JSON looks at each piece anew for what is
 /// to be escaped, and chrono's are characters.

@@ -15,7 +15,7 @@ use super::super::problem::{Problem, ProblemKind};
 use super::super::query::moment;
 use super::super::request_context::Outcome;
 use super::{page, text};
-use crate::model::{AuditEvent, EventKind};
+use crate::model::{AuditEvent, EventKind, EventRef};
 
 /// The fields of a form as a browser sends them, made a query of the API's: it sends empty ones, too, and
 /// times without their offset, which are UTC here.
@@ -93,7 +93,9 @@ pub async fn show_audit(
     };
     match ListEvents::from_query(&found.fields.query(&[], &[])) {
         Ok(list) => {
-            (found.events, found.next) = read_events(&state, &list, permit.into_caller()).await?;
+            let keep = |events: &mut Vec<_>, event: &EventRef<'_>| events.push(event.into());
+            (found.events, found.next) =
+                read_events(&state, &list, permit.into_caller(), keep).await?;
             page(StatusCode::OK, &found)
         }
         Err(faults) => {

@@ -18,7 +18,7 @@ use super::audit::Fields;
 use super::{page, text};
 use crate::db::events::{EventFilter, EventOrder};
 use crate::db::tokens::{Mint, find_mint, find_token};
-use crate::model::{AuditEvent, EventKind, InvalidationReason, Scope, Token};
+use crate::model::{AuditEvent, EventKind, EventRef, InvalidationReason, Scope, Token};
 
 /// Events of a token that its page shows: the newest.
 const MAX_EVENTS: u32 = 500;
@@ -128,7 +128,8 @@ pub async fn show_token(
         after: None,
     };
     let may_invalidate = permit.also(Scope::TokensInvalidate);
-    let (events, next) = read_events(&state, &list, permit.into_caller()).await?;
+    let keep = |events: &mut Vec<AuditEvent>, event: &EventRef<'_>| events.push(event.into());
+    let (events, next) = read_events(&state, &list, permit.into_caller(), keep).await?;
     let of_record = token
         .as_ref()
         .map(|token| token.combination.user_id.clone());
