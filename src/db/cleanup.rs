@@ -1,5 +1,8 @@
 //! Clearing away what has ended, batch by batch. Each batch is a statement of its own, skips what
 //! others hold, and may be cut off at any time.
+//!
+//! What is due is so at `now()`, which an index can be searched for; `clock_timestamp()`, which may
+//! differ from row to row, would be compared to each.
 
 use std::time::Duration;
 
@@ -21,7 +24,7 @@ const SLOT_GRACE: Duration = Duration::from_secs(86_400);
 pub async fn expire_tokens(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "WITH due AS (
-             SELECT user_id, id FROM tokens WHERE is_valid AND ends_at <= clock_timestamp()
+             SELECT user_id, id FROM tokens WHERE is_valid AND ends_at <= now()
              ORDER BY ends_at LIMIT $1 FOR UPDATE SKIP LOCKED
          ), ended AS (
              UPDATE tokens t SET is_valid = false, ciphertext = ''
@@ -45,7 +48,7 @@ pub async fn abandon_mints(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "WITH due AS (
              SELECT user_id, id FROM mints
-             WHERE outcome = 'open' AND started_at <= clock_timestamp() - make_interval(secs => $3)
+             WHERE outcome = 'open' AND started_at <= now() - make_interval(secs => $3)
              ORDER BY started_at LIMIT $1 FOR UPDATE SKIP LOCKED
          ), abandoned AS (
              UPDATE mints m SET outcome = 'unknown', finished_at = clock_timestamp()
@@ -73,7 +76,7 @@ pub async fn purge_tokens(pool: &PgPool, retention: Duration, limit: i64) -> Res
         "DELETE FROM tokens t USING (
              SELECT user_id, id FROM tokens
              WHERE NOT is_valid
-               AND coalesce(invalidated_at, ends_at) <= clock_timestamp() - make_interval(secs => $1)
+               AND coalesce(invalidated_at, ends_at) <= now() - make_interval(secs => $1)
              ORDER BY coalesce(invalidated_at, ends_at) LIMIT $2 FOR UPDATE SKIP LOCKED
          ) d WHERE t.user_id = d.user_id AND t.id = d.id",
         retention.as_secs_f64(),
@@ -89,7 +92,7 @@ pub async fn purge_mints(pool: &PgPool, retention: Duration, limit: i64) -> Resu
     let done = sqlx::query!(
         "DELETE FROM mints m USING (
              SELECT user_id, id FROM mints
-             WHERE outcome <> 'open' AND finished_at <= clock_timestamp() - make_interval(secs => $1)
+             WHERE outcome <> 'open' AND finished_at <= now() - make_interval(secs => $1)
              ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED
          ) d WHERE m.user_id = d.user_id AND m.id = d.id",
         retention.as_secs_f64(),
@@ -107,9 +110,9 @@ pub async fn purge_slots(pool: &PgPool, retention: Duration, limit: i64) -> Resu
     let done = sqlx::query!(
         "DELETE FROM slots s USING (
              SELECT user_id, country, bank, access FROM slots
-             WHERE claimed_at <= clock_timestamp() - make_interval(secs => $1)
-               AND usable_until <= clock_timestamp() - make_interval(secs => $1)
-               AND lease_until <= clock_timestamp() - make_interval(secs => $1)
+             WHERE claimed_at <= now() - make_interval(secs => $1)
+               AND usable_until <= now() - make_interval(secs => $1)
+               AND lease_until <= now() - make_interval(secs => $1)
              ORDER BY claimed_at LIMIT $2 FOR UPDATE SKIP LOCKED
          ) d WHERE s.user_id = d.user_id AND s.country = d.country AND s.bank = d.bank AND s.access = d.access",
         age,
@@ -118,6 +121,19 @@ pub async fn purge_slots(pool: &PgPool, retention: Duration, limit: i64) -> Resu
     .execute(pool)
     .await?;
     Ok(done.rows_affected())
+}
+
+/// Whether a token on record was handed out within the time before now, by whichever replica.
+pub async fn was_handing_out(pool: &PgPool, within: Duration) -> Result<bool, DbError> {
+    // In order, so that it is the index by time that is looked at, from its end.
+    let newest = sqlx::query_scalar!(
+        "SELECT occurred_at FROM audit_events
+         WHERE occurred_at > now() - make_interval(secs => $1) AND kind = $2
+         ORDER BY occurred_at DESC, id DESC LIMIT 1",
+        within.as_secs_f64(),
+        EventKind::TokenReused.name(),
+    );
+    Ok(newest.fetch_optional(pool).await?.is_some())
 }
 
 /// What a run would find to do.
@@ -145,16 +161,16 @@ pub async fn count_due(pool: &PgPool, retention: Option<Duration>) -> Result<Due
         Due,
         r#"SELECT e.expired AS "expired!", e.oldest,
                   (SELECT count(*) FROM mints WHERE outcome = 'open'
-                     AND started_at <= clock_timestamp() - make_interval(secs => $3)) AS "abandoned_mints!",
+                     AND started_at <= now() - make_interval(secs => $3)) AS "abandoned_mints!",
                   (SELECT count(*) FROM tokens WHERE NOT is_valid
-                     AND coalesce(invalidated_at, ends_at) <= clock_timestamp() - make_interval(secs => $1)) AS "tokens!",
+                     AND coalesce(invalidated_at, ends_at) <= now() - make_interval(secs => $1)) AS "tokens!",
                   (SELECT count(*) FROM mints WHERE outcome <> 'open'
-                     AND finished_at <= clock_timestamp() - make_interval(secs => $1)) AS "mints!",
-                  (SELECT count(*) FROM slots WHERE claimed_at <= clock_timestamp() - make_interval(secs => $2)
-                     AND usable_until <= clock_timestamp() - make_interval(secs => $2)
-                     AND lease_until <= clock_timestamp() - make_interval(secs => $2)) AS "slots!"
+                     AND finished_at <= now() - make_interval(secs => $1)) AS "mints!",
+                  (SELECT count(*) FROM slots WHERE claimed_at <= now() - make_interval(secs => $2)
+                     AND usable_until <= now() - make_interval(secs => $2)
+                     AND lease_until <= now() - make_interval(secs => $2)) AS "slots!"
            FROM (SELECT count(*) AS expired, min(ends_at) AS oldest
-                 FROM tokens WHERE is_valid AND ends_at <= clock_timestamp()) e"#,
+                 FROM tokens WHERE is_valid AND ends_at <= now()) e"#,
         retention,
         age,
         ABANDONED_AFTER.as_secs_f64(),

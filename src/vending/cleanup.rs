@@ -12,16 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::db::cleanup::{
     abandon_mints, count_due, expire_tokens, find_last_run, purge_mints, purge_slots, purge_tokens,
-    record_run,
+    record_run, was_handing_out,
 };
 use crate::db::overview::{ROLL_UP, roll_up_minutes};
 use crate::db::partitions::{create_partitions, drop_partition, list_expired_partitions};
 use crate::db::{Database, DbError};
 use crate::metrics::Metrics;
 use crate::model::Origin;
-
-/// Between two batches, so that handouts keep most of their rate.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// How often the months of the audit ahead are looked after where the cleanup is left to others.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(3600);
@@ -338,26 +335,39 @@ impl Batches<'_> {
     {
         let mut rows = 0;
         while !self.is_over() {
+            let began = Instant::now();
             let done = self.db.run(&batch).await?;
             rows += done;
             if done < self.limit.unsigned_abs() {
                 break;
             }
-            sleep(PAUSE).await;
+            self.give_way(began.elapsed()).await?;
         }
         Ok(rows)
+    }
+
+    /// Waits after a batch that took so long: as long again where tokens were handed out meanwhile,
+    /// so that handouts keep most of their rate, and an eighth of it otherwise.
+    async fn give_way(&self, took: Duration) -> Result<(), DbError> {
+        let is_busy = self
+            .db
+            .run(move |pool| async move { was_handing_out(&pool, took).await });
+        let share = if is_busy.await? { 1 } else { 8 };
+        sleep(took / share).await;
+        Ok(())
     }
 
     /// Brings the figures of the overview up to date. They are for the eye alone: where that fails,
     /// or the time is over, the run is as good without.
     async fn count_minutes(&mut self) {
         while !self.is_over() {
+            let began = Instant::now();
             match self
                 .db
                 .run(|pool| async move { roll_up_minutes(&pool).await })
                 .await
             {
-                Ok(ROLL_UP) => sleep(PAUSE).await,
+                Ok(ROLL_UP) => sleep(began.elapsed()).await,
                 Ok(_) => return,
                 Err(error) => {
                     tracing::warn!(%error, "the figures of the overview could not be counted");

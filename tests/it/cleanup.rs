@@ -8,8 +8,13 @@ use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor};
+use token_vendor::db::cleanup::{
+    abandon_mints, count_due, expire_tokens, purge_mints, purge_slots, purge_tokens,
+    was_handing_out,
+};
 use token_vendor::model::Scope;
 
+use crate::audit_plans::{one_connection, pages_fetched};
 use crate::metrics::scrape;
 use crate::support::{Answer, Process, World, eventually, program};
 
@@ -115,6 +120,52 @@ async fn what_has_ended_is_marked_wiped_told_and_purged_and_nothing_else() {
             .count("SELECT count(*) FROM audit_events WHERE kind = 'cleanup.ran'")
             .await,
         1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_due_is_not_looked_at() {
+    let world = world().await;
+    seed(&world, "live", 20_000, "-20 days", true).await;
+    seed(&world, "kept", 20_000, "5 days", false).await;
+    seed(&world, "due", 5, "1 hour", true).await;
+    seed(&world, "old", 5, "500 days", false).await;
+    world.db.execute("VACUUM ANALYZE").await.unwrap();
+    let one = one_connection(&world).await;
+    let age = Duration::from_secs(400 * 86_400);
+    let before = pages_fetched(&one, "tokens|mints|slots").await;
+    let due = count_due(&one, Some(age)).await.unwrap();
+    let counted = (
+        due.expired,
+        due.abandoned_mints,
+        due.tokens,
+        due.mints,
+        due.slots,
+    );
+    assert_eq!(counted, (5, 0, 5, 5, 5));
+    assert_eq!(expire_tokens(&one, 10).await.unwrap(), 5);
+    assert_eq!(abandon_mints(&one, 10).await.unwrap(), 0);
+    assert_eq!(purge_tokens(&one, age, 10).await.unwrap(), 5);
+    assert_eq!(purge_mints(&one, age, 10).await.unwrap(), 5);
+    assert_eq!(purge_slots(&one, age, 10).await.unwrap(), 5);
+    let pages = pages_fetched(&one, "tokens|mints|slots").await - before;
+    assert!(pages < 500, "{pages} pages for 20 rows");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_sees_whether_anybody_is_handed_a_token() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let hour = Duration::from_secs(3600);
+    replica.issue(json!({"userId": "u-1"})).await;
+    assert!(!was_handing_out(&world.db, hour).await.unwrap(), "a mint");
+    replica.issue(json!({"userId": "u-1"})).await;
+    assert!(was_handing_out(&world.db, hour).await.unwrap());
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let since = Duration::from_millis(10);
+    assert!(
+        !was_handing_out(&world.db, since).await.unwrap(),
+        "long ago"
     );
 }
 
