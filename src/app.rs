@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures_util::future::try_join;
 use secrecy::ExposeSecret;
 use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
@@ -64,11 +65,16 @@ impl Service {
         let upstream = spawn_blocking(|| Upstream::new(upstream));
         let options = schema::connect_options(&config.database.url)?;
         let patience = config.database.startup_wait;
-        schema::check_fitness(&mut schema::wait_for_database(&options, patience).await?).await?;
+        let mut first = schema::wait_for_database(&options, patience).await?;
+        schema::check_fitness(&mut first).await?;
         // One of the allowed connections is the writer's own.
         let pool = schema::open_pool(options.clone(), config.database.max_connections - 1);
         let db = Database::new(pool);
-        partitions::create_partitions(db.pool()).await?;
+        let (_, (now, newest)) = try_join(
+            partitions::create_partitions(db.pool()),
+            schema::find_newest_time(&mut first),
+        )
+        .await?;
         let reads = match &config.database.read_url {
             Some(url) => Database::new(schema::open_pool(
                 schema::connect_options(url)?,
@@ -77,7 +83,6 @@ impl Service {
             None => db.clone(),
         };
 
-        let (now, newest) = schema::find_newest_time(db.pool()).await?;
         let clock = Arc::new(DatabaseClock::starting_at(now.max(newest)));
         let (stop_writer, mints) = (CancellationToken::new(), TaskTracker::new());
         let metrics = Families::at_zero();

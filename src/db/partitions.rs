@@ -5,17 +5,35 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Executor, PgPool};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
 use super::DbError;
 
 /// Months of partitions that there must be beyond the current one.
 pub const PARTITIONS_AHEAD: i32 = 3;
 
+/// Months after this one that have a partition without a gap, at most [`PARTITIONS_AHEAD`]; -1 where
+/// this one has none, so that nothing can be recorded.
+pub async fn count_ahead(connection: &mut PgConnection) -> Result<i32, DbError> {
+    let ahead = sqlx::query_scalar!(
+        r#"SELECT coalesce(min(ahead), $1 + 1) - 1 AS "ahead!" FROM generate_series(0, $1) AS ahead
+           WHERE NOT EXISTS (
+               SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+               WHERE i.inhparent = 'audit_events'::regclass AND c.relname = 'audit_events_'
+                   || to_char((now() AT TIME ZONE 'UTC') + make_interval(months => ahead), 'YYYY_MM'))"#,
+        PARTITIONS_AHEAD
+    );
+    Ok(ahead.fetch_one(connection).await?)
+}
+
 /// Makes the partitions of this month and the next [`PARTITIONS_AHEAD`]; returns how many were
 /// missing. Does nothing while another does it.
 pub async fn create_partitions(pool: &PgPool) -> Result<u64, DbError> {
-    let mut tx = pool.begin().await?;
+    let mut connection = pool.acquire().await?;
+    if count_ahead(&mut connection).await? == PARTITIONS_AHEAD {
+        return Ok(0);
+    }
+    let mut tx = connection.begin().await?;
     let is_ours = sqlx::query_scalar!(
         r#"SELECT pg_try_advisory_xact_lock(hashtext('token-vendor audit partitions')) AS "is_ours!""#
     )

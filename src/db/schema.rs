@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 use super::DbError;
-use super::partitions::PARTITIONS_AHEAD;
+use super::partitions::count_ahead;
 
 /// The migrations of this version.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
@@ -222,33 +222,27 @@ pub struct DatabaseHealth {
 /// Asks the primary.
 pub async fn find_database_health(pool: &PgPool) -> Result<DatabaseHealth, DbError> {
     let mut connection = pool.acquire().await?;
-    let row = sqlx::query!(
-        r#"SELECT current_setting('synchronous_standby_names') <> '' AS "has_standby!",
-                  (SELECT coalesce(min(ahead), $1 + 1) - 1 FROM generate_series(0, $1) AS ahead
-                   WHERE NOT EXISTS (
-                       SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-                       WHERE i.inhparent = 'audit_events'::regclass AND c.relname = 'audit_events_'
-                           || to_char((now() AT TIME ZONE 'UTC') + make_interval(months => ahead), 'YYYY_MM')))
-                  AS "ahead!""#,
-        PARTITIONS_AHEAD
-    )
-    .fetch_one(&mut *connection)
-    .await?;
+    let has_standby = sqlx::query_scalar!(
+        r#"SELECT current_setting('synchronous_standby_names') <> '' AS "has_standby!""#
+    );
+    let has_synchronous_standby = has_standby.fetch_one(&mut *connection).await?;
     Ok(DatabaseHealth {
         is_schema_current: schema_version(&mut connection).await? >= needed_version(),
-        partitions_ahead: row.ahead,
-        has_synchronous_standby: row.has_standby,
+        partitions_ahead: count_ahead(&mut connection).await?,
+        has_synchronous_standby,
     })
 }
 
 /// The database's clock, and the time of the newest event: no time before it is now.
-pub async fn find_newest_time(pool: &PgPool) -> Result<(DateTime<Utc>, DateTime<Utc>), DbError> {
+pub async fn find_newest_time(
+    connection: &mut PgConnection,
+) -> Result<(DateTime<Utc>, DateTime<Utc>), DbError> {
     let row = sqlx::query!(
         r#"SELECT clock_timestamp() AS "now!",
                   coalesce((SELECT occurred_at FROM audit_events ORDER BY occurred_at DESC LIMIT 1),
                            clock_timestamp()) AS "newest!""#
     )
-    .fetch_one(pool)
+    .fetch_one(connection)
     .await?;
     Ok((row.now, row.newest))
 }

@@ -48,7 +48,7 @@ async fn connections_that_ended_while_nobody_used_them_are_replaced_unseen() {
     // As a proxy or a failover in a quiet hour.
     let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                WHERE datname = current_database() AND application_name = 'token-vendor'";
-    assert!(world.count(end).await > 1);
+    assert!(world.count(end).await > 0);
     tokio::time::sleep(Duration::from_millis(1_100)).await;
 
     assert_eq!(replica.issue(order("u-2")).await.status, 201);
