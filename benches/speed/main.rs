@@ -38,7 +38,7 @@ struct Arguments {
     /// The parts to measure; all of them unless said.
     #[arg(value_parser = [&SECTIONS[..], &[HOLD]].concat())]
     sections: Vec<String>,
-    /// As large as the goals have it: 10 million tokens. Takes an hour and 40 GB.
+    /// As large as the goals have it: 10 million tokens. Takes an hour or two, and 40 GB.
     #[arg(long)]
     large: bool,
     /// Measurements that a median is of.

@@ -178,32 +178,34 @@ async fn bad_parameters_are_named() {
     );
 }
 
-/// A handout is found by the string of its token as long as it is kept, whatever else has gone.
+/// A handout is found by its token and by the string of it as long as it is kept, whatever else has gone.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fingerprint_finds_handouts_without_the_mint_or_without_the_record() {
+async fn token_and_fingerprint_find_handouts_without_the_mint_or_without_the_record() {
     let mut world = World::new().await;
     world.is_checked = false;
     let replica = world.replica().await;
     let minted = replica.issue(json!({"userId": "u-1"})).await;
     replica.issue(json!({"userId": "u-1"})).await;
-    let kinds = async || {
-        let path = format!(
-            "{PATH}?order=asc&fingerprint={}",
-            minted.text("fingerprint")
-        );
-        let found = replica.get(&path).await;
+    let (id, fingerprint) = (minted.text("id"), minted.text("fingerprint"));
+    let find = async |by: String| {
+        let found = replica.get(&format!("{PATH}?order=asc&{by}")).await;
         let items = found.body["items"].as_array().unwrap();
         let kinds = items
             .iter()
             .map(|item| item["kind"].as_str().unwrap().to_owned());
         kinds.collect::<Vec<_>>()
     };
+    let kinds = async || {
+        let found = find(format!("tokenId={id}")).await;
+        assert_eq!(find(format!("fingerprint={fingerprint}")).await, found);
+        found
+    };
     let execute = async |statement| sqlx::raw_sql(statement).execute(&world.db).await.unwrap();
     assert_eq!(kinds().await, ["token.minted", "token.reused"]);
     // As if it had been in a month that is past retention.
     execute("SET session_replication_role = replica; DELETE FROM audit_events WHERE kind = 'token.minted'").await;
     assert_eq!(kinds().await, ["token.reused"]);
-    let path = format!("/bank/tokens/{}/invalidate", minted.text("id"));
+    let path = format!("/bank/tokens/{id}/invalidate");
     let ended = Answer::of(replica.post(&path, &json!({"reason": "used"}))).await;
     assert_eq!(ended.unwrap().status, 200);
     execute("DELETE FROM tokens").await;
