@@ -1,6 +1,5 @@
 //! `token-vendor cleanup`.
 
-use std::future::pending;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
@@ -56,26 +55,31 @@ pub(super) async fn cleanup(cleanup: Cleanup) -> Result<(), CliError> {
         Families::at_zero(),
         stop,
     );
+    let is_watched = io::stderr().is_terminal();
+    if is_watched {
+        show_backlog(&cleaner).await;
+    }
     let summary = tokio::select! {
         summary = cleaner.run(run, Origin::Actor(actor())) => summary?,
-        () = show_progress(&cleaner) => unreachable!("it has no end"),
+        () = show_progress(&cleaner), if is_watched => unreachable!("it has no end"),
     };
-    if io::stderr().is_terminal() {
+    if is_watched {
         eprint!("\x1b[K");
     }
     print_json(&summary)
 }
 
-/// A line on the terminal, rewritten as the work goes on; nothing where there is no terminal.
 async fn show_progress(cleaner: &Cleaner) {
-    if !io::stderr().is_terminal() {
-        return pending().await;
-    }
     loop {
         sleep(Duration::from_secs(1)).await;
-        if let Ok(backlog) = cleaner.find_backlog().await {
-            let left = backlog.overdue_tokens;
-            eprint!("\r{left} ended tokens left to mark, then old records\x1b[K\r");
-        }
+        show_backlog(cleaner).await;
+    }
+}
+
+/// A line on the terminal, which the next one replaces.
+async fn show_backlog(cleaner: &Cleaner) {
+    if let Ok(backlog) = cleaner.find_backlog().await {
+        let left = backlog.overdue_tokens;
+        eprint!("\r{left} ended tokens left to mark, then old records\x1b[K\r");
     }
 }

@@ -55,11 +55,9 @@ async fn long_commands_tell_a_terminal_how_far_they_are() {
     assert!(told.contains(" events, up to 20"), "{told:?}");
     assert!(!run(&export, &variables).await.err.contains("events, up to"));
 
-    // In batches this small it takes seconds.
-    let cleanup = ["cleanup", "--batch-size=40"];
-    let told = on_terminal(&cleanup, &variables).await;
+    let told = on_terminal(&["cleanup"], &variables).await;
     assert!(
-        told.contains(" ended tokens left to mark, then old records"),
+        told.starts_with("\r5000 ended tokens left to mark, then old records"),
         "{told:?}"
     );
 
