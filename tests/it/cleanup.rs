@@ -193,7 +193,7 @@ async fn many_at_once_and_killed_midway_they_do_each_thing_once() {
     let world = world().await;
     seed(&world, "expired", 4000, "1 hour", true).await;
     let variables = world.variables(&[]);
-    let arguments = ["cleanup", "--batch-size", "100"];
+    let arguments = ["cleanup", "--batch-size", "10"];
     let mut doomed = program(&arguments, &variables).spawn().unwrap();
     let pid = Pid::from_raw(i32::try_from(doomed.id().unwrap()).unwrap());
     let expired = "SELECT count(*) FROM audit_events WHERE kind = 'token.expired'";
@@ -219,7 +219,7 @@ async fn it_stops_cleanly_when_told_and_when_its_time_is_over() {
     seed(&world, "expired", 3000, "1 hour", true).await;
     let (_, done) = cleanup(
         &world,
-        &["--batch-size", "10", "--max-runtime", "200ms"],
+        &["--batch-size", "1", "--max-runtime", "200ms"],
         &[],
     )
     .await;
