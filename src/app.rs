@@ -75,13 +75,13 @@ impl Service {
             schema::find_newest_time(&mut first),
         )
         .await?;
-        let reads = match &config.database.read_url {
-            Some(url) => Database::new(schema::open_pool(
-                schema::connect_options(url)?,
-                config.database.max_connections,
-            )),
-            None => db.clone(),
+        let standby = match &config.database.read_url {
+            Some(url) => Some(schema::connect_options(url)?),
+            None => None,
         };
+        let standby = standby
+            .map(|options| schema::open_pool(options, config.database.max_connections))
+            .map(Database::new);
 
         let clock = Arc::new(DatabaseClock::starting_at(now.max(newest)));
         let (stop_writer, mints) = (CancellationToken::new(), TaskTracker::new());
@@ -116,7 +116,7 @@ impl Service {
         let state = ApiState {
             vendor,
             db: db.clone(),
-            reads,
+            standby,
             cleaner: cleaner.clone(),
             trusted_proxies: config.http.trusted_proxies.clone(),
             verification_base_url: config.http.verification_base_url.to_string(),

@@ -16,7 +16,7 @@ use crate::world::{AUTHORIZATION, Scale, World};
 
 /// A single handout's row, committed by itself.
 const BARE_COMMIT: &str = "INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip, country, bank, access, token_id, fingerprint)
-VALUES (gen_random_uuid(), clock_timestamp(), 'token.reused', 'u-00000000', 'bare', gen_random_uuid()::text, '127.0.0.1', 'LT', 'Swedbank', 1, gen_random_uuid(), '28fa2f4f8dcc28fa2f4f8dcc28fa2f4f8dcc28fa2f4f8dcc28fa2f4f8dcc1234');";
+VALUES (gen_random_uuid(), clock_timestamp(), 'token.reused', 'bare', 'bare', gen_random_uuid()::text, '127.0.0.1', 'LT', 'Swedbank', 1, gen_random_uuid(), '28fa2f4f8dcc28fa2f4f8dcc28fa2f4f8dcc28fa2f4f8dcc28fa2f4f8dcc1234');";
 
 /// For what the last one left to do.
 const REST: Duration = Duration::from_millis(500);

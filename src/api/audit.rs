@@ -14,7 +14,7 @@ use super::cursor::Cursor;
 use super::event_query::{ExportEvents, ListEvents};
 use super::event_rows::{EventFormat, push_json};
 use super::problem::Problem;
-use crate::db::events::{self, EventPages};
+use crate::db::events::{self, EventPages, insert_reading};
 use crate::db::{Database, DbError};
 use crate::model::{Caller, EventRef};
 
@@ -60,7 +60,10 @@ pub async fn read_events<T: Default + Send + 'static>(
     filter.to = filter.to.into_iter().chain(until).min();
     let after = after.map(|cursor| (cursor.at, cursor.id));
     let limit = i64::from(list.limit);
-    let read = state.reads.run(move |pool| async move {
+    let detail = json!({"filter": list.filter, "order": order, "limit": list.limit});
+    let primary = state.standby.is_some().then(|| state.db.pool().clone());
+    let read = state.reads().run(move |pool| async move {
+        let mut connection = pool.acquire().await?;
         let (mut taken, mut count, mut last) = (T::default(), 0, None);
         let take = |event: &EventRef<'_>| {
             count += 1;
@@ -69,13 +72,15 @@ pub async fn read_events<T: Default + Send + 'static>(
                 last = Some((event.occurred_at, event.id));
             }
         };
-        events::read_events(&pool, &filter, order, after, limit + 1, take).await?;
-        Ok((taken, last.filter(|_| count > limit)))
+        events::read_events(&mut connection, &filter, order, after, limit + 1, take).await?;
+        // On record before it goes out.
+        if let Some(primary) = primary {
+            connection = primary.acquire().await?;
+        }
+        let read_at = insert_reading(&mut connection, Some(&caller), &detail).await?;
+        Ok((taken, last.filter(|_| count > limit), read_at))
     });
-    let (taken, last) = read.await?;
-
-    let detail = json!({"filter": list.filter, "order": order, "limit": list.limit});
-    let read_at = state.vendor.record_reading(caller, detail).await?;
+    let (taken, last, read_at) = read.await?;
     let next = last.map(|(at, id)| {
         list.cursor(Cursor {
             at,
@@ -96,10 +101,18 @@ pub async fn export_events(
     let ExportEvents { mut filter, format } = ExportEvents::from_query(request.query_string())?;
     let detail = json!({"filter": filter, "format": format});
     let caller = permit.into_caller();
-    let read_at = state.vendor.record_reading(caller, detail).await?;
+    let record = state.db.run(|pool| async move {
+        let mut connection = pool.acquire().await?;
+        insert_reading(&mut connection, Some(&caller), &detail).await
+    });
+    let read_at = record.await?;
     filter.to = filter.to.or(Some(read_at));
 
-    let mut rest = Box::pin(chunks(state.reads.clone(), EventPages::new(filter), format));
+    let mut rest = Box::pin(chunks(
+        state.reads().clone(),
+        EventPages::new(filter),
+        format,
+    ));
     // With the first page in hand: a database that is down is a 503 and no broken stream.
     let first = rest.try_next().await?;
     let head = format

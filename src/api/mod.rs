@@ -61,10 +61,10 @@ use crate::vending::denials::Denials;
 pub struct ApiState {
     /// The decisions.
     pub vendor: Vendor,
-    /// The primary: reads by id.
+    /// The primary: writes, and reads by id.
     pub db: Database,
-    /// Where lists are read, perhaps a standby.
-    pub reads: Database,
+    /// Where lists are read instead, if there is one.
+    pub standby: Option<Database>,
     /// The cleanup of this replica.
     pub cleaner: Cleaner,
     /// The peers whose `X-Forwarded-For` is believed.
@@ -83,6 +83,13 @@ pub struct ApiState {
     pub metrics: Metrics,
     /// The look at the database behind some of it.
     pub figures: Figures,
+}
+
+impl ApiState {
+    /// Where lists are read.
+    pub fn reads(&self) -> &Database {
+        self.standby.as_ref().unwrap_or(&self.db)
+    }
 }
 
 /// The route table: every path with and without its final slash, every `GET` also as `HEAD`.

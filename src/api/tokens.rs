@@ -160,7 +160,7 @@ pub async fn list_tokens(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let list = ListTokens::from_query(request.query_string())?;
-    let (tokens, next_cursor) = read_tokens(&state.reads, list).await?;
+    let (tokens, next_cursor) = read_tokens(state.reads(), list).await?;
     Ok(HttpResponse::Ok().json(PageView {
         items: tokens.iter().map(RecordView::new).collect(),
         next_cursor,

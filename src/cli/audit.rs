@@ -12,7 +12,8 @@ use super::{CliError, start_logs};
 use crate::api::event_rows::EventFormat;
 use crate::api::moment;
 use crate::config::{DatabaseCommandConfig, Flags, Source};
-use crate::db::events::{EventFilter, EventPages, insert_event};
+use crate::db::DbError;
+use crate::db::events::{EventFilter, EventPages, insert_reading};
 use crate::db::schema;
 use crate::model::{EventKind, EventRef};
 
@@ -79,7 +80,10 @@ pub(super) async fn audit(AuditCommand::Export(export): AuditCommand) -> Result<
         to: export.to,
     };
     let detail = json!({"actor": actor(), "filter": filter, "format": export.format});
-    let read_at = insert_event(&primary, EventKind::AuditRead, None, &detail).await?;
+    let read_at = {
+        let mut connection = primary.acquire().await.map_err(DbError::from)?;
+        insert_reading(&mut connection, None, &detail).await?
+    };
     filter.to = filter.to.or(Some(read_at));
 
     let mut out = io::stdout().lock();

@@ -48,21 +48,20 @@ pub enum EventOrder {
 /// Reads at most `limit` events in that order, those that come after the given (occurred at, id);
 /// each is handed over as it comes.
 pub async fn read_events(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     filter: &EventFilter,
     order: EventOrder,
     after: Option<(DateTime<Utc>, Uuid)>,
     limit: i64,
     mut take: impl FnMut(&EventRef<'_>),
 ) -> Result<(), DbError> {
-    let mut connection = pool.acquire().await?;
-    let users = list_users(&mut connection, filter).await?;
+    let users = list_users(connection, filter).await?;
     if users.as_ref().is_some_and(Vec::is_empty) {
         return Ok(());
     }
     let mut query = QueryBuilder::new("");
     let is_kept = push_select(&mut query, filter, users.as_deref(), order, after, limit);
-    let mut rows = query.build().persistent(is_kept).fetch(&mut *connection);
+    let mut rows = query.build().persistent(is_kept).fetch(connection);
     while let Some(row) = rows.try_next().await? {
         take(&event_of(&row)?);
     }
@@ -137,7 +136,9 @@ impl EventPages {
                 count += 1;
                 last = Some((event.occurred_at, event.id));
             };
-            read_events(pool, &self.filter, EventOrder::Asc, self.after, PAGE, take).await?;
+            let mut connection = pool.acquire().await?;
+            let order = EventOrder::Asc;
+            read_events(&mut connection, &self.filter, order, self.after, PAGE, take).await?;
         }
         self.after = last;
         self.is_over = count < PAGE as usize;
@@ -297,11 +298,10 @@ fn event_of(row: &PgRow) -> sqlx::Result<EventRef<'_>> {
     })
 }
 
-/// Writes an event that is about no token, and returns its time. Members of the detail that are
-/// null are left out.
-pub async fn insert_event(
-    pool: &PgPool,
-    kind: EventKind,
+/// Puts a reading of the trail on record, and returns its time. Members of the detail that are null
+/// are left out.
+pub async fn insert_reading(
+    connection: &mut PgConnection,
     caller: Option<&Caller>,
     detail: &Value,
 ) -> Result<DateTime<Utc>, DbError> {
@@ -310,13 +310,13 @@ pub async fn insert_event(
          VALUES ($1, clock_timestamp(), $2, $3, $4, $5, jsonb_strip_nulls($6))
          RETURNING occurred_at",
         Uuid::now_v7(),
-        kind.name(),
+        EventKind::AuditRead.name(),
         caller.map(|caller| &*caller.client),
         caller.map(|caller| &*caller.request_id),
         caller.and_then(|caller| caller.source_ip.as_deref()),
         detail,
     )
-    .fetch_one(pool)
+    .fetch_one(connection)
     .await?;
     Ok(occurred_at)
 }

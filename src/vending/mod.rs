@@ -14,7 +14,6 @@ pub mod handout;
 pub mod invalidation;
 mod mint;
 mod order;
-mod reading;
 pub mod resolve;
 pub mod rotation;
 

@@ -96,7 +96,8 @@ async fn explain(
 /// has done the usual one of its kind more than the five times after which a plan may be kept.
 async fn fetched(db: &PgPool, usual: &EventFilter, filter: &EventFilter, order: EventOrder) -> i64 {
     let read = async |filter| {
-        let read = read_events(db, filter, order, None, 101, |_| ());
+        let mut connection = db.acquire().await.unwrap();
+        let read = read_events(&mut connection, filter, order, None, 101, |_| ());
         read.await.unwrap();
     };
     for _ in 0..6 {

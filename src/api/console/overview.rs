@@ -142,7 +142,7 @@ pub async fn show_overview(
 ) -> Result<HttpResponse, Problem> {
     no_parameters(request.query_string())?;
     let minutes = state
-        .reads
+        .reads()
         .run(|pool| async move { list_minutes(&pool).await })
         .await?;
     let now = minutes.last().map_or_else(Utc::now, |minute| minute.minute);

@@ -55,7 +55,7 @@ pub async fn show_user(
         return Err(faults.into());
     };
     // After an invalidation a standby may not know of it yet.
-    let db = if is_done { &state.db } else { &state.reads };
+    let db = if is_done { &state.db } else { state.reads() };
     let (tokens, next) = read_tokens(db, list).await?;
     let found = UserPage {
         user_id,
