@@ -42,10 +42,10 @@ struct Arguments {
     #[arg(long)]
     large: bool,
     /// Measurements that a median is of.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Seconds of one measurement under load.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     seconds: u32,
     /// Cargo's own.
     #[arg(long, hide = true)]

@@ -83,8 +83,9 @@ pub async fn list_users(
     if let Some(token_id) = filter.token_id {
         let found = sqlx::query_scalar!(
             r#"SELECT user_id AS "user_id!" FROM tokens WHERE id = $1
-               UNION
-               SELECT user_id FROM audit_events WHERE token_id = $1 AND kind <> 'token.reused'"#,
+               UNION ALL
+               SELECT user_id FROM audit_events WHERE token_id = $1 AND kind <> 'token.reused'
+               LIMIT 1"#,
             token_id
         );
         narrow(found.fetch_all(&mut *connection).await?);
