@@ -24,6 +24,7 @@ use chrono::Utc;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
+use load::ProcessorTimes;
 use report::Section;
 use world::{Scale, World};
 
@@ -118,7 +119,16 @@ fn summarize(folder: &Path) -> Result<()> {
         .filter_map(|name| Section::read(folder, name).ok());
     let sections: Vec<Section> = sections.collect();
     let lines = sections.iter().flat_map(|section| &section.lines);
-    fs::write(folder.join("speed.md"), report::table(lines))?;
+    let stolen = sections.iter().filter_map(|section| {
+        let stolen = section.stolen? * 1e2;
+        Some(format!("{} {stolen:.0} %", section.name))
+    });
+    let stolen = stolen.collect::<Vec<_>>().join(", ");
+    let table = report::table(lines);
+    fs::write(
+        folder.join("speed.md"),
+        format!("{table}\nOf the time wanted, other guests of this machine got: {stolen}.\n"),
+    )?;
     let json = serde_json::to_string(&sections)? + "\n";
     fs::write(folder.join("speed.json"), json)?;
     if let Some(warm) = sections.iter().find(|section| section.name == "warm") {
@@ -133,12 +143,13 @@ fn summarize(folder: &Path) -> Result<()> {
 
 async fn measure(world: &World, name: &str, folder: &Path) -> Result<()> {
     eprintln!("measuring {name}");
-    let began = Instant::now();
+    let (began, times) = (Instant::now(), ProcessorTimes::now());
     let mut section = Section {
         name: name.into(),
         at: Utc::now().format("%Y-%m-%d %H:%M UTC").to_string(),
         seconds: 0.0,
         machine: machine(),
+        stolen: None,
         lines: Vec::new(),
     };
     match name {
@@ -154,14 +165,21 @@ async fn measure(world: &World, name: &str, folder: &Path) -> Result<()> {
         _ => unreachable!("not a section"),
     }
     section.seconds = began.elapsed().as_secs_f64();
+    section.stolen = times.stolen();
     section.write(folder)?;
     println!("{}", report::table(&section.lines));
+    if let Some(stolen) = section.stolen {
+        println!(
+            "{:.0} % of the time wanted went to other guests of this machine\n",
+            stolen * 1e2
+        );
+    }
     Ok(())
 }
 
 fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get());
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));

@@ -7,7 +7,7 @@ use sqlx::Row;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::load::{Ask, drive, output, pgbench};
+use crate::load::{Ask, drive, output, pgbench, undisturbed};
 use crate::process::Server;
 use crate::report::Goal::{AtLeast, AtMost};
 use crate::report::Section;
@@ -118,9 +118,11 @@ pub async fn measure_pages(world: &World, section: &mut Section) -> Result<()> {
     let mut theirs = ours.clone();
     for _ in 0..world.scale.rounds {
         for (at, (path, sql)) in asked.iter().enumerate() {
-            let page = drive(world, &server.base(), 1, 1, Ask::Get(path)).await?;
-            ours[at].push(page.p50_ms);
-            theirs[at].push(pgbench(world, "filled", sql, &filters[at].3, 1).await?);
+            let page =
+                undisturbed(async || drive(world, &server.base(), 1, 1, Ask::Get(path)).await);
+            ours[at].push(page.await?.p50_ms);
+            let same = undisturbed(async || pgbench(world, "filled", sql, &filters[at].3, 1).await);
+            theirs[at].push(same.await?);
         }
     }
     for (at, (name, ..)) in filters.iter().enumerate() {

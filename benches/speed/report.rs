@@ -78,6 +78,9 @@ pub struct Section {
     pub at: String,
     pub seconds: f64,
     pub machine: String,
+    /// The share of the processor time wanted meanwhile that other guests of the machine got.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stolen: Option<f64>,
     pub lines: Vec<Line>,
 }
 

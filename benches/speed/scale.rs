@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::fill::fill;
-use crate::load::{Ask, drive};
+use crate::load::{Ask, drive, undisturbed};
 use crate::report::Goal::AtLeast;
 use crate::report::{Section, round};
 use crate::warm::{serve_warm, write_requests};
@@ -44,13 +44,13 @@ pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
     let mut pages = vec![Vec::new(); sizes.len()];
     for _ in 0..rounds {
         for (at, (_, requests, server)) in sizes.iter().enumerate() {
-            rates[at].push(
-                drive(world, &server.base(), 64, seconds, Ask::File(requests))
-                    .await?
-                    .rate(),
-            );
+            let load = undisturbed(async || {
+                drive(world, &server.base(), 64, seconds, Ask::File(requests)).await
+            });
+            rates[at].push(load.await?.rate());
             let page = Ask::Get("/audit/events?client=client-1");
-            pages[at].push(drive(world, &server.base(), 1, 1, page).await?.p50_ms);
+            let page = undisturbed(async || drive(world, &server.base(), 1, 1, page).await);
+            pages[at].push(page.await?.p50_ms);
         }
     }
     let smallest = &sizes[0].0;

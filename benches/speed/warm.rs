@@ -8,7 +8,7 @@ use anyhow::Result;
 use tokio::time::sleep;
 
 use crate::fill::hot_requests;
-use crate::load::{Ask, Load, drive, pgbench};
+use crate::load::{Ask, Load, drive, pgbench, undisturbed};
 use crate::process::Server;
 use crate::report::Goal::{AtLeast, AtMost};
 use crate::report::{Section, median};
@@ -89,11 +89,15 @@ pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
         for turn in 0..contenders.len() {
             let at = (turn + round * 2) % contenders.len();
             let (_, base, connections) = &contenders[at];
-            sleep(REST).await;
-            let load = drive(world, base, *connections, seconds, Ask::File(&requests));
+            let load = undisturbed(async || {
+                sleep(REST).await;
+                drive(world, base, *connections, seconds, Ask::File(&requests)).await
+            });
             loads[at].push(load.await?);
         }
-        commits.push(pgbench(world, "filled", BARE_COMMIT, &[], seconds).await?);
+        let commit =
+            undisturbed(async || pgbench(world, "filled", BARE_COMMIT, &[], seconds).await);
+        commits.push(commit.await?);
     }
 
     let of = |name: &str, figure: fn(&Load) -> f64| -> Vec<f64> {

@@ -31,12 +31,18 @@ const CLIENT: &str = "INSERT INTO clients (api_key, name, secret_sha256, scopes)
 
 /// Beyond the defaults: memory as an operator would give it, and no checkpoint in the middle of a
 /// measurement. What a commit waits for is as shipped: `fsync` and `synchronous_commit` are on.
-const SETTINGS: [(&str, &str); 4] = [
+const SETTINGS: [(&str, &str); 5] = [
     ("shared_buffers", "1GB"),
     ("maintenance_work_mem", "512MB"),
     ("max_wal_size", "16GB"),
+    ("min_wal_size", "4GB"),
     ("checkpoint_timeout", "1h"),
 ];
+
+/// Files of the log that the checkpoint after the filling leaves to be written again, as in a
+/// database that has run for a while. Making a new one is a stall of some 20 ms.
+const WRITE_LOG_FILES: &str =
+    "SELECT pg_create_restore_point('bench'), pg_switch_wal() FROM generate_series(1, 256)";
 
 pub struct World {
     postgres: LocalPostgres,
@@ -67,12 +73,16 @@ impl World {
             settings: SETTINGS.iter().map(own).collect(),
             ..LocalPostgresOptions::default()
         });
-        Ok(World {
+        let world = World {
             postgres: postgres.await?,
             data_dir,
             folder: folder.to_owned(),
             scale,
-        })
+        };
+        sqlx::raw_sql(WRITE_LOG_FILES)
+            .execute(&mut world.connect("postgres").await?)
+            .await?;
+        Ok(world)
     }
 
     /// Makes a database with the schema and a client in it.
