@@ -70,6 +70,7 @@ impl World {
         let own = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
         let postgres = LocalPostgres::start(LocalPostgresOptions {
             data_dir: data_dir.clone(),
+            is_temporary: true,
             settings: SETTINGS.iter().map(own).collect(),
             ..LocalPostgresOptions::default()
         });

@@ -113,8 +113,7 @@ async fn start_postgres(data_dir: Option<PathBuf>, fresh: bool) -> Result<LocalP
     tracing::info!(folder = %data_dir.display(), "starting a private Postgres");
     let started = LocalPostgres::start(LocalPostgresOptions {
         data_dir,
-        also_until: None,
-        settings: Vec::new(),
+        ..LocalPostgresOptions::default()
     });
     Ok(started.await?)
 }

@@ -33,6 +33,8 @@ pub struct LocalPostgresOptions {
     /// Postgres outlives its owner until the process with this id is gone too. For a test runner
     /// that gives every test a process of its own.
     pub also_until: Option<u32>,
+    /// What it has stored is deleted when it ends, however that comes about.
+    pub is_temporary: bool,
     /// Settings of the server, as in `postgresql.conf`. Those that keep it private are not
     /// overridden.
     pub settings: Vec<(String, String)>,

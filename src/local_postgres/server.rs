@@ -53,6 +53,7 @@ fn start_claimed(
     let log = log.open(&log_path).with_context(starting)?;
 
     let also_until = options.also_until.map(|pid| pid.to_string());
+    let temporary = options.is_temporary.then(|| folder.pgdata());
     let private = [
         ("listen_addresses", ""),
         ("port", "5432"),
@@ -66,6 +67,7 @@ fn start_claimed(
         .command("/bin/sh")
         .args(["-c", include_str!("supervise.sh"), "supervise"])
         .arg(&socket_dir)
+        .arg(temporary.unwrap_or_default())
         .arg(also_until.unwrap_or_default())
         .arg(binaries.join("postgres"))
         .arg("-D")

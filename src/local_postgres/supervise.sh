@@ -1,12 +1,14 @@
-# usage: sh -c THIS supervise SOCKET_DIR ALSO_UNTIL COMMAND…
+# usage: sh -c THIS supervise SOCKET_DIR TEMPORARY ALSO_UNTIL COMMAND…
 #
 # Runs a Postgres server until it ends, or until both standard input and the process ALSO_UNTIL
 # (none if '') have. Standard input is a pipe that nobody else has the other end of, so it ends
 # with the process that started us, kill -9 included. Standard output is the data folder's lock:
-# held here, by the server and by its children, it is free when all of them are gone.
+# held here, by the server and by its children, it is free when all of them are gone. What is in
+# the folder TEMPORARY (none if '') goes with the server.
 socket_dir=$1
-also_until=$2
-shift 2
+temporary=$2
+also_until=$3
+shift 3
 exec 3<&0
 "$@" </dev/null 3<&- &
 server=$!
@@ -22,4 +24,5 @@ wait "$server"
 code=$?
 kill "$guard"
 rm -rf "$socket_dir"
+[ -z "$temporary" ] || rm -rf "$temporary"/*
 exit "$code"

@@ -88,8 +88,7 @@ async fn a_stopped_postgres_is_503_with_a_warm_cache_and_recovery_is_by_itself()
     let folder = cluster::own_folder();
     let options = || LocalPostgresOptions {
         data_dir: folder.clone(),
-        also_until: None,
-        settings: Vec::new(),
+        ..LocalPostgresOptions::default()
     };
     let postgres = LocalPostgres::start(options()).await.unwrap();
     let url = postgres.url("postgres");
@@ -113,7 +112,12 @@ async fn a_stopped_postgres_is_503_with_a_warm_cache_and_recovery_is_by_itself()
         (503, &json!("unavailable"))
     );
 
-    let _postgres = LocalPostgres::start(options()).await.unwrap();
+    let postgres = LocalPostgres::start(LocalPostgresOptions {
+        is_temporary: true,
+        ..options()
+    })
+    .await
+    .unwrap();
     let mut answer = replica.issue(order.clone()).await;
     for _ in 0..100 {
         if answer.status == 200 {
@@ -125,6 +129,7 @@ async fn a_stopped_postgres_is_503_with_a_warm_cache_and_recovery_is_by_itself()
     assert_eq!((answer.status, answer.token()), (200, token.token()));
     replica.service.stop().await;
     drop(world);
+    postgres.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,6 +119,23 @@ async fn refuses_a_second_owner_and_lets_others_join() {
     next.stop().await.unwrap();
 }
 
+#[tokio::test]
+async fn what_is_temporary_goes_with_the_server() {
+    let dir = TestDir::new();
+    let temporary = LocalPostgresOptions {
+        is_temporary: true,
+        ..dir.options()
+    };
+    for options in [temporary, dir.options()] {
+        let is_temporary = options.is_temporary;
+        let postgres = LocalPostgres::start(options).await.unwrap();
+        assert!(dir.0.join("pgdata/PG_VERSION").exists());
+        postgres.stop().await.unwrap();
+        let left = fs::read_dir(dir.0.join("pgdata")).unwrap().count();
+        assert_eq!(left == 0, is_temporary, "{left} left");
+    }
+}
+
 #[test]
 fn removes_only_what_was_made_here() {
     let dir = TestDir::new();
@@ -165,7 +182,7 @@ async fn be_killed(dir: &str, also_until: Option<u32>) {
     let options = LocalPostgresOptions {
         data_dir: dir.into(),
         also_until,
-        settings: Vec::new(),
+        ..Default::default()
     };
     let postgres = LocalPostgres::start(options).await.unwrap();
     println!("server {}", postgres.pid());

@@ -61,8 +61,8 @@ async fn serve_refuses_a_server_without_fsync() {
     let data_dir = own_folder();
     let postgres = LocalPostgres::start(LocalPostgresOptions {
         data_dir: data_dir.clone(),
-        also_until: None,
         settings: vec![("fsync".into(), "off".into())],
+        ..LocalPostgresOptions::default()
     })
     .await
     .unwrap();

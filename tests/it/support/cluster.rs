@@ -68,6 +68,7 @@ async fn start() -> LocalPostgres {
     let cluster = LocalPostgres::start_or_join(LocalPostgresOptions {
         data_dir,
         also_until,
+        is_temporary: true,
         settings: vec![
             ("max_connections".into(), "400".into()),
             ("shared_buffers".into(), "256MB".into()),
