@@ -124,11 +124,11 @@ fn summarize(folder: &Path) -> Result<()> {
         Some(format!("{} {stolen:.0} %", section.name))
     });
     let stolen = stolen.collect::<Vec<_>>().join(", ");
-    let table = report::table(lines);
-    fs::write(
-        folder.join("speed.md"),
-        format!("{table}\nOf the time wanted, other guests of this machine got: {stolen}.\n"),
-    )?;
+    let mut told = report::table(lines);
+    if !stolen.is_empty() {
+        told += &format!("\nOf the time wanted, other guests of this machine got: {stolen}.\n");
+    }
+    fs::write(folder.join("speed.md"), told)?;
     let json = serde_json::to_string(&sections)? + "\n";
     fs::write(folder.join("speed.json"), json)?;
     if let Some(warm) = sections.iter().find(|section| section.name == "warm") {

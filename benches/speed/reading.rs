@@ -92,7 +92,13 @@ pub async fn measure_pages(world: &World, section: &mut Section) -> Result<()> {
             "client and to",
             "client",
             "client = ANY(ARRAY[:client]) AND occurred_at < :to".into(),
-            vec![("client", "client-1".into()), ("to", month)],
+            vec![("client", "client-1".into()), ("to", month.clone())],
+        ),
+        (
+            "from",
+            "",
+            "occurred_at >= :from".into(),
+            vec![("from", month)],
         ),
     ];
     let ask = |(_, first, condition, values): &(_, &str, String, Vec<(&str, String)>)| {

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
+use token_vendor::db::PgPool;
+use token_vendor::db::cleanup::expire_tokens;
 
 use crate::fill::{all_requests, run};
 use crate::load::{Ask, Connection, drive, output, request};
@@ -17,22 +19,11 @@ use crate::report::Section;
 use crate::warm::{serve_warm, write_requests};
 use crate::world::{AUTHORIZATION, PROGRAM, World};
 
-/// The cleanup's own statement, a batch.
-const EXPIRE: &str = "WITH due AS (
-    SELECT user_id, id FROM tokens WHERE is_valid AND ends_at <= clock_timestamp()
-    ORDER BY ends_at LIMIT 1000 FOR UPDATE SKIP LOCKED
-), ended AS (
-    UPDATE tokens t SET is_valid = false, ciphertext = ''
-    FROM due d WHERE t.user_id = d.user_id AND t.id = d.id
-    RETURNING t.*
-)
-INSERT INTO audit_events (id, occurred_at, kind, user_id, country, bank, access, token_id, fingerprint, detail)
-SELECT gen_random_uuid(), clock_timestamp(), 'token.expired', e.user_id, nullif(e.country, ''), nullif(e.bank, ''),
-       e.access, e.id, e.fingerprint, jsonb_build_object('endedAt', e.ends_at)
-FROM ended e;";
+/// Tokens in one statement, as the command has it unless told otherwise.
+const BATCH: i64 = 1_000;
 
 pub async fn measure_cleanup(world: &World, section: &mut Section) -> Result<()> {
-    let due = world.scale.tokens / 10;
+    let due = world.scale.tokens / 5;
     let requests = write_requests(world, world.scale.tokens)?;
     let server = serve_warm(world, "filled", &requests, &[]).await?;
     let (mut ours, mut by_hand, mut beside, mut kept) =
@@ -92,13 +83,14 @@ async fn clean(world: &World) -> Result<(u64, f64)> {
     Ok((summary["expired"].as_u64().context("no count")?, seconds))
 }
 
+/// The cleanup's own statement, one after the other without a pause.
 async fn clean_by_hand(world: &World) -> Result<(u64, f64)> {
-    let mut db = world.connect("filled").await?;
+    let pool = PgPool::connect(&world.url("filled")).await?;
     let (mut tokens, began) = (0, Instant::now());
     loop {
-        let done = sqlx::query(EXPIRE).execute(&mut db).await?.rows_affected();
+        let done = expire_tokens(&pool, BATCH).await?;
         tokens += done;
-        if done < 1000 {
+        if done < BATCH.unsigned_abs() {
             return Ok((tokens, began.elapsed().as_secs_f64()));
         }
     }
