@@ -45,6 +45,7 @@ mod startup;
 #[allow(dead_code, unused_imports)]
 mod support;
 mod takeover;
+mod token_plans;
 mod traces;
 mod upstream_answers;
 mod upstream_clock;

@@ -1,0 +1,109 @@
+//! A user with thousands of tokens, a load test's say, among others with one: what concerns one of
+//! their tokens looks at no other.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::{Executor, PgPool};
+use token_vendor::db::audit::{HandoutRow, insert_handouts};
+use token_vendor::db::cleanup::expire_tokens;
+use token_vendor::db::slots::find_slot;
+use token_vendor::db::tokens::{TokenFilter, list_tokens};
+use token_vendor::model::{Access, Caller, Combination};
+use uuid::Uuid;
+
+use crate::audit_plans::{one_connection, pages_fetched};
+use crate::cleanup::world;
+
+/// Every seventh token has ended; ten of the busy user's are to be expired.
+const SEED: &str = "
+    INSERT INTO tokens (user_id, id, country, bank, access, lifetime, issued_at, expiration, ends_at, is_valid,
+                        ciphertext, key_id, fingerprint)
+    SELECT CASE WHEN n % 40 = 0 THEN 'busy' ELSE 'u-' || n END, gen_random_uuid(), '', 'bank-' || n, 0, 3600,
+           now() - n * interval '1 second', e.ends_at, e.ends_at, n % 7 > 0 OR n % 19200 = 0, 'x', 'k1', md5(n::text) || md5(n::text)
+    FROM generate_series(1, 200000) n,
+         LATERAL (SELECT now() + CASE WHEN n % 19200 = 0 THEN -1 ELSE 1 END * interval '1 hour' AS ends_at) e;
+    INSERT INTO slots (user_id, country, bank, access, token_id, usable_until)
+    SELECT user_id, country, bank, access, id, ends_at FROM tokens WHERE user_id = 'busy';
+    VACUUM tokens; VACUUM slots; ANALYZE tokens; ANALYZE slots;";
+
+/// Ten times as often as a plan is made anew before one may be kept.
+const TIMES: i64 = 50;
+
+async fn busy_tokens(db: &PgPool) -> Vec<(Uuid, String, DateTime<Utc>)> {
+    let tokens = "SELECT id, bank, issued_at FROM tokens WHERE user_id = 'busy' AND is_valid AND ends_at > now()
+                  ORDER BY issued_at DESC LIMIT $1";
+    let tokens = sqlx::query_as(tokens).bind(TIMES);
+    tokens.fetch_all(db).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_concerns_a_token_looks_at_no_other_of_its_user() {
+    let world = world().await;
+    for statement in SEED.split_inclusive(';') {
+        world.db.execute(statement).await.unwrap();
+    }
+    let tokens = busy_tokens(&world.db).await;
+    let one = one_connection(&world).await;
+    let caller = Caller {
+        client: "c".into(),
+        request_id: "r".into(),
+        source_ip: None,
+    };
+    let min_life = Duration::ZERO;
+    let pages = async |before: i64| pages_fetched(&one, "tokens|slots").await - before;
+
+    let before = pages(0).await;
+    for (token_id, ..) in &tokens {
+        let row = HandoutRow {
+            event_id: Uuid::now_v7(),
+            occurred_at: Utc::now(),
+            user_id: "busy",
+            token_id: *token_id,
+            caller: &caller,
+            min_life,
+        };
+        let mut connection = one.acquire().await.unwrap();
+        let handed = insert_handouts(&mut connection, &[row], DateTime::UNIX_EPOCH).await;
+        assert_eq!(handed.unwrap().len(), 1);
+    }
+    let handouts = pages(before).await;
+    assert!(
+        handouts < 6 * TIMES,
+        "{handouts} pages for {TIMES} handouts"
+    );
+
+    let before = pages(0).await;
+    for (_, bank, _) in &tokens {
+        let combination = Combination {
+            user_id: "busy".into(),
+            country: None,
+            bank: Some(bank.clone()),
+            access: Access::default(),
+        };
+        let slot = find_slot(&one, &combination, DateTime::UNIX_EPOCH, min_life).await;
+        assert!(slot.unwrap().pointer.is_some());
+    }
+    let slots = pages(before).await;
+    assert!(slots < 12 * TIMES, "{slots} pages for {TIMES} slots");
+
+    let before = pages(0).await;
+    for (id, _, issued_at) in &tokens {
+        let filter = TokenFilter {
+            user_id: Some("busy".into()),
+            ..TokenFilter::default()
+        };
+        let after = Some((*issued_at, *id));
+        assert_eq!(
+            list_tokens(&one, &filter, after, 10).await.unwrap().len(),
+            10
+        );
+    }
+    let lists = pages(before).await;
+    assert!(lists < 20 * TIMES, "{lists} pages for {TIMES} lists of ten");
+
+    let before = pages(0).await;
+    assert_eq!(expire_tokens(&one, 100).await.unwrap(), 10);
+    let expired = pages(before).await;
+    assert!(expired < 500, "{expired} pages to expire ten");
+}
