@@ -105,6 +105,8 @@ impl Service {
         );
 
         let stop_cleaning = CancellationToken::new();
+        let sweeping = vendor.clone().keep_sweeping();
+        tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(sweeping));
         let cleaner = Cleaner::new(
             db.clone(),
             retention(&config.retention),

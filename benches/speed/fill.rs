@@ -128,7 +128,7 @@ async fn copy_tokens(db: &mut PgConnection, tokens: u64) -> Result<()> {
             COLD_BANK
         };
         let combination = Combination {
-            user_id: user(n),
+            user_id: user(n).into(),
             country: "LT".parse().ok(),
             bank: Some(bank.into()),
             access: Access::from_bits(1),

@@ -47,8 +47,8 @@ pub struct TokenView<'a> {
 impl<'a> TokenView<'a> {
     /// The view of a handout; the token is appended to the base address, percent-encoded.
     pub fn new(vended: &'a Vended, verification_base_url: &str) -> Self {
-        let token = &vended.issued().token;
-        let token_string = vended.issued().token_string.expose();
+        let token = vended.issued();
+        let token_string = token.token_string.expose();
         let encoded = utf8_percent_encode(token_string, RESERVED);
         TokenView {
             id: token.id,
@@ -56,7 +56,7 @@ impl<'a> TokenView<'a> {
             token_string,
             expiration: token.expiration,
             expires_in: vended.expires_in,
-            is_valid: token.is_valid,
+            is_valid: true,
             country: token.combination.country,
             bank: token.combination.bank.as_deref(),
             access: token.combination.access,

@@ -91,9 +91,9 @@ fn read_members(
     };
     let combination = || {
         Some(Combination {
-            user_id: user_id?,
+            user_id: user_id?.into(),
             country: country?,
-            bank: bank?,
+            bank: bank?.map(Into::into),
             access: access?,
         })
     };
@@ -116,7 +116,7 @@ fn read_access(value: Json, faults: &mut Faults) -> Option<Access> {
 
 fn answer_token(vended: &Vended, verification_base_url: &str) -> HttpResponse {
     let mut answer = if vended.minted {
-        let location = format!("/bank/tokens/{}", vended.issued().token.id);
+        let location = format!("/bank/tokens/{}", vended.issued().id);
         let mut created = HttpResponse::Created();
         created.insert_header((header::LOCATION, location));
         created

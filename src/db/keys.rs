@@ -78,7 +78,7 @@ pub async fn replace_secrets(
     };
     let users: Vec<String> = secrets
         .iter()
-        .map(|(old, _)| old.combination.user_id.clone())
+        .map(|(old, _)| String::from(&*old.combination.user_id))
         .collect();
     let ids: Vec<Uuid> = secrets.iter().map(|(old, _)| old.id).collect();
     let keys: Vec<String> = secrets.iter().map(|(_, new)| new.key_id.clone()).collect();

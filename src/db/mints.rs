@@ -76,7 +76,7 @@ pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, D
            SELECT $1, $5, $2, $3, $4, $11, claim.lease_epoch, $12, $13, $14, $15, clock_timestamp()
            FROM claim
            RETURNING lease_epoch AS epoch, started_at AS claimed_at"#,
-        combination.user_id,
+        &*combination.user_id,
         combination.country_key(),
         combination.bank_key(),
         combination.access.bits(),
@@ -203,7 +203,7 @@ pub async fn finish_mint(pool: &PgPool, finish: &Finish) -> Result<Option<Finish
            )
            SELECT s.now AS "issued_at!", s.voided AS "is_voided!", token.id IS NOT NULL AS "is_new!"
            FROM slot s LEFT JOIN token ON true"#,
-        combination.user_id,
+        &*combination.user_id,
         combination.country_key(),
         combination.bank_key(),
         combination.access.bits(),
@@ -241,7 +241,7 @@ pub async fn finish_mint(pool: &PgPool, finish: &Finish) -> Result<Option<Finish
 async fn find_finished(pool: &PgPool, claim: &Claim) -> Result<Option<Finished>, DbError> {
     let row = sqlx::query!(
         "SELECT issued_at, is_valid FROM tokens WHERE user_id = $1 AND id = $2",
-        claim.combination.user_id,
+        &*claim.combination.user_id,
         claim.mint_id,
     )
     .fetch_optional(pool)
@@ -299,7 +299,7 @@ pub async fn fail_mint(
          SELECT $16, m.finished_at, $17, m.user_id, m.client, m.request_id, m.source_ip,
                 nullif(m.country, ''), nullif(m.bank, ''), m.access, m.id, $18
          FROM mint m",
-        combination.user_id,
+        &*combination.user_id,
         combination.country_key(),
         combination.bank_key(),
         combination.access.bits(),

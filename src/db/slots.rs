@@ -75,7 +75,7 @@ pub async fn find_slot(
            LEFT JOIN slots s ON s.user_id = $1 AND s.country = $2 AND s.bank = $3 AND s.access = $4
            LEFT JOIN tokens t ON t.user_id = $1 AND t.id = s.token_id
                              AND t.is_valid AND t.superseded_at IS NULL AND t.ends_at > c.judged"#,
-        combination.user_id,
+        &*combination.user_id,
         combination.country_key(),
         combination.bank_key(),
         combination.access.bits(),

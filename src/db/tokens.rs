@@ -80,9 +80,9 @@ pub(super) fn read_combination(
         code => Some(code.parse().map_err(|_| unreadable(code))?),
     };
     Ok(Combination {
-        user_id,
+        user_id: user_id.into(),
         country,
-        bank: Some(bank).filter(|bank| !bank.is_empty()),
+        bank: (!bank.is_empty()).then(|| bank.into()),
         access: Access::from_bits(access),
     })
 }

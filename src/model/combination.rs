@@ -85,11 +85,11 @@ impl Access {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Combination {
     /// The company's own opaque id for its user, 1–128 characters.
-    pub user_id: String,
+    pub user_id: Box<str>,
     /// The country of the bank, or any.
     pub country: Option<Country>,
     /// The bank as the upstream names it, 1–32 characters, or any.
-    pub bank: Option<String>,
+    pub bank: Option<Box<str>>,
     /// What may be read.
     pub access: Access,
 }

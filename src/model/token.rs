@@ -109,11 +109,21 @@ pub struct Token {
     pub fingerprint: Fingerprint,
 }
 
-/// A token with its secret, as it is handed out.
-#[derive(Clone, Debug)]
+/// A token with its secret, as it is handed out: of its record what an answer tells.
+#[derive(Debug)]
 pub struct Issued {
-    /// The record.
-    pub token: Token,
+    /// As in [`Token`].
+    pub id: Uuid,
+    /// As in [`Token`].
+    pub combination: Combination,
+    /// As in [`Token`].
+    pub expiration: DateTime<Utc>,
+    /// As in [`Token`].
+    pub issued_at: DateTime<Utc>,
+    /// As in [`Token`].
+    pub lifetime: i32,
+    /// As in [`Token`].
+    pub fingerprint: Fingerprint,
     /// The secret.
     pub token_string: TokenString,
 }

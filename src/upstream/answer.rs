@@ -69,7 +69,10 @@ pub(super) fn read_minted(
     {
         return Err("the upstream's token is for another country");
     }
-    if token.bank.is_some_and(|given| given != asked.bank) {
+    if token
+        .bank
+        .is_some_and(|given| given.as_deref() != asked.bank.as_deref())
+    {
         return Err("the upstream's token is for another bank");
     }
     if let Some(given) = token.access {

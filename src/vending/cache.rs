@@ -4,7 +4,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use moka::Expiry;
 use moka::sync::Cache;
 
 use crate::model::{Combination, Issued};
@@ -41,10 +40,7 @@ impl TokenCache {
     /// Holds at most so many tokens.
     pub fn new(max_tokens: u64) -> Self {
         TokenCache {
-            tokens: Cache::builder()
-                .max_capacity(max_tokens)
-                .expire_after(AtDeadline)
-                .build(),
+            tokens: Cache::new(max_tokens),
             hasher: RandomState::new(),
         }
     }
@@ -52,7 +48,7 @@ impl TokenCache {
     /// The token to propose.
     pub fn get(&self, combination: &Combination) -> Option<Arc<CachedToken>> {
         let token = self.tokens.get(&self.hasher.hash_one(combination))?;
-        (token.issued.token.combination == *combination).then_some(token)
+        (token.issued.combination == *combination).then_some(token)
     }
 
     /// How many there are, or nearly.
@@ -62,41 +58,27 @@ impl TokenCache {
 
     /// Proposes this one from now on.
     pub fn insert(&self, token: Arc<CachedToken>) {
-        let key = self.hasher.hash_one(&token.issued.token.combination);
+        let key = self.hasher.hash_one(&token.issued.combination);
         self.tokens.insert(key, token);
+    }
+
+    /// Lets go of those whose life is over.
+    pub fn sweep(&self, now: Instant) {
+        for (_, token) in &self.tokens {
+            if token.life(now).is_zero() {
+                self.remove(&token);
+            }
+        }
+        self.tokens.run_pending_tasks();
     }
 
     /// Proposes this one no more; a newer one stays.
     pub fn remove(&self, token: &Arc<CachedToken>) {
-        let key = self.hasher.hash_one(&token.issued.token.combination);
+        let key = self.hasher.hash_one(&token.issued.combination);
         let cached = self.tokens.get(&key);
         if cached.is_some_and(|cached| Arc::ptr_eq(&cached, token)) {
             self.tokens.invalidate(&key);
         }
-    }
-}
-
-/// Ends an entry with its token.
-struct AtDeadline;
-
-impl Expiry<u64, Arc<CachedToken>> for AtDeadline {
-    fn expire_after_create(
-        &self,
-        _: &u64,
-        token: &Arc<CachedToken>,
-        now: Instant,
-    ) -> Option<Duration> {
-        Some(token.life(now))
-    }
-
-    fn expire_after_update(
-        &self,
-        _: &u64,
-        token: &Arc<CachedToken>,
-        now: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(token.life(now))
     }
 }
 
@@ -106,10 +88,38 @@ mod tests {
     use crate::vending::order::tests::{order, token};
 
     #[test]
+    fn a_sweep_takes_what_has_ended_and_nothing_else() {
+        let cache = TokenCache::new(1_000);
+        let now = Instant::now();
+        let tokens = (0..100).map(|n| {
+            let mut token = token(60 + n % 2 * 60, 60, now, None);
+            token.issued.combination.user_id = format!("u-{n}").into();
+            Arc::new(token)
+        });
+        let tokens = tokens.collect::<Vec<_>>();
+        for token in &tokens {
+            cache.insert(token.clone());
+        }
+        let kept = || {
+            let kept = tokens.iter();
+            kept.map(|token| cache.get(&token.issued.combination).is_some())
+                .collect::<Vec<_>>()
+        };
+
+        cache.sweep(now + Duration::from_secs(59));
+        assert_eq!(kept(), vec![true; 100]);
+
+        cache.sweep(now + Duration::from_secs(60));
+        assert_eq!(kept(), [false, true].repeat(50));
+        assert_eq!(cache.entries(), 50);
+        assert_eq!(Arc::strong_count(&tokens[0]), 1, "its secret is wiped");
+    }
+
+    #[test]
     fn what_shares_a_hash_shares_no_token() {
         let cache = TokenCache::new(10);
         let token = Arc::new(token(60, 60, Instant::now(), None));
-        let own = token.issued.token.combination.clone();
+        let own = token.issued.combination.clone();
         let mut other = order(60, None, false).combination;
         other.bank = Some("Swedbank".into());
 

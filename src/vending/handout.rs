@@ -41,7 +41,7 @@ struct Handout {
 
 impl Handout {
     fn row(&self) -> HandoutRow<'_> {
-        let token = &self.token.issued.token;
+        let token = &self.token.issued;
         HandoutRow {
             event_id: self.event_id,
             occurred_at: self.occurred_at,

@@ -18,7 +18,7 @@ use crate::db::mints::{
     CallSummary, Claim, Finish, Finished, Lease, claim_mint, fail_mint, finish_mint,
 };
 use crate::db::slots::Slot;
-use crate::model::{Caller, Failure, FailureKind, Issued, Token};
+use crate::model::{Caller, Failure, FailureKind, Issued};
 use crate::upstream::{CallError, Minted};
 
 /// What a lease holds beyond the time of the call: for the way to the call and the commit after it.
@@ -211,18 +211,7 @@ impl Mint<'_> {
             calls,
             event_id: Uuid::now_v7(),
         };
-        let token = Token {
-            id: claim.mint_id,
-            combination: claim.combination.clone(),
-            expiration: finish.expiration,
-            ends_at: finish.ends_at,
-            issued_at: finish.ends_at,
-            lifetime: claim.lifetime,
-            is_valid: true,
-            invalidated_at: None,
-            invalidation_reason: None,
-            fingerprint: finish.fingerprint,
-        };
+        let fingerprint = finish.fingerprint;
         let (done, finished) = oneshot::channel();
         let parts = self.parts.clone();
         self.parts.tracker.spawn(
@@ -245,10 +234,12 @@ impl Mint<'_> {
         }
         let cached = Arc::new(CachedToken {
             issued: Issued {
-                token: Token {
-                    issued_at: finished.issued_at,
-                    ..token
-                },
+                id: claim.mint_id,
+                combination: claim.combination.clone(),
+                expiration: minted.expiration,
+                issued_at: finished.issued_at,
+                lifetime: claim.lifetime,
+                fingerprint,
                 token_string: minted.token_string,
             },
             deadline: self.claimed_at + life,

@@ -20,7 +20,8 @@ pub mod rotation;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error_span};
 use uuid::Uuid;
@@ -41,6 +42,9 @@ use resolve::{Landed, Origin};
 
 /// What an answer may take beyond the upstream's time; the contract's 2 s less the way back.
 const OVERHEAD: Duration = Duration::from_millis(1_700);
+
+/// How long the secret of a token that has ended may stay in memory.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long a step in the database may take while callers wait for it.
 const STEP_PATIENCE: Duration = Duration::from_millis(1_500);
@@ -259,6 +263,16 @@ impl Vendor {
         self.clients.authenticate(api_key, secret).await
     }
 
+    /// Lets go of tokens that have ended, now and then, for ever: the cache could do that by itself,
+    /// for 48 bytes a token.
+    pub async fn keep_sweeping(self) {
+        loop {
+            sleep(SWEEP_INTERVAL).await;
+            let cache = self.parts.cache.clone();
+            let _ = spawn_blocking(move || cache.sweep(Instant::now())).await;
+        }
+    }
+
     /// Sets the metrics of what is at hand in memory.
     pub fn measure(&self) {
         let metrics = &self.parts.metrics;
@@ -293,7 +307,7 @@ impl Vendor {
 /// The answer to the request that a token was minted for; its event came with the record.
 fn minted(landed: Landed) -> Result<Vended, Failure> {
     let life = landed.token.life(Instant::now());
-    let lifetime = landed.token.issued.token.lifetime;
+    let lifetime = landed.token.issued.lifetime;
     if life.is_zero() && lifetime > 0 {
         return Err(Failure::timeout());
     }

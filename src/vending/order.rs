@@ -44,7 +44,7 @@ impl Order {
     ) -> Option<Duration> {
         let life = token.life(now);
         if token.minted_at.is_some_and(|at| at > placed_at) {
-            let does = self.is_satisfied_by_mint(token.issued.token.lifetime) && !life.is_zero();
+            let does = self.is_satisfied_by_mint(token.issued.lifetime) && !life.is_zero();
             return does.then_some(Duration::ZERO);
         }
         let min_life = self.min_life(min_remaining);
@@ -107,7 +107,7 @@ pub(super) mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{Access, Token, TokenString};
+    use crate::model::{Access, TokenString};
 
     const MIN_REMAINING: Duration = Duration::from_secs(60);
 
@@ -134,18 +134,12 @@ pub(super) mod tests {
         let time = chrono::Utc::now();
         CachedToken {
             issued: Issued {
-                token: Token {
-                    id: Uuid::now_v7(),
-                    combination: order(0, None, false).combination,
-                    expiration: time,
-                    ends_at: time,
-                    issued_at: time,
-                    lifetime,
-                    is_valid: true,
-                    invalidated_at: None,
-                    invalidation_reason: None,
-                    fingerprint: [0; 32].into(),
-                },
+                id: Uuid::now_v7(),
+                combination: order(0, None, false).combination,
+                expiration: time,
+                issued_at: time,
+                lifetime,
+                fingerprint: [0; 32].into(),
                 token_string: TokenString::new("t".into()),
             },
             deadline: now + Duration::from_secs(life),

@@ -160,7 +160,12 @@ fn remember(
     let life = (token.ends_at - judged_at).to_std().unwrap_or_default();
     let cached = Arc::new(CachedToken {
         issued: Issued {
-            token: token.clone(),
+            id: token.id,
+            combination: token.combination.clone(),
+            expiration: token.expiration,
+            issued_at: token.issued_at,
+            lifetime: token.lifetime,
+            fingerprint: token.fingerprint,
             token_string,
         },
         deadline: read_at + life,

@@ -23,7 +23,7 @@ fn combination(n: u32) -> Combination {
     Combination {
         user_id: "u-1".into(),
         country: None,
-        bank: Some(format!("bank-{n}")),
+        bank: Some(format!("bank-{n}").into()),
         access: Access::default(),
     }
 }

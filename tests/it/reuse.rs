@@ -6,7 +6,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use token_vendor::model::Scope;
 use token_vendor::sandbox;
+use tokio::time::sleep;
 
+use crate::metrics::scrape;
 use crate::support::{World, eventually, send};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,4 +253,22 @@ async fn a_token_whose_time_is_over_is_replaced() {
         .issue(json!({"userId": "u"}))
         .await
         .is_minted("fwd=stale; stored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_whose_time_is_over_leaves_the_memory() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let held = async || {
+        // A handout now and then, or the cache does not count.
+        replica.issue(json!({"userId": "u"})).await;
+        scrape(&replica).await["cache_entries"]
+    };
+    replica
+        .issue(json!({"userId": "short", "lifetime": 1}))
+        .await
+        .token();
+    eventually("both are held", async || held().await == 2.0).await;
+    sleep(Duration::from_secs(15)).await;
+    eventually("one has left", async || held().await == 1.0).await;
 }

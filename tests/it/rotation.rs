@@ -44,7 +44,7 @@ async fn seed(world: &World, count: usize) {
     for user in 0..count {
         let (id, secret) = (Uuid::now_v7(), format!("secret-of-u-{user}"));
         let combination = Combination {
-            user_id: format!("u-{user}"),
+            user_id: format!("u-{user}").into(),
             country: None,
             bank: None,
             access: Access::default(),
@@ -218,7 +218,7 @@ async fn keys_rotate_under_load_and_killed_midway_and_nothing_is_lost() {
     for (id, user_id, ciphertext, fingerprint, is_valid) in rows {
         if is_valid {
             let combination = Combination {
-                user_id,
+                user_id: user_id.into(),
                 country: None,
                 bank: None,
                 access: Access::default(),

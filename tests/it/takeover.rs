@@ -185,7 +185,7 @@ async fn of_forty_claims_at_once_one_wins() {
             .map(|_| Claim {
                 mint_id: Uuid::now_v7(),
                 combination: Combination {
-                    user_id: format!("u-{}", n / 2),
+                    user_id: format!("u-{}", n / 2).into(),
                     country: None,
                     bank: None,
                     access: Access::default(),

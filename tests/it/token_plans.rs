@@ -78,7 +78,7 @@ async fn what_concerns_a_token_looks_at_no_other_of_its_user() {
         let combination = Combination {
             user_id: "busy".into(),
             country: None,
-            bank: Some(bank.clone()),
+            bank: Some(bank.as_str().into()),
             access: Access::default(),
         };
         let slot = find_slot(&one, &combination, DateTime::UNIX_EPOCH, min_life).await;

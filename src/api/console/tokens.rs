@@ -132,7 +132,7 @@ pub async fn show_token(
     let (events, next) = read_events(&state, &list, permit.into_caller(), keep).await?;
     let of_record = token
         .as_ref()
-        .map(|token| token.combination.user_id.clone());
+        .map(|token| String::from(&*token.combination.user_id));
     let user_id = of_record.or_else(|| events.iter().find_map(|event| event.user_id.clone()));
     let mint = match user_id.clone() {
         Some(user) => {
