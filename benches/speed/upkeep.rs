@@ -30,6 +30,7 @@ pub async fn measure_cleanup(world: &World, section: &mut Section) -> Result<()>
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let rate = |cleaned: (u64, f64)| cleaned.0 as f64 / cleaned.1;
     // What was filled in has never been cleaned.
+    expire(world, due).await?;
     clean(world).await?;
     for _ in 0..world.scale.rounds {
         expire(world, due).await?;
@@ -63,13 +64,18 @@ pub async fn measure_cleanup(world: &World, section: &mut Section) -> Result<()>
     Ok(())
 }
 
-/// Lets so many tokens be over that nobody asks for.
+/// Lets so many tokens be over that nobody asks for, the same ones each time.
 async fn expire(world: &World, tokens: u64) -> Result<()> {
     let mut db = world.connect("filled").await?;
-    run(&mut db, &format!(
-        "UPDATE tokens t SET ends_at = clock_timestamp() - interval '1 second' FROM (
-             SELECT user_id, id FROM tokens WHERE is_valid AND bank = 'Luminor' AND ends_at > now() LIMIT {tokens}
-         ) d WHERE t.user_id = d.user_id AND t.id = d.id")).await?;
+    run(
+        &mut db,
+        &format!(
+        "UPDATE tokens t SET ends_at = clock_timestamp() - interval '1 second', is_valid = true,
+                             ciphertext = decode(repeat('5a', 64), 'hex')
+         FROM (SELECT user_id, id FROM tokens WHERE bank = 'Luminor' ORDER BY id LIMIT {tokens}) d
+         WHERE t.user_id = d.user_id AND t.id = d.id"),
+    )
+    .await?;
     run(&mut db, "VACUUM ANALYZE tokens").await?;
     run(&mut db, "CHECKPOINT").await
 }
@@ -80,7 +86,9 @@ async fn clean(world: &World) -> Result<(u64, f64)> {
     let said = output(world.program("filled", &["cleanup", "--max-runtime=10m"])).await?;
     let seconds = began.elapsed().as_secs_f64();
     let summary: serde_json::Value = serde_json::from_str(&said)?;
-    Ok((summary["expired"].as_u64().context("no count")?, seconds))
+    let expired = summary["expired"].as_u64().context("no count")?;
+    ensure!(expired > 0, "nothing was due: {said}");
+    Ok((expired, seconds))
 }
 
 /// The cleanup's own statement, one after the other without a pause.
@@ -91,6 +99,7 @@ async fn clean_by_hand(world: &World) -> Result<(u64, f64)> {
         let done = expire_tokens(&pool, BATCH).await?;
         tokens += done;
         if done < BATCH.unsigned_abs() {
+            ensure!(tokens > 0, "nothing was due");
             return Ok((tokens, began.elapsed().as_secs_f64()));
         }
     }

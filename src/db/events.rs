@@ -237,10 +237,20 @@ pub fn push_select(
         (start, from_operator, "'-infinity'"),
         (end, "<", "'infinity'"),
     ] {
-        if let Some((at, _)) = bound {
-            // On the time alone, which rules out months.
-            query.push(format_args!(" AND occurred_at {}= ", &operator[..1]));
+        if let Some((at, id)) = bound {
+            // On the time alone, which rules out months. Of a moment it says all; said twice, it would
+            // be expected to leave so little that the planner would look at each moment anew.
+            let is_moment = parts.is_none() && id.is_nil() && operator != ">";
+            let of_time = match operator {
+                "<" if is_moment => "<",
+                "<" => "<=",
+                _ => ">=",
+            };
+            query.push(format_args!(" AND occurred_at {of_time} "));
             query.push_bind(at);
+            if is_moment {
+                continue;
+            }
         }
         let (column, value) = match (parts, bound) {
             (None, None) => continue,

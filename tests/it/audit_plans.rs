@@ -332,6 +332,18 @@ async fn no_query_reads_or_sorts_the_whole_trail_and_a_page_far_in_costs_what_th
             assert!(repeated < 1_000, "{name} {order:?}: {repeated} pages");
         }
     }
+    for (bound, operator) in [("from", ">="), ("to", "<")] {
+        let (_, filter) = single.iter().find(|(name, _)| *name == bound).unwrap();
+        fetched(&one, filter, filter, EventOrder::Desc).await;
+        let kept = "SELECT coalesce(sum(generic_plans), 0)::bigint FROM pg_prepared_statements
+                    WHERE statement ~ (' WHERE true AND occurred_at ' || $1 || ' [$]1 ORDER BY occurred_at DESC')";
+        let kept = sqlx::query_scalar(kept)
+            .bind(operator)
+            .fetch_one(&one)
+            .await;
+        let kept: i64 = kept.unwrap();
+        assert!(kept > 0, "{bound} a moment is planned for each moment anew");
+    }
     let walked = [
         "user of once",
         "token of once",
