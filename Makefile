@@ -13,7 +13,7 @@ test: postgres
 e2e: postgres
 	tests/e2e/run $(CHECKS)
 
-# The speed, beside what it is compared to: some fifteen minutes. `make bench ARGS="warm export"` for parts of it.
+# The speed, beside what it is compared to: some twenty minutes. `make bench ARGS="warm export"` for parts of it.
 bench: postgres
 	benches/speed/find-tools target/bench
 	PATH="$$(scripts/find-postgres):$$PATH" cargo bench --locked --bench speed -- $(ARGS)
