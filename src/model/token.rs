@@ -109,20 +109,21 @@ pub struct Token {
     pub fingerprint: Fingerprint,
 }
 
-/// A token with its secret, as it is handed out: of its record what an answer tells.
+/// A token with its secret, as it is handed out: of its [`Token`] what an answer tells, since many
+/// are held in memory.
 #[derive(Debug)]
 pub struct Issued {
-    /// As in [`Token`].
+    /// That of its record.
     pub id: Uuid,
-    /// As in [`Token`].
+    /// What it is for.
     pub combination: Combination,
-    /// As in [`Token`].
+    /// When it ends by the upstream's word.
     pub expiration: DateTime<Utc>,
-    /// As in [`Token`].
+    /// When it was recorded, by our database's clock.
     pub issued_at: DateTime<Utc>,
-    /// As in [`Token`].
+    /// Seconds that were asked of the upstream.
     pub lifetime: i32,
-    /// As in [`Token`].
+    /// Names the token in the audit.
     pub fingerprint: Fingerprint,
     /// The secret.
     pub token_string: TokenString,
