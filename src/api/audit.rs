@@ -14,7 +14,7 @@ use super::cursor::Cursor;
 use super::event_query::{ExportEvents, ListEvents};
 use super::event_rows::{EventFormat, push_json};
 use super::problem::Problem;
-use crate::db::events::{self, EventPages, insert_reading};
+use crate::db::events::{self, EventPage, EventPages, Reading, insert_reading};
 use crate::db::{Database, DbError};
 use crate::model::{Caller, EventRef};
 
@@ -54,13 +54,20 @@ pub async fn read_events<T: Default + Send + 'static>(
     caller: Caller,
     take: fn(&mut T, &EventRef<'_>),
 ) -> Result<(T, Option<String>), Problem> {
-    let (mut filter, order, after) = (list.filter.clone(), list.order, list.after);
+    let mut filter = list.filter.clone();
     // A walk ends where it began: the readings that it leaves behind itself would go on for ever.
-    let until = after.and_then(|cursor| cursor.until);
+    let until = list.after.and_then(|cursor| cursor.until);
     filter.to = filter.to.into_iter().chain(until).min();
-    let after = after.map(|cursor| (cursor.at, cursor.id));
     let limit = i64::from(list.limit);
-    let detail = json!({"filter": list.filter, "order": order, "limit": list.limit});
+    let page = EventPage {
+        order: list.order,
+        after: list.after.map(|cursor| (cursor.at, cursor.id)),
+        limit: limit + 1,
+    };
+    let reading = Reading {
+        caller: Some(caller),
+        detail: json!({"filter": list.filter, "order": list.order, "limit": list.limit}),
+    };
     let primary = state.standby.is_some().then(|| state.db.pool().clone());
     let read = state.reads().run(move |pool| async move {
         let mut connection = pool.acquire().await?;
@@ -72,12 +79,14 @@ pub async fn read_events<T: Default + Send + 'static>(
                 last = Some((event.occurred_at, event.id));
             }
         };
-        events::read_events(&mut connection, &filter, order, after, limit + 1, take).await?;
-        // On record before it goes out.
+        // On record before it goes out: with the page, or where that is read from a standby, after it.
+        let with_it = primary.is_none().then_some(&reading);
+        let mut read_at =
+            events::read_events(&mut connection, &filter, page, with_it, take).await?;
         if let Some(primary) = primary {
             connection = primary.acquire().await?;
+            read_at = Some(insert_reading(&mut connection, &reading).await?);
         }
-        let read_at = insert_reading(&mut connection, Some(&caller), &detail).await?;
         Ok((taken, last.filter(|_| count > limit), read_at))
     });
     let (taken, last, read_at) = read.await?;
@@ -85,7 +94,7 @@ pub async fn read_events<T: Default + Send + 'static>(
         list.cursor(Cursor {
             at,
             id,
-            until: until.or(Some(read_at)),
+            until: until.or(read_at),
         })
     });
     Ok((taken, next))
@@ -99,11 +108,13 @@ pub async fn export_events(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let ExportEvents { mut filter, format } = ExportEvents::from_query(request.query_string())?;
-    let detail = json!({"filter": filter, "format": format});
-    let caller = permit.into_caller();
+    let reading = Reading {
+        caller: Some(permit.into_caller()),
+        detail: json!({"filter": filter, "format": format}),
+    };
     let record = state.db.run(|pool| async move {
         let mut connection = pool.acquire().await?;
-        insert_reading(&mut connection, Some(&caller), &detail).await
+        insert_reading(&mut connection, &reading).await
     });
     let read_at = record.await?;
     filter.to = filter.to.or(Some(read_at));

@@ -13,7 +13,7 @@ use crate::api::event_rows::EventFormat;
 use crate::api::moment;
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::DbError;
-use crate::db::events::{EventFilter, EventPages, insert_reading};
+use crate::db::events::{EventFilter, EventPages, Reading, insert_reading};
 use crate::db::schema;
 use crate::model::{EventKind, EventRef};
 
@@ -79,10 +79,13 @@ pub(super) async fn audit(AuditCommand::Export(export): AuditCommand) -> Result<
         from: export.from,
         to: export.to,
     };
-    let detail = json!({"actor": actor(), "filter": filter, "format": export.format});
+    let reading = Reading {
+        caller: None,
+        detail: json!({"actor": actor(), "filter": filter, "format": export.format}),
+    };
     let read_at = {
         let mut connection = primary.acquire().await.map_err(DbError::from)?;
-        insert_reading(&mut connection, None, &detail).await?
+        insert_reading(&mut connection, &reading).await?
     };
     filter.to = filter.to.or(Some(read_at));
 

@@ -45,27 +45,53 @@ pub enum EventOrder {
     Desc,
 }
 
-/// Reads at most `limit` events in that order, those that come after the given (occurred at, id);
-/// each is handed over as it comes.
+/// Which of the events that match are read.
+#[derive(Clone, Copy, Debug)]
+pub struct EventPage {
+    /// Which way.
+    pub order: EventOrder,
+    /// When the last one before them occurred, and its id.
+    pub after: Option<(DateTime<Utc>, Uuid)>,
+    /// How many at most.
+    pub limit: i64,
+}
+
+/// What goes on record of a reading of the trail.
+#[derive(Debug)]
+pub struct Reading {
+    /// Who reads; nobody for a command.
+    pub caller: Option<Caller>,
+    /// What is asked for. Members that are null are left out.
+    pub detail: Value,
+}
+
+/// Reads a page, each event handed over as it comes. A reading that is given goes on record with it,
+/// in the same statement and so in one commit; its time is returned if there was an event to read.
 pub async fn read_events(
     connection: &mut PgConnection,
     filter: &EventFilter,
-    order: EventOrder,
-    after: Option<(DateTime<Utc>, Uuid)>,
-    limit: i64,
+    page: EventPage,
+    reading: Option<&Reading>,
     mut take: impl FnMut(&EventRef<'_>),
-) -> Result<(), DbError> {
+) -> Result<Option<DateTime<Utc>>, DbError> {
     let users = list_users(connection, filter).await?;
     if users.as_ref().is_some_and(Vec::is_empty) {
-        return Ok(());
+        if let Some(reading) = reading {
+            insert_reading(connection, reading).await?;
+        }
+        return Ok(None);
     }
     let mut query = QueryBuilder::new("");
-    let is_kept = push_select(&mut query, filter, users.as_deref(), order, after, limit);
+    let is_kept = push_select(&mut query, filter, users.as_deref(), page, reading);
     let mut rows = query.build().persistent(is_kept).fetch(connection);
+    let mut read_at = None;
     while let Some(row) = rows.try_next().await? {
         take(&event_of(&row)?);
+        if reading.is_some() && read_at.is_none() {
+            read_at = row.try_get(READ_AT)?;
+        }
     }
-    Ok(())
+    Ok(read_at)
 }
 
 /// The users whom a reading is about, if it is about any: whose the token and the token string are
@@ -138,8 +164,12 @@ impl EventPages {
                 last = Some((event.occurred_at, event.id));
             };
             let mut connection = pool.acquire().await?;
-            let order = EventOrder::Asc;
-            read_events(&mut connection, &self.filter, order, self.after, PAGE, take).await?;
+            let page = EventPage {
+                order: EventOrder::Asc,
+                after: self.after,
+                limit: PAGE,
+            };
+            read_events(&mut connection, &self.filter, page, None, take).await?;
         }
         self.after = last;
         self.is_over = count < PAGE as usize;
@@ -152,6 +182,9 @@ impl EventPages {
     }
 }
 
+/// Where the time of the reading is in a row, after the columns of [`event_of`].
+const READ_AT: usize = 13;
+
 /// Appends the statement of [`read_events`], `users` being those of [`list_users`]; returns whether
 /// its plan may be kept for other values, too.
 ///
@@ -162,10 +195,14 @@ pub fn push_select(
     query: &mut QueryBuilder<Postgres>,
     filter: &EventFilter,
     users: Option<&[String]>,
-    order: EventOrder,
-    after: Option<(DateTime<Utc>, Uuid)>,
-    limit: i64,
+    page: EventPage,
+    reading: Option<&Reading>,
 ) -> bool {
+    let EventPage {
+        order,
+        after,
+        limit,
+    } = page;
     let (request, client) = (filter.request_id.as_slice(), filter.client.as_slice());
     // Most users and requests have a few events, some a hundred thousand. Where there is nothing but
     // one of them to go by, one plan does for all: along each value's part of the index, as far as a
@@ -186,15 +223,28 @@ pub fn push_select(
     let narrowest = parts
         .map(|(column, _)| column)
         .or(narrowest.map(|(column, _)| column));
+    if let Some(reading) = reading {
+        query.push("WITH reading AS (");
+        push_insert(query, reading);
+        query.push(") ");
+    }
+    let read_at = match reading {
+        Some(_) => ", (SELECT occurred_at FROM reading) AS read_at",
+        None => "",
+    };
     if let Some((_, values)) = parts {
         // Looked up, so that what is expected of these values is what is of any.
-        query.push("SELECT events.* FROM unnest((SELECT ");
+        query.push(format_args!(
+            "SELECT events.*{read_at} FROM unnest((SELECT "
+        ));
         query.push_bind(values.to_vec());
         query.push(")) AS part (value), LATERAL (");
     }
-    query.push(
-        "SELECT id, occurred_at, kind, client, request_id, source_ip, user_id, country, bank, access, token_id, fingerprint, detail FROM audit_events WHERE true",
-    );
+    query.push("SELECT id, occurred_at, kind, client, request_id, source_ip, user_id, country, bank, access, token_id, fingerprint, detail");
+    if parts.is_none() {
+        query.push(read_at);
+    }
+    query.push(" FROM audit_events WHERE true");
     if let Some((column, _)) = parts {
         // Which rows its index has.
         query.push(format_args!(" AND {column} IS NOT NULL"));
@@ -309,27 +359,36 @@ fn event_of(row: &PgRow) -> sqlx::Result<EventRef<'_>> {
     })
 }
 
-/// Puts a reading of the trail on record, and returns its time. Members of the detail that are null
-/// are left out.
+/// Puts a reading of the trail on record, and returns its time.
 pub async fn insert_reading(
     connection: &mut PgConnection,
-    caller: Option<&Caller>,
-    detail: &Value,
+    reading: &Reading,
 ) -> Result<DateTime<Utc>, DbError> {
-    let occurred_at = sqlx::query_scalar!(
-        "INSERT INTO audit_events (id, occurred_at, kind, client, request_id, source_ip, detail)
-         VALUES ($1, clock_timestamp(), $2, $3, $4, $5, jsonb_strip_nulls($6))
-         RETURNING occurred_at",
-        Uuid::now_v7(),
-        EventKind::AuditRead.name(),
-        caller.map(|caller| &*caller.client),
-        caller.map(|caller| &*caller.request_id),
-        caller.and_then(|caller| caller.source_ip.as_deref()),
-        detail,
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(occurred_at)
+    let mut query = QueryBuilder::new("");
+    push_insert(&mut query, reading);
+    let read_at = query.build_query_scalar().fetch_one(connection).await?;
+    Ok(read_at)
+}
+
+fn push_insert(query: &mut QueryBuilder<Postgres>, reading: &Reading) {
+    let caller = reading.caller.as_ref();
+    query.push("INSERT INTO audit_events (id, occurred_at, kind, client, request_id, source_ip, detail) VALUES (");
+    query
+        .push_bind(Uuid::now_v7())
+        .push(", clock_timestamp(), ");
+    query.push_bind(EventKind::AuditRead.name()).push(", ");
+    query
+        .push_bind(caller.map(|caller| caller.client.to_string()))
+        .push(", ");
+    query
+        .push_bind(caller.map(|caller| caller.request_id.to_string()))
+        .push(", ");
+    query
+        .push_bind(caller.and_then(|caller| caller.source_ip.clone()))
+        .push(", jsonb_strip_nulls(");
+    query
+        .push_bind(reading.detail.clone())
+        .push(")) RETURNING occurred_at");
 }
 
 /// Refused calls of one caller at one route.

@@ -7,7 +7,9 @@ use reqwest::Method;
 use serde_json::Value;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Postgres, QueryBuilder};
-use token_vendor::db::events::{EventFilter, EventOrder, list_users, push_select, read_events};
+use token_vendor::db::events::{
+    EventFilter, EventOrder, EventPage, Reading, list_users, push_select, read_events,
+};
 use token_vendor::model::EventKind;
 use uuid::Uuid;
 
@@ -69,6 +71,22 @@ async fn seed(db: &PgPool) -> (DateTime<Utc>, DateTime<Utc>) {
 
 type After = Option<(DateTime<Utc>, Uuid)>;
 
+fn page(order: EventOrder, after: After) -> EventPage {
+    EventPage {
+        order,
+        after,
+        limit: 101,
+    }
+}
+
+/// On record with each page, as the service has it.
+fn reading() -> Reading {
+    Reading {
+        caller: None,
+        detail: Value::Null,
+    }
+}
+
 /// The plan, as it ran; none where it is about users of whom there are none.
 async fn explain(
     db: &PgPool,
@@ -82,7 +100,8 @@ async fn explain(
         return None;
     }
     let mut query = QueryBuilder::<Postgres>::new("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ");
-    push_select(&mut query, filter, users.as_deref(), order, after, 101);
+    let (page, reading) = (page(order, after), reading());
+    push_select(&mut query, filter, users.as_deref(), page, Some(&reading));
     let plan: Value = query
         .build_query_scalar()
         .persistent(false)
@@ -97,7 +116,8 @@ async fn explain(
 async fn fetched(db: &PgPool, usual: &EventFilter, filter: &EventFilter, order: EventOrder) -> i64 {
     let read = async |filter| {
         let mut connection = db.acquire().await.unwrap();
-        let read = read_events(&mut connection, filter, order, None, 101, |_| ());
+        let (page, reading) = (page(order, None), reading());
+        let read = read_events(&mut connection, filter, page, Some(&reading), |_| ());
         read.await.unwrap();
     };
     for _ in 0..6 {
@@ -336,7 +356,7 @@ async fn no_query_reads_or_sorts_the_whole_trail_and_a_page_far_in_costs_what_th
         let (_, filter) = single.iter().find(|(name, _)| *name == bound).unwrap();
         fetched(&one, filter, filter, EventOrder::Desc).await;
         let kept = "SELECT coalesce(sum(generic_plans), 0)::bigint FROM pg_prepared_statements
-                    WHERE statement ~ (' WHERE true AND occurred_at ' || $1 || ' [$]1 ORDER BY occurred_at DESC')";
+                    WHERE statement ~ (' WHERE true AND occurred_at ' || $1 || ' [$][0-9]+ ORDER BY occurred_at DESC')";
         let kept = sqlx::query_scalar(kept)
             .bind(operator)
             .fetch_one(&one)
