@@ -35,6 +35,16 @@ pub struct EventFilter {
     pub to: Option<DateTime<Utc>>,
 }
 
+impl EventFilter {
+    fn is_of_users(&self) -> bool {
+        self.user_id.is_some() || self.token_id.is_some() || self.fingerprint.is_some()
+    }
+
+    fn is_of_users_only(&self) -> bool {
+        self.is_of_users() && (&self.client, self.kind, &self.request_id) == (&None, None, &None)
+    }
+}
+
 /// Which way a reading goes through time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -94,38 +104,49 @@ pub async fn read_events(
     Ok(read_at)
 }
 
-/// The users whom a reading is about, if it is about any: whose the token and the token string are
+/// Appends the array of the users whom a reading is about: whose the token and the token string are
 /// that it names, or were where they are no longer on record. Whatever happened to a token names its
 /// user; handouts do, too, and outlive neither the record nor the event of its end.
+fn push_users(query: &mut QueryBuilder<Postgres>, filter: &EventFilter) {
+    let mut and = "ARRAY(";
+    if let Some(user_id) = &filter.user_id {
+        query.push(and).push("SELECT ").push_bind(user_id.clone());
+        and = " INTERSECT ";
+    }
+    if let Some(token_id) = filter.token_id {
+        query
+            .push(and)
+            .push("(SELECT user_id FROM tokens WHERE id = ");
+        query.push_bind(token_id);
+        query.push(" UNION ALL SELECT user_id FROM audit_events WHERE kind <> 'token.reused' AND token_id = ");
+        query.push_bind(token_id).push(" LIMIT 1)");
+        and = " INTERSECT ";
+    }
+    if let Some(fingerprint) = &filter.fingerprint {
+        query
+            .push(and)
+            .push("(SELECT user_id FROM tokens WHERE fingerprint = ");
+        query.push_bind(fingerprint.clone());
+        query.push(" UNION SELECT user_id FROM audit_events WHERE kind <> 'token.reused' AND fingerprint = ");
+        query.push_bind(fingerprint.clone()).push(")");
+    }
+    query.push(")");
+}
+
+/// The users whom a reading is about that is about something else, too; where it is not, its
+/// statement looks for them itself.
 pub async fn list_users(
     connection: &mut PgConnection,
     filter: &EventFilter,
 ) -> Result<Option<Vec<String>>, DbError> {
-    let mut users = filter.user_id.clone().map(|user_id| vec![user_id]);
-    let mut narrow = |found: Vec<String>| match &mut users {
-        Some(users) => users.retain(|user| found.contains(user)),
-        None => users = Some(found),
-    };
-    if let Some(token_id) = filter.token_id {
-        let found = sqlx::query_scalar!(
-            r#"SELECT user_id AS "user_id!" FROM tokens WHERE id = $1
-               UNION ALL
-               SELECT user_id FROM audit_events WHERE token_id = $1 AND kind <> 'token.reused'
-               LIMIT 1"#,
-            token_id
-        );
-        narrow(found.fetch_all(&mut *connection).await?);
+    if !filter.is_of_users() || filter.is_of_users_only() {
+        return Ok(None);
     }
-    if let Some(fingerprint) = &filter.fingerprint {
-        let found = sqlx::query_scalar!(
-            r#"SELECT user_id AS "user_id!" FROM tokens WHERE fingerprint = $1
-               UNION
-               SELECT user_id FROM audit_events WHERE fingerprint = $1 AND kind <> 'token.reused'"#,
-            fingerprint
-        );
-        narrow(found.fetch_all(&mut *connection).await?);
-    }
-    Ok(users)
+    let mut query = QueryBuilder::new("SELECT ");
+    push_users(&mut query, filter);
+    Ok(Some(
+        query.build_query_scalar().fetch_one(connection).await?,
+    ))
 }
 
 /// Events of one page of a long reading.
@@ -208,8 +229,8 @@ pub fn push_select(
     // one of them to go by, one plan does for all: along each value's part of the index, as far as a
     // page is long. Its length and its bounds by row are what make the planner see it so.
     let parts = match (users, request, client, filter.kind) {
-        (Some(users), [], [], None) => Some(("user_id", users)),
-        (None, [_], [], None) => Some(("request_id", request)),
+        _ if filter.is_of_users_only() => Some("user_id"),
+        (None, [_], [], None) => Some("request_id"),
         _ => None,
     };
     let rare_kind = filter.kind.filter(|kind| *kind != EventKind::TokenReused);
@@ -220,32 +241,27 @@ pub fn push_select(
         ("client", !client.is_empty()),
     ];
     let narrowest = given.into_iter().find(|(_, is_given)| *is_given);
-    let narrowest = parts
-        .map(|(column, _)| column)
-        .or(narrowest.map(|(column, _)| column));
+    let narrowest = parts.or(narrowest.map(|(column, _)| column));
     if let Some(reading) = reading {
         query.push("WITH reading AS (");
         push_insert(query, reading);
         query.push(") ");
     }
-    let read_at = match reading {
-        Some(_) => ", (SELECT occurred_at FROM reading) AS read_at",
-        None => "",
-    };
-    if let Some((_, values)) = parts {
+    if let Some(column) = parts {
         // Looked up, so that what is expected of these values is what is of any.
-        query.push(format_args!(
-            "SELECT events.*{read_at} FROM unnest((SELECT "
-        ));
-        query.push_bind(values.to_vec());
+        query.push("SELECT events.* FROM unnest((SELECT ");
+        match column {
+            "user_id" => push_users(query, filter),
+            _ => _ = query.push_bind(request.to_vec()),
+        }
         query.push(")) AS part (value), LATERAL (");
     }
     query.push("SELECT id, occurred_at, kind, client, request_id, source_ip, user_id, country, bank, access, token_id, fingerprint, detail");
-    if parts.is_none() {
-        query.push(read_at);
+    if reading.is_some() {
+        query.push(", (SELECT occurred_at FROM reading) AS read_at");
     }
     query.push(" FROM audit_events WHERE true");
-    if let Some((column, _)) = parts {
+    if let Some(column) = parts {
         // Which rows its index has.
         query.push(format_args!(" AND {column} IS NOT NULL"));
     } else {
@@ -305,7 +321,7 @@ pub fn push_select(
         let (column, value) = match (parts, bound) {
             (None, None) => continue,
             (None, _) => (String::new(), ""),
-            (Some((column, _)), _) => (format!("{column}, "), "part.value, "),
+            (Some(column), _) => (format!("{column}, "), "part.value, "),
         };
         query.push(format_args!(
             " AND ({column}occurred_at, id) {operator} ({value}"
