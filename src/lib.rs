@@ -39,9 +39,9 @@
 //! # Beside the main job
 //!
 //! Ending tokens: `api::invalidation` → [`vending::invalidation`] → [`db::invalidation`]. Reading the
-//! trail: `api::audit` → [`db::events`], where the reading is put on record too. The same for people's
-//! eyes: `api::console`, whose figures over time the cleanup counts into [`db::overview`]. Refused calls:
-//! [`vending::denials`]. Clearing away: [`vending::cleanup`], for the schedule, the call and the
+//! trail: `api::audit` → [`db::events`], whose statement ([`db::event_page`]) puts the reading on record
+//! too. The same for people's eyes: `api::console`, whose figures over time the cleanup counts into
+//! [`db::overview`]. Refused calls: [`vending::denials`]. Clearing away: [`vending::cleanup`], for the schedule, the call and the
 //! command. New keys: [`vending::rotation`]. The OpenAPI document, made from the route table: `api::openapi`.
 //!
 //! # The rules

@@ -14,7 +14,8 @@ use super::cursor::Cursor;
 use super::event_query::{ExportEvents, ListEvents};
 use super::event_rows::{EventFormat, push_json};
 use super::problem::Problem;
-use crate::db::events::{self, EventPage, EventPages, Reading, insert_reading};
+use crate::db::event_page::{EventPage, Reading};
+use crate::db::events::{self, EventPages, insert_reading};
 use crate::db::{Database, DbError};
 use crate::model::{Caller, EventRef};
 

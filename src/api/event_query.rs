@@ -6,7 +6,7 @@ use super::cursor::Cursor;
 use super::event_rows::EventFormat;
 use super::fault::{Detail, Faults};
 use super::{fields, query};
-use crate::db::events::{EventFilter, EventOrder};
+use crate::db::event_page::{EventFilter, EventOrder};
 use crate::model::EventKind;
 
 /// The parameters of the list.

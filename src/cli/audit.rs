@@ -13,7 +13,8 @@ use crate::api::event_rows::EventFormat;
 use crate::api::moment;
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::DbError;
-use crate::db::events::{EventFilter, EventPages, Reading, insert_reading};
+use crate::db::event_page::{EventFilter, Reading};
+use crate::db::events::{EventPages, insert_reading};
 use crate::db::schema;
 use crate::model::{EventKind, EventRef};
 

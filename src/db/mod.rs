@@ -4,6 +4,7 @@ pub mod audit;
 pub mod budget;
 pub mod cleanup;
 pub mod clients;
+pub mod event_page;
 pub mod events;
 pub mod invalidation;
 pub mod keys;

@@ -16,7 +16,7 @@ use super::super::query::parameters;
 use super::super::tokens::{ListTokens, read_tokens};
 use super::audit::Fields;
 use super::{page, text};
-use crate::db::events::{EventFilter, EventOrder};
+use crate::db::event_page::{EventFilter, EventOrder};
 use crate::db::tokens::{Mint, find_mint, find_token};
 use crate::model::{AuditEvent, EventKind, EventRef, InvalidationReason, Scope, Token};
 
