@@ -346,14 +346,14 @@ impl Batches<'_> {
         Ok(rows)
     }
 
-    /// Waits after a batch that took so long: as long again where tokens were handed out meanwhile,
+    /// Waits after a batch that took so long: twice as long where tokens were handed out meanwhile,
     /// so that handouts keep most of their rate, and an eighth of it otherwise.
     async fn give_way(&self, took: Duration) -> Result<(), DbError> {
         let is_busy = self
             .db
             .run(move |pool| async move { was_handing_out(&pool, took).await });
-        let share = if is_busy.await? { 1 } else { 8 };
-        sleep(took / share).await;
+        let pause = if is_busy.await? { took * 2 } else { took / 8 };
+        sleep(pause).await;
         Ok(())
     }
 
