@@ -75,22 +75,37 @@ pub async fn fill(db: &mut PgConnection, tokens: u64, events: u64) -> Result<()>
     run(db, "INSERT INTO slots (user_id, country, bank, access, token_id, usable_until, minted_seq, lease_epoch, claimed_at)
              SELECT user_id, country, bank, access, id, ends_at, 1, 1, issued_at FROM tokens").await?;
     run(db, "SELECT create_audit_partition(now() - make_interval(months => ago)) FROM generate_series(1, 3) ago").await?;
-    // A few users have many events, most have few. As they came: a trail is on disk in the order of time.
+    // A few users have many events, most have few. What is minted and ended is no longer on record, and
+    // each once. As they came: a trail is on disk in the order of time.
     run(db, &format!(
         "INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip, country, bank, access, token_id, fingerprint)
          SELECT gen_random_uuid(), now() - interval '90 days' * (1 - g.n::float8 / {events}) - interval '1 minute',
                 CASE WHEN g.n % 50 = 0 THEN 'token.minted' WHEN g.n % 100 = 1 THEN 'token.invalidated' ELSE 'token.reused' END,
                 t.user_id, 'client-' || g.n % 5, gen_random_uuid()::text, '10.0.0.' || g.n % 250,
-                t.country, t.bank, t.access, t.id, t.fingerprint
-         FROM (SELECT n, floor({tokens} * power(random(), 3))::bigint AS t FROM generate_series(1, {events}) n) g
+                t.country, t.bank, t.access, CASE WHEN is_handout THEN t.id ELSE gen_random_uuid() END,
+                CASE WHEN is_handout THEN t.fingerprint ELSE md5(g.n::text) || md5(t.fingerprint) END
+         FROM (SELECT n, n % 50 <> 0 AND n % 100 <> 1 AS is_handout, floor({tokens} * power(random(), 3))::bigint AS t FROM generate_series(1, {events}) n) g
          JOIN (SELECT row_number() OVER () - 1 AS n, * FROM tokens) t ON t.n = g.t
          ORDER BY g.n")).await?;
     for index in indexes {
         run(db, &index).await?;
     }
+    age(db, events).await?;
     run(db, "RESET work_mem").await?;
     run(db, "VACUUM ANALYZE").await?;
     run(db, "CHECKPOINT").await
+}
+
+/// Handouts of the hot tokens, more of some than of others, and a tenth of all events at most. Indexes
+/// that were just made have all their pages alike, which then would all be split in the same second.
+async fn age(db: &mut PgConnection, events: u64) -> Result<()> {
+    let most = (events / 10 / HOT * 2).min(64);
+    run(db, &format!(
+        "INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip, country, bank, access, token_id, fingerprint)
+         SELECT gen_random_uuid(), now() - interval '1 minute' * random() AS at, 'token.reused', t.user_id, 'client-' || n % 5,
+                gen_random_uuid()::text, '10.0.0.' || n % 250, t.country, t.bank, t.access, t.id, t.fingerprint
+         FROM tokens t, generate_series(1, abs(hashtext(t.user_id)::bigint) % ({most} + 1)) AS n
+         WHERE t.bank = '{HOT_BANK}' ORDER BY at")).await
 }
 
 pub async fn run(db: &mut PgConnection, sql: &str) -> Result<()> {

@@ -209,6 +209,21 @@ pub async fn callers(
     Ok(try_join_all(callers).await?.concat())
 }
 
+/// Asks for each of them once, over 64 connections.
+pub async fn ask_all(server: SocketAddr, bodies: &[&str]) -> Result<()> {
+    let callers = bodies
+        .chunks(bodies.len().div_ceil(64))
+        .map(|bodies| async move {
+            let mut connection = Connection::open(server).await?;
+            for body in bodies {
+                connection.ask(&request(AUTHORIZATION, body)).await?;
+            }
+            anyhow::Ok(())
+        });
+    try_join_all(callers).await?;
+    Ok(())
+}
+
 /// Connects so many callers, spread over the servers, has all of them ask at once, and returns the
 /// seconds until the last has its answer.
 pub async fn herd(servers: &[SocketAddr], callers: usize, request: &str) -> Result<f64> {

@@ -39,7 +39,7 @@ struct Arguments {
     /// The parts to measure; all of them unless said.
     #[arg(value_parser = [&SECTIONS[..], &[HOLD]].concat())]
     sections: Vec<String>,
-    /// As large as the goals have it: 10 million tokens. Takes an hour or two, and 40 GB.
+    /// As large as the goals have it: 10 million tokens. Takes an hour or two, and 70 GB.
     #[arg(long)]
     large: bool,
     /// Measurements that a median is of.
@@ -74,7 +74,7 @@ async fn main() -> Result<()> {
 async fn run(arguments: Arguments) -> Result<()> {
     let scale = match arguments.large {
         false => (1_000_000, 1_000_000),
-        true => (10_000_000, 20_000_000),
+        true => (10_000_000, 50_000_000),
     };
     let scale = Scale {
         tokens: scale.0,

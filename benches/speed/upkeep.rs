@@ -7,17 +7,16 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use futures_util::future::try_join_all;
 use token_vendor::db::PgPool;
 use token_vendor::db::cleanup::expire_tokens;
 
 use crate::fill::{all_requests, run};
-use crate::load::{Ask, Connection, drive, output, request};
+use crate::load::{Ask, ask_all, drive, output};
 use crate::process::{Server, free_addr};
 use crate::report::Goal::{AtLeast, AtMost};
 use crate::report::Section;
 use crate::warm::{serve_warm, write_requests};
-use crate::world::{AUTHORIZATION, PROGRAM, World};
+use crate::world::{PROGRAM, World};
 
 /// Tokens in one statement, as the command has it unless told otherwise.
 const BATCH: i64 = 1_000;
@@ -31,18 +30,20 @@ pub async fn measure_cleanup(world: &World, section: &mut Section) -> Result<()>
     let rate = |cleaned: (u64, f64)| cleaned.0 as f64 / cleaned.1;
     // What was filled in has never been cleaned.
     expire(world, due).await?;
-    clean(world).await?;
+    clean(world, "10m").await?;
     for _ in 0..world.scale.rounds {
         expire(world, due).await?;
         by_hand.push(rate(clean_by_hand(world).await?));
         expire(world, due).await?;
-        ours.push(rate(clean(world).await?));
+        ours.push(rate(clean(world, "10m").await?));
 
         expire(world, due).await?;
         let base = server.base();
-        let alone = drive(world, &base, 64, world.scale.seconds, Ask::File(&requests)).await?;
-        let load = drive(world, &base, 64, world.scale.seconds, Ask::File(&requests));
-        let (cleaned, load) = tokio::join!(clean(world), load);
+        let seconds = world.scale.seconds;
+        let alone = drive(world, &base, 64, seconds, Ask::File(&requests)).await?;
+        let load = drive(world, &base, 64, seconds, Ask::File(&requests));
+        let as_long = format!("{seconds}s");
+        let (cleaned, load) = tokio::join!(clean(world, &as_long), load);
         beside.push(rate(cleaned?));
         kept.push(load?.rate() / alone.rate());
     }
@@ -80,10 +81,10 @@ async fn expire(world: &World, tokens: u64) -> Result<()> {
     run(&mut db, "CHECKPOINT").await
 }
 
-/// A run of the command: tokens and seconds.
-async fn clean(world: &World) -> Result<(u64, f64)> {
+/// A run of the command, at most that long: tokens and seconds.
+async fn clean(world: &World, at_most: &str) -> Result<(u64, f64)> {
     let began = Instant::now();
-    let said = output(world.program("filled", &["cleanup", "--max-runtime=10m"])).await?;
+    let said = output(world.program("filled", &["cleanup", "--max-runtime", at_most])).await?;
     let seconds = began.elapsed().as_secs_f64();
     let summary: serde_json::Value = serde_json::from_str(&said)?;
     let expired = summary["expired"].as_u64().context("no count")?;
@@ -112,9 +113,9 @@ pub async fn measure_memory(world: &World, section: &mut Section) -> Result<()> 
     let requests = all_requests(world.scale.tokens);
     let requests: Vec<&str> = requests.lines().take(tokens as usize).collect();
     let (first, rest) = requests.split_at(1_000);
-    ask_all(&server, first).await?;
+    ask_all(server.addr, first).await?;
     let before = server.resident()?;
-    ask_all(&server, rest).await?;
+    ask_all(server.addr, rest).await?;
     let bytes = (server.resident()? - before) as f64 / rest.len() as f64;
     section.alone(
         &format!("resident memory a cached token, {} of them", rest.len()),
@@ -122,21 +123,6 @@ pub async fn measure_memory(world: &World, section: &mut Section) -> Result<()> 
         &[bytes],
         Some(AtMost(550.0)),
     );
-    Ok(())
-}
-
-/// Asks for each of them once, over 64 connections.
-async fn ask_all(server: &Server, bodies: &[&str]) -> Result<()> {
-    let callers = bodies
-        .chunks(bodies.len().div_ceil(64))
-        .map(|bodies| async move {
-            let mut connection = Connection::open(server.addr).await?;
-            for body in bodies {
-                connection.ask(&request(AUTHORIZATION, body)).await?;
-            }
-            anyhow::Ok(())
-        });
-    try_join_all(callers).await?;
     Ok(())
 }
 

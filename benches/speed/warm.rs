@@ -8,7 +8,7 @@ use anyhow::Result;
 use tokio::time::sleep;
 
 use crate::fill::hot_requests;
-use crate::load::{Ask, Load, drive, pgbench, undisturbed};
+use crate::load::{Ask, Load, ask_all, drive, pgbench, undisturbed};
 use crate::process::Server;
 use crate::report::Goal::{AtLeast, AtMost};
 use crate::report::{Section, median};
@@ -28,7 +28,7 @@ pub fn write_requests(world: &World, tokens: u64) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A replica that has the hot tokens in memory.
+/// A replica that has the hot tokens in memory, as Postgres has what a handout of them touches.
 pub async fn serve_warm(
     world: &World,
     database: &str,
@@ -36,7 +36,9 @@ pub async fn serve_warm(
     more: &[(&str, &str)],
 ) -> Result<Server> {
     let server = world.serve(database, None, more)?;
-    drive(world, &server.base(), 64, 4, Ask::File(requests)).await?;
+    let bodies = fs::read_to_string(requests)?;
+    ask_all(server.addr, &bodies.lines().collect::<Vec<_>>()).await?;
+    drive(world, &server.base(), 64, 2, Ask::File(requests)).await?;
     Ok(server)
 }
 
