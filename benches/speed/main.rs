@@ -4,6 +4,7 @@
 //! written to `target/bench`. See `docs/performance.md`.
 
 mod fill;
+mod huge_pages;
 mod load;
 mod process;
 mod reading;
@@ -42,6 +43,9 @@ struct Arguments {
     /// As large as the goals have it: 10 million tokens. Takes an hour or two, and 70 GB.
     #[arg(long)]
     large: bool,
+    /// Postgres in pages of 4 kB, where it would have huge ones: root asks Linux for them.
+    #[arg(long)]
+    small_pages: bool,
     /// Measurements that a median is of.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -83,7 +87,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         seconds: arguments.seconds,
     };
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-    let world = World::start(&folder, scale).await?;
+    let world = World::start(&folder, scale, !arguments.small_pages).await?;
     eprintln!(
         "filling {} tokens and {} events",
         scale.tokens, scale.events
@@ -148,7 +152,7 @@ async fn measure(world: &World, name: &str, folder: &Path) -> Result<()> {
         name: name.into(),
         at: Utc::now().format("%Y-%m-%d %H:%M UTC").to_string(),
         seconds: 0.0,
-        machine: machine(),
+        machine: machine(world),
         stolen: None,
         lines: Vec::new(),
     };
@@ -177,11 +181,17 @@ async fn measure(world: &World, name: &str, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn machine() -> String {
+fn machine(world: &World) -> String {
     let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get());
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
-    format!("{cores} cores of {}", model.unwrap_or("an unknown kind"))
+    let pages = if world.has_huge_pages {
+        "huge pages"
+    } else {
+        "small pages"
+    };
+    let model = model.unwrap_or("an unknown kind");
+    format!("{cores} cores of {model}, Postgres in {pages}")
 }

@@ -15,6 +15,7 @@ use nix::unistd::chown;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use token_vendor::local_postgres::{self, LocalPostgres, LocalPostgresOptions};
 
+use crate::huge_pages::{self, HugePages};
 use crate::process::{Server, command, free_addr, unprivileged};
 
 /// The service, as this build made it.
@@ -39,6 +40,9 @@ const SETTINGS: [(&str, &str); 5] = [
     ("checkpoint_timeout", "1h"),
 ];
 
+/// What Postgres takes of its shared buffers alone, and what with the rest that it shares.
+const HUGE_PAGES: (u64, u64) = (512, 640);
+
 /// Files of the log that the checkpoint after the filling leaves to be written again, as in a
 /// database that has run for a while. Making a new one is a stall of some 20 ms.
 const WRITE_LOG_FILES: &str =
@@ -46,6 +50,10 @@ const WRITE_LOG_FILES: &str =
 
 pub struct World {
     postgres: LocalPostgres,
+    /// Held for Postgres.
+    _huge_pages: Option<HugePages>,
+    /// Whether Postgres has its memory in huge pages.
+    pub has_huge_pages: bool,
     data_dir: PathBuf,
     /// `target/bench`: results, logs, tools.
     pub folder: PathBuf,
@@ -63,19 +71,23 @@ pub struct Scale {
 }
 
 impl World {
-    pub async fn start(folder: &Path, scale: Scale) -> Result<World> {
+    pub async fn start(folder: &Path, scale: Scale, wants_huge_pages: bool) -> Result<World> {
         fs::create_dir_all(folder.join("log"))?;
         let data_dir = local_postgres::default_data_dir("bench");
         local_postgres::remove(&data_dir)?;
+        let huge_pages = wants_huge_pages.then(|| HugePages::reserve(HUGE_PAGES.1));
+        let huge = [("huge_pages", if wants_huge_pages { "try" } else { "off" })];
         let own = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
         let postgres = LocalPostgres::start(LocalPostgresOptions {
             data_dir: data_dir.clone(),
             is_temporary: true,
-            settings: SETTINGS.iter().map(own).collect(),
+            settings: SETTINGS.iter().chain(&huge).map(own).collect(),
             ..LocalPostgresOptions::default()
         });
         let world = World {
             postgres: postgres.await?,
+            _huge_pages: huge_pages.flatten(),
+            has_huge_pages: wants_huge_pages && huge_pages::are_taken(HUGE_PAGES.0),
             data_dir,
             folder: folder.to_owned(),
             scale,
