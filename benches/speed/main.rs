@@ -40,7 +40,7 @@ struct Arguments {
     /// The parts to measure; all of them unless said.
     #[arg(value_parser = [&SECTIONS[..], &[HOLD]].concat())]
     sections: Vec<String>,
-    /// As large as the goals have it: 10 million tokens. Takes an hour or two, and 70 GB.
+    /// As large as the goals have it: 10 million tokens and 50 million events. Takes 70 GB.
     #[arg(long)]
     large: bool,
     /// Postgres in pages of 4 kB, where it would have huge ones: root asks Linux for them.

@@ -376,9 +376,14 @@ async fn no_query_reads_or_sorts_the_whole_trail_and_a_page_far_in_costs_what_th
     for (name, filter) in all.iter().chain(walked) {
         for (order, share) in [(EventOrder::Asc, 9), (EventOrder::Desc, 1)] {
             let far_in = (from + (to - from) * share / 10, Uuid::max());
+            // The least of three: what the server reads beside it, of its catalogue say, is counted too.
             let read = async |after| {
-                let plan = explain(&world.db, filter, order, after).await;
-                buffers(&plan.unwrap())
+                let mut least = i64::MAX;
+                for _ in 0..3 {
+                    let plan = explain(&world.db, filter, order, after).await;
+                    least = least.min(buffers(&plan.unwrap()));
+                }
+                least
             };
             let (first, far) = (read(None).await, read(Some(far_in)).await);
             assert!(
