@@ -40,8 +40,10 @@ const SETTINGS: [(&str, &str); 5] = [
     ("checkpoint_timeout", "1h"),
 ];
 
-/// What Postgres takes of its shared buffers alone, and what with the rest that it shares.
-const HUGE_PAGES: (u64, u64) = (512, 640);
+/// Huge pages of the shared buffers alone.
+const HUGE_PAGES_OF_BUFFERS: u64 = 512;
+/// Enough for all that Postgres shares.
+const HUGE_PAGES: u64 = 640;
 
 /// Files of the log that the checkpoint after the filling leaves to be written again, as in a
 /// database that has run for a while. Making a new one is a stall of some 20 ms.
@@ -75,7 +77,11 @@ impl World {
         fs::create_dir_all(folder.join("log"))?;
         let data_dir = local_postgres::default_data_dir("bench");
         local_postgres::remove(&data_dir)?;
-        let huge_pages = wants_huge_pages.then(|| HugePages::reserve(HUGE_PAGES.1));
+        let huge_pages = if wants_huge_pages {
+            HugePages::reserve(HUGE_PAGES)
+        } else {
+            None
+        };
         let huge = [("huge_pages", if wants_huge_pages { "try" } else { "off" })];
         let own = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
         let postgres = LocalPostgres::start(LocalPostgresOptions {
@@ -86,8 +92,8 @@ impl World {
         });
         let world = World {
             postgres: postgres.await?,
-            _huge_pages: huge_pages.flatten(),
-            has_huge_pages: wants_huge_pages && huge_pages::are_taken(HUGE_PAGES.0),
+            _huge_pages: huge_pages,
+            has_huge_pages: wants_huge_pages && huge_pages::are_taken(HUGE_PAGES_OF_BUFFERS),
             data_dir,
             folder: folder.to_owned(),
             scale,

@@ -376,19 +376,19 @@ async fn no_query_reads_or_sorts_the_whole_trail_and_a_page_far_in_costs_what_th
     for (name, filter) in all.iter().chain(walked) {
         for (order, share) in [(EventOrder::Asc, 9), (EventOrder::Desc, 1)] {
             let far_in = (from + (to - from) * share / 10, Uuid::max());
-            // The least of three: what the server reads beside it, of its catalogue say, is counted too.
+            // The least of three: once, under load, a single reading had 122 more for no known reason.
             let read = async |after| {
-                let mut least = i64::MAX;
+                let mut plans = Vec::new();
                 for _ in 0..3 {
-                    let plan = explain(&world.db, filter, order, after).await;
-                    least = least.min(buffers(&plan.unwrap()));
+                    plans.push(explain(&world.db, filter, order, after).await.unwrap());
                 }
-                least
+                let plan = plans.into_iter().min_by_key(buffers).unwrap();
+                (buffers(&plan), plan)
             };
-            let (first, far) = (read(None).await, read(Some(far_in)).await);
+            let ((first, _), (far, plan)) = (read(None).await, read(Some(far_in)).await);
             assert!(
                 far <= first + 20,
-                "{name} {order:?}: {first} buffers at first, {far} far in"
+                "{name} {order:?}: {first} buffers at first, {far} far in: {plan:#}"
             );
         }
     }
