@@ -11,7 +11,7 @@ use crate::fill::hot_requests;
 use crate::load::{Ask, Load, ask_all, drive, pgbench, undisturbed};
 use crate::process::Server;
 use crate::report::Goal::{AtLeast, AtMost};
-use crate::report::{Section, median};
+use crate::report::Section;
 use crate::world::{AUTHORIZATION, Scale, World};
 
 /// A single handout's row, committed by itself.
@@ -41,7 +41,13 @@ pub async fn serve_warm(
 ) -> Result<Server> {
     let server = world.serve(database, None, more)?;
     let bodies = fs::read_to_string(requests)?;
-    ask_all(server.addr, &bodies.lines().collect::<Vec<_>>()).await?;
+    let bodies: Vec<_> = bodies.lines().collect();
+    if let Err(refused) = ask_all(server.addr, &bodies).await {
+        // A disk may hang for longer than a request waits, which is then told to come back in a second.
+        eprintln!("  asking once more: {refused:#}");
+        sleep(Duration::from_secs(1)).await;
+        ask_all(server.addr, &bodies).await?;
+    }
     drive(world, &server.base(), 64, WARM_UP, Ask::File(requests)).await?;
     // What that left to be written is no part of the next two seconds.
     nix::unistd::sync();
@@ -157,6 +163,13 @@ pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
         Some(AtMost(20.0)),
     );
     section.beside(
+        "warm handout, 64 connections, p99",
+        "ms",
+        &p99("ours"),
+        ("SELECT and INSERT a request", &p99("audited")),
+        None,
+    );
+    section.beside(
         "warm handout, 256 connections",
         per_second,
         &rate("ours-256"),
@@ -179,16 +192,12 @@ pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
             None,
         );
     }
-    section.alone(
+    section.beside(
         "warm handout, 64 connections, p50",
         "ms",
         &p50("ours"),
+        ("SELECT and INSERT a request", &p50("audited")),
         None,
-    );
-    eprintln!(
-        "  audited p50 {:.1} ms, p99 {:.1} ms",
-        median(&p50("audited")),
-        median(&p99("audited"))
     );
     Ok(())
 }
