@@ -1,8 +1,8 @@
-//! The same at three sizes of what is stored.
+//! The same at three sizes of what is stored, or four, from ten thousand tokens on.
 
 use anyhow::Result;
 
-use crate::fill::fill;
+use crate::fill::{HOT, fill};
 use crate::load::{Ask, drive, undisturbed};
 use crate::report::Goal::AtLeast;
 use crate::report::{Section, round};
@@ -13,11 +13,14 @@ pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
     let Scale {
         tokens,
         events,
-        rounds,
         seconds,
+        ..
     } = world.scale;
     let mut sizes = Vec::new();
-    for share in [100, 10, 1] {
+    for share in [1_000, 100, 10, 1] {
+        if tokens / share < HOT {
+            continue;
+        }
         let database = if share == 1 {
             "filled".into()
         } else {
@@ -42,9 +45,7 @@ pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
     }
     let mut rates = vec![Vec::new(); sizes.len()];
     let mut pages = vec![Vec::new(); sizes.len()];
-    // More than elsewhere, and each size after each: the differences are smaller than what the disk does
-    // from one measurement to the next.
-    for round in 1..2 * rounds {
+    for round in world.scale.loaded_rounds() {
         for turn in 0..sizes.len() {
             let at = (turn + round) % sizes.len();
             let (_, requests, server) = &sizes[at];

@@ -70,10 +70,7 @@ pub async fn hold(world: &World) -> Result<()> {
 
 pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
     let Scale {
-        tokens,
-        rounds,
-        seconds,
-        ..
+        tokens, seconds, ..
     } = world.scale;
     let requests = write_requests(world, tokens)?;
     let ours = serve_warm(world, "filled", &requests, &[]).await?;
@@ -98,8 +95,7 @@ pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
     }
     let mut loads: Vec<Vec<Load>> = vec![Vec::new(); contenders.len()];
     let mut commits = Vec::new();
-    // More than elsewhere: what the disk does in two seconds is not what it does in the next two.
-    for round in 1..2 * rounds {
+    for round in world.scale.loaded_rounds() {
         // Who comes after whom changes from round to round.
         for turn in 0..contenders.len() {
             let at = (turn + round * 2) % contenders.len();

@@ -4,6 +4,7 @@
 use std::env;
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -70,6 +71,14 @@ pub struct Scale {
     pub rounds: usize,
     /// Of one measurement under load.
     pub seconds: u32,
+}
+
+impl Scale {
+    /// Rounds of what is compared under the load of handouts, more than of the rest: what the disk does in
+    /// two seconds is not what it does in the next two.
+    pub fn loaded_rounds(&self) -> Range<usize> {
+        1..2 * self.rounds
+    }
 }
 
 impl World {
