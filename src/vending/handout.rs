@@ -1,6 +1,7 @@
 //! The group commit: many handouts, one statement, each caller answered after the commit.
 
 use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -74,17 +75,22 @@ impl Handouts {
         stop: CancellationToken,
     ) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let writer = Writer {
-            connection,
-            clock: clock.clone(),
-            metrics,
-        };
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (ended, end) = oneshot::channel();
+        let its_clock = clock.clone();
+        let run = async move {
+            let writer = Writer {
+                connection,
+                deadline: Deadline::new(),
+                clock: its_clock,
+                metrics,
+            };
+            writer.run(waiting, stop).await;
+        };
         thread::Builder::new()
             .name("audit-writer".into())
             .spawn(move || {
-                runtime.block_on(writer.run(waiting, stop));
+                runtime.block_on(run);
                 let _ = ended.send(());
             })?;
         Ok((Handouts { queue, clock }, end))
@@ -126,6 +132,7 @@ impl Handouts {
 
 struct Writer {
     connection: AuditConnection,
+    deadline: Deadline,
     clock: Arc<DatabaseClock>,
     metrics: Metrics,
 }
@@ -195,30 +202,40 @@ impl Writer {
     /// is on record. Asking first could miss a transaction still under way; inserting waits for it.
     async fn replay(&mut self, rows: &[HandoutRow<'_>]) -> Result<HashSet<Uuid>, DbError> {
         let floor = self.clock.floor();
-        within(FLUSH_TIMEOUT, async {
-            replay_handouts(self.connection.get().await?, rows, floor).await
-        })
-        .await?;
-        within(FLUSH_TIMEOUT, async {
-            find_handouts(self.connection.get().await?, rows).await
-        })
-        .await
+        self.deadline
+            .within(async { replay_handouts(self.connection.get().await?, rows, floor).await })
+            .await?;
+        self.deadline
+            .within(async { find_handouts(self.connection.get().await?, rows).await })
+            .await
     }
 
     async fn insert(&mut self, rows: &[HandoutRow<'_>]) -> Result<HashSet<Uuid>, DbError> {
         let floor = self.clock.floor();
-        within(FLUSH_TIMEOUT, async {
-            insert_handouts(self.connection.get().await?, rows, floor).await
-        })
-        .await
+        self.deadline
+            .within(async { insert_handouts(self.connection.get().await?, rows, floor).await })
+            .await
     }
 }
 
-async fn within<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, DbError>>,
-) -> Result<T, DbError> {
-    timeout(limit, work)
-        .await
-        .unwrap_or(Err(DbError::TimedOut(limit)))
+/// The end of the time that a statement has. One for all of them: to put off a timer costs nothing,
+/// a new one each time would wake the writer's own runtime.
+struct Deadline(Pin<Box<Sleep>>);
+
+impl Deadline {
+    fn new() -> Self {
+        Deadline(Box::pin(sleep(FLUSH_TIMEOUT)))
+    }
+
+    async fn within<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, DbError>>,
+    ) -> Result<T, DbError> {
+        self.0.as_mut().reset(Instant::now() + FLUSH_TIMEOUT);
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = &mut self.0 => Err(DbError::TimedOut(FLUSH_TIMEOUT)),
+        }
+    }
 }

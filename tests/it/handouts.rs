@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
@@ -289,7 +290,7 @@ async fn a_flush_whose_connection_dies_is_replayed_once() {
             let (api, order) = (replica.api.clone(), order.clone());
             async move { api.issue(order).await }
         })));
-        world.terminate_waiting("WITH recorded AS").await;
+        world.terminate_waiting("INSERT INTO audit_events").await;
         lock.rollback().await.unwrap();
         for answer in waiting.await.unwrap() {
             assert_eq!(
@@ -304,4 +305,26 @@ async fn a_flush_whose_connection_dies_is_replayed_once() {
         .await;
     assert_eq!(twice, 0);
     assert_eq!(world.kinds().await.len(), 52);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_hangs_is_given_up() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let order = json!({"userId": "u-1"});
+    let token = replica.issue(order.clone()).await;
+    replica.issue(order.clone()).await;
+
+    let writer = "starts_with(query, 'INSERT INTO audit_events')";
+    world.signal_backends(writer, Signal::SIGSTOP).await;
+    let answers = [
+        replica.issue(order.clone()).await,
+        replica.issue(order).await,
+    ];
+    world.signal_backends(writer, Signal::SIGCONT).await;
+    let [hung, next] = answers;
+    if hung.status != 200 {
+        hung.is_problem(503, "database-unavailable");
+    }
+    assert_eq!((next.status, next.token()), (200, token.token()));
 }

@@ -161,20 +161,8 @@ async fn what_takes_longer_than_the_shutdown_timeout_is_cut_off() {
     );
 }
 
-/// Stops (or continues) every server process that works for the service on this database.
-async fn signal_backends(world: &World, signal: Signal) {
-    let pids: Vec<i32> = sqlx::query_scalar(
-        "SELECT pid FROM pg_stat_activity
-         WHERE datname = current_database() AND application_name LIKE 'token-vendor%'",
-    )
-    .fetch_all(&world.db)
-    .await
-    .unwrap();
-    assert!(!pids.is_empty());
-    for pid in pids {
-        kill(Pid::from_raw(pid), signal).unwrap();
-    }
-}
+/// The server processes that work for the service.
+const ITS_BACKENDS: &str = "application_name LIKE 'token-vendor%'";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_hangs_does_not_hold_up_the_end() {
@@ -190,10 +178,10 @@ async fn a_database_that_hangs_does_not_hold_up_the_end() {
     let waiting =
         "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'tokens'::regclass";
     eventually("the list waits", async || world.count(waiting).await == 1).await;
-    signal_backends(&world, Signal::SIGSTOP).await;
+    world.signal_backends(ITS_BACKENDS, Signal::SIGSTOP).await;
     terminate(&process);
     let exit = tokio::time::timeout(Duration::from_secs(30), process.child.wait()).await;
-    signal_backends(&world, Signal::SIGCONT).await;
+    world.signal_backends(ITS_BACKENDS, Signal::SIGCONT).await;
     assert!(exit.expect("it stops").unwrap().code().is_some());
     let _ = caller.await;
 }

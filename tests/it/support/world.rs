@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, PgPool};
 use token_vendor::app::Service;
 use token_vendor::config::{CommandConfig, Config, Source};
 use token_vendor::db::clients::insert_client;
@@ -134,11 +136,11 @@ impl World {
         eventually("the call", async || self.sandbox.requests() >= times).await;
     }
 
-    /// Waits until a statement that begins like this waits for a lock, and ends its connection.
+    /// Waits until a statement with this in it waits for a lock, and ends its connection.
     pub async fn terminate_waiting(&self, statement: &str) {
         let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                          WHERE datname = current_database() AND wait_event_type = 'Lock'
-                           AND starts_with(query, $1)";
+                           AND strpos(query, $1) > 0";
         eventually("it waits for a lock", async || {
             let terminated: i64 = sqlx::query_scalar(terminate)
                 .bind(statement)
@@ -148,6 +150,22 @@ impl World {
             terminated > 0
         })
         .await;
+    }
+
+    /// Signals the server processes of this database that the condition on `pg_stat_activity` selects.
+    pub async fn signal_backends(&self, condition: &'static str, signal: Signal) {
+        let select = format!(
+            "SELECT pid FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid() AND {condition}"
+        );
+        let pids: Vec<i32> = sqlx::query_scalar(AssertSqlSafe(select))
+            .fetch_all(&self.db)
+            .await
+            .unwrap();
+        assert!(!pids.is_empty());
+        for pid in pids {
+            kill(Pid::from_raw(pid), signal).unwrap();
+        }
     }
 
     /// How many rows the query counts.
