@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sqlx::Row;
+use sqlx::{PgConnection, Row};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -149,9 +149,7 @@ pub async fn measure_export(world: &World, section: &mut Section) -> Result<()> 
     let (mut ours, mut theirs, mut sorted, mut memory) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..world.scale.rounds {
-        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM audit_events")
-            .fetch_one(&mut db)
-            .await?;
+        let rows = count_events(&mut db).await?;
         let (seconds, resident) = export(&server).await?;
         ours.push(rows as f64 / seconds);
         // Its first tenth is when it takes what it needs.
@@ -185,8 +183,14 @@ pub async fn measure_export(world: &World, section: &mut Section) -> Result<()> 
     Ok(())
 }
 
+/// How many events are on record.
+pub async fn count_events(db: &mut PgConnection) -> Result<i64> {
+    let count = sqlx::query_scalar("SELECT count(*) FROM audit_events");
+    Ok(count.fetch_one(db).await?)
+}
+
 /// Seconds of a whole export, and the resident memory meanwhile.
-async fn export(server: &Server) -> Result<(f64, Vec<u64>)> {
+pub async fn export(server: &Server) -> Result<(f64, Vec<u64>)> {
     let mut stream = TcpStream::connect(server.addr).await?;
     let began = Instant::now();
     let mut resident = Vec::new();

@@ -29,21 +29,21 @@ pub async fn measure_cleanup(world: &World, section: &mut Section) -> Result<()>
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let rate = |cleaned: (u64, f64)| cleaned.0 as f64 / cleaned.1;
     // What was filled in has never been cleaned.
-    expire(world, due).await?;
-    clean(world, "10m").await?;
+    expire(world, "filled", due).await?;
+    clean(world, "filled", "10m").await?;
     for _ in 0..world.scale.rounds {
-        expire(world, due).await?;
+        expire(world, "filled", due).await?;
         by_hand.push(rate(clean_by_hand(world).await?));
-        expire(world, due).await?;
-        ours.push(rate(clean(world, "10m").await?));
+        expire(world, "filled", due).await?;
+        ours.push(rate(clean(world, "filled", "10m").await?));
 
-        expire(world, due).await?;
+        expire(world, "filled", due).await?;
         let base = server.base();
         let seconds = world.scale.seconds;
         let alone = drive(world, &base, 64, seconds, Ask::File(&requests)).await?;
         let load = drive(world, &base, 64, seconds, Ask::File(&requests));
         let as_long = format!("{seconds}s");
-        let (cleaned, load) = tokio::join!(clean(world, &as_long), load);
+        let (cleaned, load) = tokio::join!(clean(world, "filled", &as_long), load);
         beside.push(rate(cleaned?));
         kept.push(load?.rate() / alone.rate());
     }
@@ -65,15 +65,16 @@ pub async fn measure_cleanup(world: &World, section: &mut Section) -> Result<()>
     Ok(())
 }
 
-/// Lets so many tokens be over that nobody asks for, the same ones each time.
-async fn expire(world: &World, tokens: u64) -> Result<()> {
-    let mut db = world.connect("filled").await?;
+/// Lets so many tokens be over, the same ones each time: first those that nobody asks for, whose bank
+/// is the first.
+pub async fn expire(world: &World, database: &str, tokens: u64) -> Result<()> {
+    let mut db = world.connect(database).await?;
     run(
         &mut db,
         &format!(
         "UPDATE tokens t SET ends_at = clock_timestamp() - interval '1 second', is_valid = true,
                              ciphertext = decode(repeat('5a', 64), 'hex')
-         FROM (SELECT user_id, id FROM tokens WHERE bank = 'Luminor' ORDER BY id LIMIT {tokens}) d
+         FROM (SELECT user_id, id FROM tokens ORDER BY bank, id LIMIT {tokens}) d
          WHERE t.user_id = d.user_id AND t.id = d.id"),
     )
     .await?;
@@ -82,9 +83,9 @@ async fn expire(world: &World, tokens: u64) -> Result<()> {
 }
 
 /// A run of the command, at most that long: tokens and seconds.
-async fn clean(world: &World, at_most: &str) -> Result<(u64, f64)> {
+pub async fn clean(world: &World, database: &str, at_most: &str) -> Result<(u64, f64)> {
     let began = Instant::now();
-    let said = output(world.program("filled", &["cleanup", "--max-runtime", at_most])).await?;
+    let said = output(world.program(database, &["cleanup", "--max-runtime", at_most])).await?;
     let seconds = began.elapsed().as_secs_f64();
     let summary: serde_json::Value = serde_json::from_str(&said)?;
     let expired = summary["expired"].as_u64().context("no count")?;
