@@ -110,7 +110,7 @@ pub fn push_select(
         push_values(query, filter, users);
     }
     push_token(query, filter);
-    push_bounds(query, filter, page, parts);
+    let is_for_any_time = push_bounds(query, filter, page, parts);
 
     let direction = match page.order {
         EventOrder::Asc => "ASC",
@@ -129,7 +129,8 @@ pub fn push_select(
     }
     // Which of two narrows more differs by their values.
     let (by_client, by_kind) = (filter.client.is_some(), filter.kind.is_some());
-    parts.is_some() || users.is_none() && filter.request_id.is_none() && !(by_client && by_kind)
+    let is_for_any = users.is_none() && filter.request_id.is_none() && !(by_client && by_kind);
+    parts.is_some() || is_for_any && is_for_any_time
 }
 
 impl EventFilter {
@@ -241,13 +242,18 @@ fn push_token(query: &mut QueryBuilder<Postgres>, filter: &EventFilter) {
     }
 }
 
-/// Where the page begins and ends: in time, and after the last event of the one before.
+/// Where the page begins and ends: in time, and after the last event of the one before; returns whether
+/// a plan may be kept.
+///
+/// Of what lies between two times that it does not know, a plan that is kept expects a two-hundredth of
+/// all, and sorts what it finds instead of going along an index. So where both are given the plan is made
+/// for them; by parts, the far one is said of rows alone.
 fn push_bounds(
     query: &mut QueryBuilder<Postgres>,
     filter: &EventFilter,
     page: EventPage,
     parts: Option<&'static str>,
-) {
+) -> bool {
     let before_all_at = |time: DateTime<Utc>| (time, Uuid::nil());
     let after_in = |way| page.after.filter(|_| page.order == way);
     let from = filter.from.map(before_all_at);
@@ -255,11 +261,14 @@ fn push_bounds(
     let to = filter.to.map(before_all_at).into_iter();
     let end = to.chain(after_in(EventOrder::Desc)).min();
     let from_operator = if start == from { ">=" } else { ">" };
-    for (bound, operator, unbounded) in [
-        (start, from_operator, "'-infinity'"),
-        (end, "<", "'infinity'"),
+    let is_asc = page.order == EventOrder::Asc;
+    let has_both = start.is_some() && end.is_some();
+    for (bound, operator, unbounded, is_near) in [
+        (start, from_operator, "'-infinity'", is_asc),
+        (end, "<", "'infinity'", !is_asc),
     ] {
-        if let Some((at, id)) = bound {
+        let is_of_time = is_near || parts.is_none() || !has_both;
+        if let (Some((at, id)), true) = (bound, is_of_time) {
             // On the time alone, which rules out months. Of a moment it says all; said twice, it would
             // be expected to leave so little that the planner would look at each moment anew.
             let is_moment = parts.is_none() && id.is_nil() && operator != ">";
@@ -288,6 +297,7 @@ fn push_bounds(
         };
         query.push(")");
     }
+    parts.is_some() || !has_both
 }
 
 /// Appends the statement that puts a reading on record and returns its time.
