@@ -243,11 +243,8 @@ fn push_token(query: &mut QueryBuilder<Postgres>, filter: &EventFilter) {
 }
 
 /// Where the page begins and ends: in time, and after the last event of the one before; returns whether
-/// a plan may be kept.
-///
-/// Of what lies between two times that it does not know, a plan that is kept expects a two-hundredth of
-/// all, and sorts what it finds instead of going along an index. So where both are given the plan is made
-/// for them; by parts, the far one is said of rows alone.
+/// a plan does for other times, too. Between two that it does not know it would expect a two-hundredth
+/// of all, and sort what it finds instead of going along an index.
 fn push_bounds(
     query: &mut QueryBuilder<Postgres>,
     filter: &EventFilter,
@@ -261,14 +258,11 @@ fn push_bounds(
     let to = filter.to.map(before_all_at).into_iter();
     let end = to.chain(after_in(EventOrder::Desc)).min();
     let from_operator = if start == from { ">=" } else { ">" };
-    let is_asc = page.order == EventOrder::Asc;
-    let has_both = start.is_some() && end.is_some();
-    for (bound, operator, unbounded, is_near) in [
-        (start, from_operator, "'-infinity'", is_asc),
-        (end, "<", "'infinity'", !is_asc),
+    for (bound, operator, unbounded) in [
+        (start, from_operator, "'-infinity'"),
+        (end, "<", "'infinity'"),
     ] {
-        let is_of_time = is_near || parts.is_none() || !has_both;
-        if let (Some((at, id)), true) = (bound, is_of_time) {
+        if let Some((at, id)) = bound {
             // On the time alone, which rules out months. Of a moment it says all; said twice, it would
             // be expected to leave so little that the planner would look at each moment anew.
             let is_moment = parts.is_none() && id.is_nil() && operator != ">";
@@ -297,7 +291,7 @@ fn push_bounds(
         };
         query.push(")");
     }
-    parts.is_some() || !has_both
+    start.is_none() || end.is_none()
 }
 
 /// Appends the statement that puts a reading on record and returns its time.

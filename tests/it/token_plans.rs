@@ -27,7 +27,7 @@ const SEED: &str = "
     SELECT user_id, country, bank, access, id, ends_at FROM tokens WHERE user_id = 'busy';
     VACUUM tokens; VACUUM slots; ANALYZE tokens; ANALYZE slots;";
 
-/// Ten times as often as a plan is made anew before one may be kept.
+/// Half of it is still more often than a plan is made anew before one may be kept.
 const TIMES: i64 = 50;
 
 async fn busy_tokens(db: &PgPool) -> Vec<(Uuid, String, DateTime<Utc>)> {
