@@ -15,20 +15,21 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::auth::RateLimit;
-use crate::api::health::DatabaseCheck;
-use crate::api::metrics::Figures;
-use crate::api::{self, ApiState, ServerHandle};
+pub use crate::api::openapi_document;
+use crate::api::state::rate_limit::RateLimit;
+use crate::api::state::{ApiState, DatabaseCheck, Figures};
+use crate::api::{self, ServerHandle};
+use crate::auth::Clients;
 use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig};
 use crate::crypto::KeyRing;
-use crate::db::audit::AuditConnection;
+use crate::db::clock::DatabaseClock;
+use crate::db::handouts::AuditConnection;
 use crate::db::{Database, partitions, schema};
+use crate::jobs::cleanup::{Cleaner, Retention};
+use crate::jobs::denials::Denials;
 use crate::metrics::Families;
 use crate::upstream::{Upstream, UpstreamSettings};
-use crate::vending::cleanup::{Cleaner, Retention};
-use crate::vending::clock::DatabaseClock;
-use crate::vending::denials::Denials;
-use crate::vending::handout::Handouts;
+use crate::vending::handout_writer::Handouts;
 use crate::vending::{VendingSettings, Vendor};
 
 /// How long the connections to the database may take to close; a hanging one would hold up the end.
@@ -117,6 +118,7 @@ impl Service {
         let stopping = Arc::new(AtomicBool::new(false));
         let state = ApiState {
             vendor,
+            clients: Clients::new(db.clone(), clock),
             db: db.clone(),
             standby,
             cleaner: cleaner.clone(),

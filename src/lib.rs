@@ -41,8 +41,8 @@
 //! Ending tokens: `api::invalidation` → [`vending::invalidation`] → [`db::invalidation`]. Reading the
 //! trail: `api::audit` → [`db::events`], whose statement ([`db::event_page`]) puts the reading on record
 //! too. The same for people's eyes: `api::console`, whose figures over time the cleanup counts into
-//! [`db::overview`]. Refused calls: [`vending::denials`]. Clearing away: [`vending::cleanup`], for the schedule, the call and the
-//! command. New keys: [`vending::rotation`]. The OpenAPI document, made from the route table: `api::openapi`.
+//! [`db::overview`]. Refused calls: [`jobs::denials`]. Clearing away: [`jobs::cleanup`], for the schedule, the call and the
+//! command. New keys: [`jobs::key_rotation`]. The OpenAPI document, made from the route table: `api::openapi`.
 //!
 //! # The rules
 //!
@@ -55,14 +55,15 @@
 
 pub mod api;
 pub mod app;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod crypto;
 pub mod db;
-pub mod local_postgres;
+pub mod dev;
+pub mod jobs;
 pub mod metrics;
 pub mod model;
-pub mod sandbox;
 pub mod telemetry;
 pub mod upstream;
 pub mod vending;

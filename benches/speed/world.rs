@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use nix::unistd::chown;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use token_vendor::local_postgres::{self, LocalPostgres, LocalPostgresOptions};
+use token_vendor::dev::postgres::{self, LocalPostgres, LocalPostgresOptions};
 
 use crate::huge_pages::{self, HugePages};
 use crate::process::{Server, command, free_addr, unprivileged};
@@ -84,8 +84,8 @@ impl Scale {
 impl World {
     pub async fn start(folder: &Path, scale: Scale, wants_huge_pages: bool) -> Result<World> {
         fs::create_dir_all(folder.join("log"))?;
-        let data_dir = local_postgres::default_data_dir("bench");
-        local_postgres::remove(&data_dir)?;
+        let data_dir = postgres::default_data_dir("bench");
+        postgres::remove(&data_dir)?;
         let huge_pages = if wants_huge_pages {
             HugePages::reserve(HUGE_PAGES)
         } else {
@@ -263,6 +263,6 @@ impl World {
 
     pub async fn stop(self) -> Result<()> {
         self.postgres.stop().await?;
-        local_postgres::remove(&self.data_dir)
+        postgres::remove(&self.data_dir)
     }
 }

@@ -3,20 +3,16 @@
 use actix_web::{FromRequest, Handler, HttpRequest, Resource, Responder, guard, web};
 use uuid::Uuid;
 
-use super::ApiState;
-use super::auth::{Permit, RequiredScope};
-use super::body::Body;
-use super::problem::{Problem, ProblemKind};
+use crate::api::extract::authorization::{Permit, RequiredScope};
+use crate::api::extract::body::Body;
+use crate::api::middleware::request_context::Route;
+use crate::api::problem::{Problem, ProblemKind};
 use crate::model::{FailureKind, Scope};
 
 /// A segment that is a UUID; any other makes a path that is not there, before anyone is asked who
 /// they are.
 const UUID_SEGMENT: &str =
     "{id:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}}";
-
-/// A path of the table, as logs name it.
-#[derive(Clone, Copy)]
-pub struct Route(pub &'static str);
 
 /// A path with its handlers.
 pub struct Path {
@@ -167,7 +163,7 @@ pub trait Described {
 }
 
 impl Described for HttpRequest {}
-impl Described for web::Data<ApiState> {}
+impl<T: 'static> Described for web::Data<T> {}
 
 impl<S: RequiredScope> Described for Permit<S> {
     fn describe(operation: &mut Operation) {

@@ -9,13 +9,13 @@ use uuid::Uuid;
 
 use super::client::{actor, connect};
 use super::{CliError, start_logs};
-use crate::api::event_rows::EventFormat;
-use crate::api::moment;
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::DbError;
+use crate::db::audit_events::{EventPages, insert_reading};
 use crate::db::event_page::{EventFilter, Reading};
-use crate::db::events::{EventPages, insert_reading};
 use crate::db::schema;
+use crate::model::event_format::EventFormat;
+use crate::model::time::parse_timestamp;
 use crate::model::{EventKind, EventRef};
 
 #[derive(Debug, clap::Subcommand)]
@@ -140,7 +140,7 @@ impl Drop for Progress {
 }
 
 fn time(text: &str) -> Result<DateTime<Utc>, &'static str> {
-    moment(text)
+    parse_timestamp(text)
         .map_err(|_| "must be an RFC 3339 time with its offset, as 2026-11-22T11:39:08+02:00")
 }
 

@@ -11,9 +11,9 @@ use super::{CliError, print_json, start_logs, told_to_stop};
 use crate::app::retention;
 use crate::config::{CleanupCommandConfig, Flags, Source};
 use crate::db::{Database, schema};
+use crate::jobs::cleanup::{Cleaner, Run};
 use crate::metrics::Families;
 use crate::model::Origin;
-use crate::vending::cleanup::{Cleaner, Run};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Cleanup {

@@ -13,9 +13,9 @@ use crate::app::Service;
 use crate::config::{DevConfig, Flags, Source};
 use crate::db::clients::insert_client;
 use crate::db::{PgConnectOptions, schema};
-use crate::local_postgres::{self, LocalPostgres, LocalPostgresOptions, default_data_dir};
+use crate::dev::postgres::{self, LocalPostgres, LocalPostgresOptions, default_data_dir};
+use crate::dev::sandbox::{Sandbox, SandboxOptions};
 use crate::model::{Client, ScopeSet};
-use crate::sandbox::{Sandbox, SandboxOptions};
 
 /// Key and secret of the client, for everyone to know.
 const CLIENT: &str = "dev";
@@ -108,7 +108,7 @@ pub(super) async fn dev(dev: Dev) -> Result<(), CliError> {
 async fn start_postgres(data_dir: Option<PathBuf>, fresh: bool) -> Result<LocalPostgres, CliError> {
     let data_dir = data_dir.unwrap_or_else(|| default_data_dir("dev"));
     if fresh {
-        local_postgres::remove(&data_dir)?;
+        postgres::remove(&data_dir)?;
     }
     tracing::info!(folder = %data_dir.display(), "starting a private Postgres");
     let started = LocalPostgres::start(LocalPostgresOptions {

@@ -12,7 +12,7 @@ use super::client::{actor, connect, random};
 use super::{CliError, print, print_json, start_logs, told_to_stop};
 use crate::app::key_ring;
 use crate::config::{Flags, KeysCommandConfig, Source, is_key_id};
-use crate::vending::rotation::rotate_keys;
+use crate::jobs::key_rotation::rotate_keys;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum KeysCommand {

@@ -23,7 +23,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
 
-use crate::api::openapi_document;
+use crate::app::openapi_document;
 use crate::config::{ConfigError, DatabaseCommandConfig, Flags, LogFormat, Source};
 use crate::db::schema::{self, Unfit};
 use crate::telemetry::{self, Traces};

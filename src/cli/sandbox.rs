@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{CliError, start_logs, told_to_stop};
 use crate::config::{Flags, LogConfig, Source};
-use crate::sandbox::{Sandbox, SandboxOptions};
+use crate::dev::sandbox::{Sandbox, SandboxOptions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct SandboxCommand {

@@ -1,11 +1,12 @@
 //! Postgres: the only folder with SQL.
 
-pub mod audit;
+pub mod audit_events;
 pub mod budget;
 pub mod cleanup;
 pub mod clients;
+pub mod clock;
 pub mod event_page;
-pub mod events;
+pub mod handouts;
 pub mod invalidation;
 pub mod keys;
 pub mod mints;

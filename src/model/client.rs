@@ -1,8 +1,8 @@
 //! Who calls, and what they may do.
 
-use super::failure::from_names;
+use super::named_enum::named_enum;
 
-from_names! {
+named_enum! {
     /// A permission of an API key.
     pub enum Scope {
         /// Get a token.

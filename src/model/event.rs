@@ -1,15 +1,16 @@
 //! What is written to the audit trail.
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use serde::{Serialize, Serializer};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::combination::Access;
-use super::failure::from_names;
+use super::named_enum::named_enum;
+use super::time::serialize_time;
 
-from_names! {
+named_enum! {
     /// The kind of an audit event.
     pub enum EventKind {
         /// A token was minted, for the request named.
@@ -96,13 +97,4 @@ impl From<&EventRef<'_>> for AuditEvent {
             detail: event.detail.map(|detail| json!(detail)),
         }
     }
-}
-
-/// A time as chrono writes it, RFC 3339, but in one piece: JSON looks at each piece anew for what is
-/// to be escaped, and chrono's are characters.
-pub fn serialize_time<S: Serializer>(
-    time: &DateTime<Utc>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
 }

@@ -5,7 +5,10 @@
 pub mod client;
 pub mod combination;
 pub mod event;
+pub mod event_format;
 pub mod failure;
+pub(crate) mod named_enum;
+pub mod time;
 pub mod token;
 
 pub use client::{Caller, Client, Origin, Scope, ScopeSet};

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-use super::{Combination, failure::from_names};
+use super::{Combination, named_enum::named_enum};
 
 /// The bearer secret that the upstream minted. Redacted in `Debug`, wiped when dropped.
 #[derive(Clone)]
@@ -72,7 +72,7 @@ impl Serialize for Fingerprint {
     }
 }
 
-from_names! {
+named_enum! {
     /// Why a token was ended before its time.
     pub enum InvalidationReason {
         /// Its user has finished: the upstream takes it no more.

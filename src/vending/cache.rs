@@ -85,7 +85,7 @@ impl TokenCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vending::order::tests::{order, token};
+    use crate::vending::request::tests::{order, token};
 
     #[test]
     fn a_sweep_takes_what_has_ended_and_nothing_else() {

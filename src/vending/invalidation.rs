@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use super::Vendor;
+use super::issue::Vendor;
 use crate::db::invalidation::{end_token, end_tokens_of_user};
 use crate::db::tokens::{find_token, find_token_by_fingerprint, list_token_ids};
 use crate::model::{Caller, Failure, InvalidationReason, Token};

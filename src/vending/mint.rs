@@ -11,9 +11,10 @@ use tracing::{Instrument, error_span};
 use uuid::Uuid;
 
 use super::cache::CachedToken;
-use super::clock::STEP_TOLERANCE;
-use super::{Order, Parts};
+use super::context::Parts;
+use super::request::Order;
 use crate::db::budget::take_attempt;
+use crate::db::clock::STEP_TOLERANCE;
 use crate::db::mints::{
     CallSummary, Claim, Finish, Finished, Lease, claim_mint, fail_mint, finish_mint,
 };
@@ -57,7 +58,7 @@ pub(super) async fn claim_and_mint(
         caller: caller.clone(),
         now: slot.now,
         lease_until: slot.now + length,
-        fresh_until: slot.judged_at + parts.min_life(order),
+        fresh_until: slot.judged_at + order.min_life,
         renew_since: order.renew.then_some(slot.minted_seq),
     };
     let claimed_at = Instant::now();

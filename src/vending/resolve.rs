@@ -7,8 +7,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::sleep;
 
 use super::cache::CachedToken;
+use super::context::Parts;
 use super::mint::claim_and_mint;
-use super::{ForwardReason, Order, Parts};
+use super::request::{ForwardReason, Order};
 use crate::db::slots::{Slot, StoredToken, find_slot, point_slot};
 use crate::model::{Caller, Failure, FailureKind, Issued};
 
@@ -41,7 +42,7 @@ pub(super) async fn resolve(
     caller: Arc<Caller>,
 ) -> Result<Landed, Failure> {
     let started = Instant::now();
-    let min_life = TimeDelta::from_std(parts.min_life(&order)).unwrap_or_default();
+    let min_life = TimeDelta::from_std(order.min_life).unwrap_or_default();
     let (mut seen_seq, mut reason) = (None, None);
     while started.elapsed() < parts.settings.patience() {
         let read_at = Instant::now();
@@ -114,7 +115,7 @@ async fn read_slot(parts: &Parts, order: &Order) -> Result<Slot, Failure> {
     let (combination, floor, min_life) = (
         order.combination.clone(),
         parts.clock.floor(),
-        parts.min_life(order),
+        order.min_life,
     );
     let slot = parts
         .ask("read a slot", |pool| async move {
@@ -129,7 +130,7 @@ async fn point(parts: &Parts, order: &Order) -> Result<Option<StoredToken>, Fail
     let (combination, floor, min_life) = (
         order.combination.clone(),
         parts.clock.floor(),
-        parts.min_life(order),
+        order.min_life,
     );
     parts
         .ask("point a slot", |pool| async move {

@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Method;
 use serde_json::{Value, json};
-use token_vendor::sandbox;
+use token_vendor::dev::sandbox;
 use uuid::Uuid;
 
 use crate::support::{World, send};

@@ -7,10 +7,10 @@ use reqwest::Method;
 use serde_json::Value;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Postgres, QueryBuilder};
+use token_vendor::db::audit_events::{EventPages, read_events};
 use token_vendor::db::event_page::{
     EventFilter, EventOrder, EventPage, Reading, list_users, push_select,
 };
-use token_vendor::db::events::{EventPages, read_events};
 use token_vendor::model::EventKind;
 use uuid::Uuid;
 

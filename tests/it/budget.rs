@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use token_vendor::sandbox::Answer as Upstream;
+use token_vendor::dev::sandbox::Answer as Upstream;
 
 use crate::support::{Answer, Replica, World, eventually};
 

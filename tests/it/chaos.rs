@@ -6,7 +6,7 @@ use chrono::{TimeDelta, Utc};
 use futures_util::future::join_all;
 use sqlx::PgPool;
 use token_vendor::crypto::SealedToken;
-use token_vendor::db::audit::{HandoutRow, insert_handouts};
+use token_vendor::db::handouts::{HandoutRow, insert_handouts};
 use token_vendor::db::mints::{
     CallSummary, Claim, Finish, Lease, claim_mint, fail_mint, finish_mint,
 };

@@ -1,7 +1,7 @@
 //! `check`: what it prints, what it finds, and that it says what to do.
 
 use serde_json::json;
-use token_vendor::sandbox::Answer as Upstream;
+use token_vendor::dev::sandbox::Answer as Upstream;
 
 use crate::support::cluster::{create_empty_database, own_folder};
 use crate::support::{Ended, World, run};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use token_vendor::local_postgres;
+use token_vendor::dev::postgres;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 use tokio::time::timeout;
@@ -86,7 +86,7 @@ impl DataDir {
 
 impl Drop for DataDir {
     fn drop(&mut self) {
-        let _ = local_postgres::remove(&self.0);
+        let _ = postgres::remove(&self.0);
     }
 }
 

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
 use token_vendor::db::schema;
-use token_vendor::local_postgres::{LocalPostgres, LocalPostgresOptions};
+use token_vendor::dev::postgres::{LocalPostgres, LocalPostgresOptions};
 
 use crate::support::{Answer, World, cluster};
 

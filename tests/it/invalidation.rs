@@ -6,8 +6,8 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Executor;
+use token_vendor::dev::sandbox::Answer as Upstream;
 use token_vendor::model::Scope;
-use token_vendor::sandbox::Answer as Upstream;
 
 use crate::support::{Answer, Api, World};
 

@@ -3,25 +3,57 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which of our own parts each part may name; `main`, `cli` and `app` wire and see everything.
-const MAY_NAME: [(&str, &[&str]); 11] = [
+/// The folders of ours that each folder may import; `main` and `app` wire and import everything.
+const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("metrics", &[]),
     ("crypto", &["model"]),
     ("db", &["model", "crypto"]),
     ("upstream", &["model"]),
+    ("auth", &["model", "db"]),
+    ("jobs", &["model", "crypto", "db", "metrics"]),
     ("vending", &["model", "crypto", "db", "upstream", "metrics"]),
-    ("api", &["model", "db", "vending", "metrics"]),
+    (
+        "api",
+        &["model", "db", "auth", "jobs", "vending", "metrics"],
+    ),
     ("config", &["model"]),
     ("telemetry", &["config"]),
-    ("sandbox", &["model"]),
-    ("local_postgres", &[]),
+    ("dev", &["model"]),
+    (
+        "cli",
+        &[
+            "app",
+            "config",
+            "telemetry",
+            "jobs",
+            "db",
+            "upstream",
+            "crypto",
+            "model",
+            "metrics",
+            "dev",
+        ],
+    ),
 ];
 
-/// Which part alone may name a library.
-const BELONGS_TO: [(&str, &[&str]); 9] = [
-    ("actix_web::", &["api", "sandbox"]),
-    ("actix_http::", &["sandbox"]),
+/// The parts of `api`, lowest first: each imports only parts before it.
+const API_LEVELS: [&str; 9] = [
+    "problem",
+    "state",
+    "middleware",
+    "extract",
+    "routes",
+    "handlers",
+    "console",
+    "router",
+    "openapi",
+];
+
+/// The folders that may name each library.
+const LIBRARIES: [(&str, &[&str]); 9] = [
+    ("actix_web::", &["api", "dev"]),
+    ("actix_http::", &["dev"]),
     ("utoipa_swagger_ui::", &["api"]),
     ("askama::", &["api"]),
     ("reqwest::", &["upstream"]),
@@ -32,20 +64,19 @@ const BELONGS_TO: [(&str, &[&str]); 9] = [
 ];
 
 #[test]
-fn parts_name_only_what_is_below_them() {
+fn folders_import_only_folders_below_them() {
     let mut broken = Vec::new();
     for (file, part) in sources() {
-        let Some((_, allowed)) = MAY_NAME.iter().find(|(name, _)| *name == part) else {
+        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == part) else {
             continue;
         };
         for (number, line) in code(&file) {
-            for named in line.split("crate::").skip(1) {
-                let named: String = named
-                    .chars()
-                    .take_while(|character| character.is_alphanumeric() || *character == '_')
-                    .collect();
-                if named != part && !named.is_empty() && !allowed.contains(&named.as_str()) {
-                    broken.push(format!("{}:{number}: {part} names {named}", file.display()));
+            for named in names_after(&line, "crate::") {
+                if named != part && !allowed.contains(&named.as_str()) {
+                    broken.push(format!(
+                        "{}:{number}: {part} imports {named}",
+                        file.display()
+                    ));
                 }
             }
         }
@@ -54,11 +85,52 @@ fn parts_name_only_what_is_below_them() {
 }
 
 #[test]
-fn libraries_stay_in_their_part() {
+fn nothing_in_api_imports_upward() {
+    let api = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api");
+    let level = |part: &str| API_LEVELS.iter().position(|level| *level == part);
+    let mut broken = Vec::new();
+    for (file, _) in sources() {
+        let Ok(relative) = file.strip_prefix(&api) else {
+            continue;
+        };
+        let part = relative.iter().next().unwrap().to_string_lossy();
+        let part = part.trim_end_matches(".rs");
+        // `api/mod.rs` wires the parts.
+        if part == "mod" {
+            continue;
+        }
+        let own = level(part);
+        assert!(own.is_some(), "src/api/{part} has no level");
+        for (number, line) in code(&file) {
+            let imported = names_after(&line, "crate::api::");
+            for name in &imported {
+                if name != part && level(name) >= own {
+                    broken.push(format!(
+                        "{}:{number}: {part} imports {name}",
+                        file.display()
+                    ));
+                }
+            }
+            // A relative path leads out of its folder only with a second `super`.
+            if line.contains("super::super::")
+                || relative.iter().count() == 1 && line.contains("super::")
+            {
+                broken.push(format!(
+                    "{}:{number}: a relative import of another part",
+                    file.display()
+                ));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn libraries_stay_in_their_folder() {
     let mut broken = Vec::new();
     for (file, part) in sources() {
         for (number, line) in code(&file) {
-            for (library, parts) in BELONGS_TO {
+            for (library, parts) in LIBRARIES {
                 if line.contains(library) && !parts.contains(&part.as_str()) {
                     broken.push(format!(
                         "{}:{number}: {part} names {library}",
@@ -72,11 +144,25 @@ fn libraries_stay_in_their_part() {
 }
 
 #[test]
-fn the_rules_see_every_part() {
+fn the_rules_name_existing_folders() {
     let parts: Vec<String> = sources().into_iter().map(|(_, part)| part).collect();
-    for (part, _) in MAY_NAME {
+    for (part, _) in MAY_IMPORT {
         assert!(parts.iter().any(|seen| seen == part), "{part} is gone");
     }
+}
+
+/// The names that follow a path prefix in a line, one for each occurrence.
+fn names_after(line: &str, prefix: &str) -> Vec<String> {
+    let rest = line.split(prefix).skip(1);
+    let name = |rest: &str| -> String {
+        let is_part_of_name = |character: &char| character.is_alphanumeric() || *character == '_';
+        rest.chars().take_while(is_part_of_name).collect()
+    };
+    // An import of several parts in braces names none of them here: it is not allowed.
+    rest.inspect(|rest| assert!(!rest.starts_with('{'), "{line}: import one part a line"))
+        .map(name)
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 /// Every source file with the part that it belongs to; tests in their own files are not of the map.

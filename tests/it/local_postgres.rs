@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sqlx::{Connection, PgConnection};
 
-use token_vendor::local_postgres::{LocalPostgres, LocalPostgresOptions, remove};
+use token_vendor::dev::postgres::{LocalPostgres, LocalPostgresOptions, remove};
 
 /// A data folder of one test, in /tmp, where the server's user can reach it.
 struct TestDir(PathBuf);

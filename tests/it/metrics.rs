@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use reqwest::Method;
 use serde_json::json;
 use sqlx::Executor;
-use token_vendor::sandbox;
+use token_vendor::dev::sandbox;
 
 use crate::support::{Api, World, send_raw};
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use reqwest::Method;
 use serde_json::json;
+use token_vendor::dev::sandbox;
 use token_vendor::model::{FailureKind, Scope};
-use token_vendor::sandbox;
 
 use crate::support::document::{COMMITTED, check, document, example, mistakes, operations};
 use crate::support::{World, run, send};
@@ -32,7 +32,7 @@ async fn the_committed_document_is_what_the_code_makes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_and_the_route_table_have_the_same_paths() {
     let document = document();
-    let table = include_str!("../../src/api/mod.rs");
+    let table = include_str!("../../src/api/router.rs");
     let names = table
         .split("Path::new(\"")
         .skip(1)
@@ -68,7 +68,7 @@ async fn the_document_and_the_route_table_have_the_same_paths() {
 #[test]
 fn every_problem_of_the_code_is_listed_and_answered() {
     let document = document();
-    let source = include_str!("../../src/api/problem.rs");
+    let source = include_str!("../../src/api/problem/mod.rs");
     let rows = source
         .lines()
         .filter_map(|line| line.trim().split_once(" = (\"")?.1.split('"').next());

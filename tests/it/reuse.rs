@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use token_vendor::dev::sandbox;
 use token_vendor::model::Scope;
-use token_vendor::sandbox;
 use tokio::time::sleep;
 
 use crate::metrics::scrape;

@@ -7,7 +7,7 @@ use reqwest::header::{CONTENT_TYPE, DATE};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
-use token_vendor::sandbox::{Answer, Sandbox, SandboxOptions};
+use token_vendor::dev::sandbox::{Answer, Sandbox, SandboxOptions};
 
 use crate::support::eventually;
 

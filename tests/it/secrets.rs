@@ -8,8 +8,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::json;
+use token_vendor::dev::sandbox::Answer as Upstream;
 use token_vendor::model::Scope;
-use token_vendor::sandbox::Answer as Upstream;
 
 use crate::support::{ADMIN, Answer, Api, Process, World};
 

@@ -137,7 +137,7 @@ async fn what_takes_longer_than_the_shutdown_timeout_is_cut_off() {
             .await;
     world
         .sandbox
-        .set_default(token_vendor::sandbox::Answer::Hang);
+        .set_default(token_vendor::dev::sandbox::Answer::Hang);
     let api = Api::at(process.base.clone());
     let request = api.post("/bank/tokens/", &json!({"userId": "u"}));
     let caller = tokio::spawn(Answer::of(request));

@@ -3,7 +3,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use token_vendor::local_postgres::{LocalPostgres, LocalPostgresOptions};
+use token_vendor::dev::postgres::{LocalPostgres, LocalPostgresOptions};
 
 use crate::support::cluster::{create_empty_database, own_folder};
 use crate::support::{Api, Process, World, run};
@@ -71,7 +71,7 @@ async fn serve_refuses_a_server_without_fsync() {
         .await
         .refused(1, "fsync is off");
     postgres.stop().await.unwrap();
-    token_vendor::local_postgres::remove(&data_dir).unwrap();
+    token_vendor::dev::postgres::remove(&data_dir).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

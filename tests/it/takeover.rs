@@ -9,8 +9,8 @@ use nix::unistd::Pid;
 use serde_json::json;
 use sqlx::Executor;
 use token_vendor::db::mints::{Claim, claim_mint};
+use token_vendor::dev::sandbox::Answer as Upstream;
 use token_vendor::model::{Access, Caller, Combination};
-use token_vendor::sandbox::Answer as Upstream;
 use uuid::Uuid;
 
 use crate::support::{Answer, Api, Process, World};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{Executor, PgPool};
-use token_vendor::db::audit::{HandoutRow, insert_handouts};
 use token_vendor::db::cleanup::expire_tokens;
+use token_vendor::db::handouts::{HandoutRow, insert_handouts};
 use token_vendor::db::slots::find_slot;
 use token_vendor::db::tokens::{TokenFilter, list_tokens};
 use token_vendor::model::{Access, Caller, Combination};

@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use reqwest::Method;
 use serde_json::{Value, json};
-use token_vendor::sandbox;
+use token_vendor::dev::sandbox;
 
 use crate::support::{Answer, Api, Process, World, eventually};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use token_vendor::sandbox::Answer as Upstream;
+use token_vendor::dev::sandbox::Answer as Upstream;
 
 use crate::support::{Answer, World};
 use crate::upstream_faults::{FAILED, order, suffer, told};

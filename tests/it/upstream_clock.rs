@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::json;
-use token_vendor::sandbox::Answer as Upstream;
+use token_vendor::dev::sandbox::Answer as Upstream;
 
 use crate::support::World;
 

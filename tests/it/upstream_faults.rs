@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use token_vendor::sandbox::Answer as Upstream;
+use token_vendor::dev::sandbox::Answer as Upstream;
 
 use crate::support::{Api, World};
 

@@ -6,15 +6,15 @@ use askama::Template;
 use chrono::SubsecRound;
 use url::form_urlencoded::{Serializer, parse};
 
-use super::super::ApiState;
-use super::super::audit::read_events;
-use super::super::auth::{AuditRead, Permit};
-use super::super::event_query::ListEvents;
-use super::super::fault::Fault;
-use super::super::problem::{Problem, ProblemKind};
-use super::super::query::moment;
-use super::super::request_context::Outcome;
 use super::{page, text};
+use crate::api::extract::authorization::{AuditRead, Permit};
+use crate::api::extract::event_query::ListEvents;
+use crate::api::handlers::audit::read_events;
+use crate::api::middleware::request_context::Outcome;
+use crate::api::problem::field_error::Fault;
+use crate::api::problem::{Problem, ProblemKind};
+use crate::api::state::ApiState;
+use crate::model::time::parse_timestamp;
 use crate::model::{AuditEvent, EventKind, EventRef};
 
 /// The fields of a form as a browser sends them, made a query of the API's: it sends empty ones, too, and
@@ -62,7 +62,7 @@ struct AuditPage {
 impl AuditPage {
     /// A time as its field takes it: without an offset, and no finer than a millisecond.
     fn local(&self, name: &str) -> String {
-        let at = moment(self.fields.value(name)).ok();
+        let at = parse_timestamp(self.fields.value(name)).ok();
         at.map(|at| at.trunc_subsecs(3).format("%FT%T%.f").to_string())
             .unwrap_or_default()
     }

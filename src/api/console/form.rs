@@ -10,10 +10,10 @@ use actix_web::http::header::{self, HeaderName};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::super::ApiState;
-use super::super::auth::{Permit, note_denial};
-use super::super::only;
-use super::super::problem::{Problem, ProblemKind};
+use crate::api::extract::authorization::{Permit, note_denial};
+use crate::api::middleware::header::single_header;
+use crate::api::problem::{Problem, ProblemKind};
+use crate::api::state::ApiState;
 use crate::model::Client;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -37,7 +37,8 @@ pub fn check_site<S>(
     state: &ApiState,
     permit: &Permit<S>,
 ) -> Result<(), Problem> {
-    let text = |name| only(request.headers(), name).map(|line| line.to_str().unwrap_or_default());
+    let text =
+        |name| single_header(request.headers(), name).map(|line| line.to_str().unwrap_or_default());
     let is_ours = match (text(SEC_FETCH_SITE), text(header::ORIGIN)) {
         (Some(site), _) => site == "same-origin",
         (None, Some(origin)) => {

@@ -6,15 +6,15 @@ use askama::Template;
 use url::form_urlencoded::Serializer;
 use uuid::Uuid;
 
-use super::super::ApiState;
-use super::super::auth::{ConsoleInvalidate, Permit};
-use super::super::body::Body;
-use super::super::event_query::uuid;
-use super::super::fault::Faults;
-use super::super::fields;
-use super::super::problem::Problem;
-use super::super::query::parameters;
 use super::{form, page, see_other, text};
+use crate::api::extract::authorization::{ConsoleInvalidate, Permit};
+use crate::api::extract::body::Body;
+use crate::api::extract::event_query::uuid;
+use crate::api::extract::fields;
+use crate::api::extract::query::parameters;
+use crate::api::problem::Problem;
+use crate::api::problem::field_error::Faults;
+use crate::api::state::ApiState;
 use crate::db::tokens::{TokenFilter, find_token, list_tokens};
 use crate::model::{InvalidationReason, Token};
 

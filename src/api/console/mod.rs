@@ -21,8 +21,8 @@ pub use self::invalidation::{confirm_invalidation, invalidate};
 pub use self::overview::show_overview;
 pub use self::search::{look_up, show_search};
 pub use self::tokens::{show_token, show_user};
-use super::fault::Fault;
-use super::problem::Problem;
+use crate::api::problem::Problem;
+use crate::api::problem::field_error::Fault;
 
 /// The headers of every page: what it may load, who may frame it, where its forms may go.
 const SECURITY: [(HeaderName, &str); 3] = [

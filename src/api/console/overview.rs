@@ -7,14 +7,14 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::super::ApiState;
-use super::super::auth::{AuditRead, Permit};
-use super::super::metrics::look;
-use super::super::problem::Problem;
-use super::super::query::no_parameters;
 use super::{page, text};
+use crate::api::extract::authorization::{AuditRead, Permit};
+use crate::api::extract::query::no_parameters;
+use crate::api::problem::Problem;
+use crate::api::state::ApiState;
+use crate::api::state::look;
 use crate::db::overview::{Minute, list_minutes};
-use crate::vending::cleanup::Backlog;
+use crate::jobs::cleanup::Backlog;
 
 /// The minutes of a day.
 const DAY: i64 = 1440;

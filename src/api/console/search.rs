@@ -5,14 +5,14 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
 use percent_encoding::percent_decode_str;
 
-use super::super::ApiState;
-use super::super::auth::{AuditRead, Permit};
-use super::super::body::Body;
-use super::super::fields;
-use super::super::problem::Problem;
-use super::super::query::no_parameters;
-use super::super::request_context::Outcome;
 use super::{form, page, see_other};
+use crate::api::extract::authorization::{AuditRead, Permit};
+use crate::api::extract::body::Body;
+use crate::api::extract::fields;
+use crate::api::extract::query::no_parameters;
+use crate::api::middleware::request_context::Outcome;
+use crate::api::problem::Problem;
+use crate::api::state::ApiState;
 
 /// What the form with the token string does.
 const LOOK_UP: &str = "look up";

@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use super::{described, reference};
-use crate::api::event_query::MAX_NAME;
-use crate::api::event_rows::EventFormat;
-use crate::api::fields::{MAX_BANK, MAX_TOKEN_STRING, MAX_USER_ID};
-use crate::api::maintenance::{BATCH_SIZES, RUNTIMES};
-use crate::api::query::{DEFAULT_LIMIT, MAX_LIMIT};
-use crate::api::tokens::{DEFAULT_LIFETIME, LIFETIMES};
-use crate::vending::cleanup::Run;
+use crate::api::extract::event_query::MAX_NAME;
+use crate::api::extract::fields::{MAX_BANK, MAX_TOKEN_STRING, MAX_USER_ID};
+use crate::api::extract::query::{DEFAULT_LIMIT, MAX_LIMIT};
+use crate::api::handlers::maintenance::{BATCH_SIZES, RUNTIMES};
+use crate::api::handlers::tokens::{DEFAULT_LIFETIME, LIFETIMES};
+use crate::jobs::cleanup::Run;
+use crate::model::event_format::EventFormat;
 
 /// The schema of the member or query parameter of that name. One that is missing fails the test of
 /// the document.

@@ -10,12 +10,21 @@ mod operations;
 mod parts;
 mod schemas;
 
+use std::sync::LazyLock;
+
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
+
+use crate::api::router;
+
+/// The document as JSON.
+pub static DOCUMENT: LazyLock<Bytes> =
+    LazyLock::new(|| Bytes::from(document().to_string().into_bytes()));
 
 /// The document.
 pub fn document() -> Value {
     let (mut paths, mut responses) = (Map::new(), Map::new());
-    for path in super::paths() {
+    for path in router::paths() {
         let operations: Map<_, _> = path
             .operations()
             .map(|(method, operation)| {

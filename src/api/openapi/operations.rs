@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::reference;
-use crate::api::event_query::{EXPORT, LIST};
+use crate::api::extract::event_query::{EXPORT, LIST};
+use crate::api::handlers::tokens::FILTER;
 use crate::api::problem::ProblemKind;
 use crate::api::routes::Operation;
-use crate::api::tokens::FILTER;
 use crate::model::FailureKind as F;
 
 /// An Operation Object in part: its parameters and problems are names.

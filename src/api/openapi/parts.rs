@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 use super::members::{member, request_id};
 use super::schemas::{event, token};
 use super::{described, reference};
-use crate::api::event_query::{EXPORT, LIST};
+use crate::api::extract::event_query::{EXPORT, LIST};
+use crate::api::handlers::tokens::FILTER;
 use crate::api::problem::ProblemKind;
-use crate::api::tokens::FILTER;
 use crate::model::FailureKind;
 
 /// What a request says beside its body.

@@ -4,10 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::members::{meanings, member};
 use super::reference;
-use crate::api::invalidation::{LOOKUP, REASON};
-use crate::api::maintenance::RUN;
+use crate::api::handlers::invalidation::{LOOKUP, REASON};
+use crate::api::handlers::maintenance::RUN;
+use crate::api::handlers::tokens::{ACCESS, ORDER};
 use crate::api::problem::ProblemKind;
-use crate::api::tokens::{ACCESS, ORDER};
 use crate::model::{Country, EventKind, InvalidationReason};
 
 fn nullable(mut schema: Value) -> Value {

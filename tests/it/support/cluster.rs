@@ -8,7 +8,7 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use sqlx::{Connection, Executor, PgConnection};
 use token_vendor::db::schema;
-use token_vendor::local_postgres::{self, LocalPostgres, LocalPostgresOptions};
+use token_vendor::dev::postgres::{self, LocalPostgres, LocalPostgresOptions};
 use tokio::sync::OnceCell;
 
 const FOLDERS: &str = "token-vendor-test-";
@@ -93,7 +93,7 @@ fn remove_leftovers(own: &std::path::Path) {
             .and_then(|rest| rest.split('-').next());
         let of = of.and_then(|pid| pid.parse().ok()).map(Pid::from_raw);
         if path != own && of.is_none_or(|pid| kill(pid, None).is_err()) {
-            let _ = local_postgres::remove(&path);
+            let _ = postgres::remove(&path);
         }
     }
 }

@@ -14,8 +14,8 @@ use sqlx::{AssertSqlSafe, PgPool};
 use token_vendor::app::Service;
 use token_vendor::config::{CommandConfig, Config, Source};
 use token_vendor::db::clients::insert_client;
+use token_vendor::dev::sandbox::{Sandbox, SandboxOptions};
 use token_vendor::model::{Client, Scope, ScopeSet};
-use token_vendor::sandbox::{Sandbox, SandboxOptions};
 
 use super::answer::Answer;
 use super::cluster::create_database;

@@ -1,0 +1,148 @@
+//! Request directives of `Cache-Control` (RFC 9111 §5.2.1) and `Cache-Status` (RFC 9211).
+
+use std::borrow::Cow;
+
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
+
+use crate::api::problem::field_error::Faults;
+use crate::vending::{ForwardReason, Source, Vended};
+
+const NAME: &str = "Cache-Control";
+
+/// The directives that mean something here.
+#[derive(Default)]
+pub struct Directives {
+    /// `min-fresh`: seconds of life that the caller insists on.
+    pub min_fresh: Option<i32>,
+    /// `no-cache`: the caller would rather have a new token.
+    pub no_cache: bool,
+}
+
+impl Directives {
+    /// Reads every line of the field, noting what is wrong with `min-fresh`; other directives are
+    /// ignored, whatever they say. A lifetime of `None` bounds nothing.
+    pub fn read(headers: &HeaderMap, lifetime: Option<i32>, faults: &mut Faults) -> Self {
+        let mut directives = Directives::default();
+        for line in headers.get_all(header::CACHE_CONTROL) {
+            for element in elements(&String::from_utf8_lossy(line.as_bytes())) {
+                let (name, argument) = match element.split_once('=') {
+                    Some((name, argument)) => (name.trim_end(), Some(argument.trim_start())),
+                    None => (element, None),
+                };
+                if name.eq_ignore_ascii_case("no-cache") {
+                    directives.no_cache = true;
+                } else if name.eq_ignore_ascii_case("min-fresh") {
+                    match argument.and_then(delta_seconds) {
+                        None => faults.header(NAME, "min-fresh takes a number of seconds"),
+                        seconds if directives.min_fresh.is_none() => directives.min_fresh = seconds,
+                        seconds if directives.min_fresh == seconds => {}
+                        _ => faults.header(NAME, "min-fresh is there twice, with two values"),
+                    }
+                }
+            }
+        }
+        if let (Some(min_fresh), Some(lifetime)) = (directives.min_fresh, lifetime)
+            && min_fresh > lifetime
+        {
+            faults.header(NAME, "min-fresh is over the lifetime that is asked for");
+        }
+        directives
+    }
+}
+
+/// The elements of a list (RFC 9110 §5.6.1), empty ones left out. A comma inside a quoted string
+/// separates nothing.
+fn elements(line: &str) -> impl Iterator<Item = &str> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    line.split(move |character| {
+        match character {
+            _ if is_escaped => is_escaped = false,
+            '\\' if is_quoted => is_escaped = true,
+            '"' => is_quoted = !is_quoted,
+            ',' => return !is_quoted,
+            _ => {}
+        }
+        false
+    })
+    .map(str::trim)
+    .filter(|element| !element.is_empty())
+}
+
+/// A number of seconds (RFC 9111 §1.2.2), as a token or, as §5.2 asks of recipients, quoted. What
+/// is too large to count is the largest that can be.
+fn delta_seconds(argument: &str) -> Option<i32> {
+    let digits: Cow<'_, str> = match argument.strip_prefix('"') {
+        None => argument.into(),
+        Some(rest) => rest.strip_suffix('"')?.replace('\\', "").into(),
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| digits.parse().unwrap_or(i32::MAX))
+}
+
+/// How the token was come by, as `Cache-Status` says it.
+pub fn cache_status(vended: &Vended) -> HeaderValue {
+    let text = match vended.source {
+        Source::Hit => format!("token-vendor; hit; ttl={}", vended.expires_in),
+        Source::Forwarded {
+            reason,
+            stored,
+            collapsed,
+        } => {
+            let reason = match reason {
+                ForwardReason::UriMiss => "uri-miss",
+                ForwardReason::Stale => "stale",
+                ForwardReason::Request => "request",
+            };
+            let stored = if stored { "; stored" } else { "" };
+            let collapsed = if collapsed { "; collapsed" } else { "" };
+            format!("token-vendor; fwd={reason}{stored}{collapsed}")
+        }
+    };
+    HeaderValue::try_from(text).expect("ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `min-fresh`, `no-cache` and how many faults they have.
+    fn read(lines: &str) -> (Option<i32>, bool, usize) {
+        let mut headers = HeaderMap::new();
+        for line in lines.split(" | ") {
+            let value = HeaderValue::from_str(line).unwrap();
+            headers.append(header::CACHE_CONTROL, value);
+        }
+        let mut faults = Faults::default();
+        let directives = Directives::read(&headers, Some(3600), &mut faults);
+        let faults = faults.into_vec().len();
+        (directives.min_fresh, directives.no_cache, faults)
+    }
+
+    #[test]
+    fn directives_are_read_as_rfc_9111_has_them() {
+        for (lines, min_fresh, no_cache) in [
+            ("", None, false),
+            ("max-age=0, only-if-cached, x=\"min-fresh=x\"", None, false),
+            ("min-fresh=0", Some(0), false),
+            ("MIN-FRESH=\"3600\"", Some(3600), false),
+            ("no-cache | min-fresh=7", Some(7), true),
+            (
+                ", ,No-Cache=\"a, min-fresh=9\",,min-fresh=007",
+                Some(7),
+                true,
+            ),
+            ("min-fresh=7,min-fresh=7 | min-fresh=\"7\"", Some(7), false),
+            ("x=\"\\\", no-cache\"", None, false),
+            ("x=\"unterminated, no-cache", None, false),
+        ] {
+            assert_eq!(read(lines), (min_fresh, no_cache, 0), "{lines}");
+        }
+        for bad in [
+            "", "=", "=abc", "=-1", "=+1", "=1.5", "=3601", "=\"5", "=\"\"", "=5 6",
+        ] {
+            assert_eq!(read(&format!("min-fresh{bad}")).2, 1, "{bad}");
+        }
+        assert_eq!(read("min-fresh=99999999999999999999").2, 1);
+        assert_eq!(read("min-fresh=5, min-fresh=6").2, 1);
+    }
+}

@@ -1,0 +1,10 @@
+//! Reads requests: who calls, headers, query strings and bodies.
+
+pub mod authorization;
+pub mod body;
+pub mod cache_control;
+pub mod cursor;
+pub mod event_query;
+pub mod fields;
+pub mod json;
+pub mod query;

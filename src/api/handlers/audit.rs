@@ -1,0 +1,173 @@
+//! `/audit/events`: the trail, by page and as a whole. Each reading is in it.
+
+use actix_web::http::header::{
+    self, ContentDisposition, ContentType, DispositionParam, DispositionType,
+};
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use serde_json::json;
+
+use crate::api::extract::authorization::{AuditRead, Permit};
+use crate::api::extract::cursor::Cursor;
+use crate::api::extract::event_query::{ExportEvents, ListEvents};
+use crate::api::problem::Problem;
+use crate::api::state::ApiState;
+use crate::db::audit_events::{self, EventPages, insert_reading};
+use crate::db::event_page::{EventPage, Reading};
+use crate::db::{Database, DbError};
+use crate::model::event_format::{EventFormat, push_json};
+use crate::model::{Caller, EventRef};
+
+/// `GET /audit/events`: events that match, a page at a time. It reads as any
+/// [`PageView`](super::token_view::PageView), its items written from their rows.
+pub async fn list_events(
+    permit: Permit<AuditRead>,
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    let list = ListEvents::from_query(request.query_string())?;
+    let take = |items: &mut Vec<u8>, event: &EventRef<'_>| {
+        if !items.is_empty() {
+            items.push(b',');
+        }
+        push_json(items, event);
+    };
+    let (items, next_cursor) = read_events(&state, &list, permit.into_caller(), take).await?;
+    let next_cursor = json!(next_cursor).to_string();
+    let page: [&[u8]; 5] = [
+        b"{\"items\":[",
+        &items,
+        b"],\"nextCursor\":",
+        next_cursor.as_bytes(),
+        b"}",
+    ];
+    Ok(HttpResponse::Ok()
+        .content_type(ContentType::json())
+        .body(page.concat()))
+}
+
+/// Reads a page of events, each taken as it comes; also returns the cursor of the next page. That
+/// they were read is on record by then.
+pub async fn read_events<T: Default + Send + 'static>(
+    state: &ApiState,
+    list: &ListEvents,
+    caller: Caller,
+    take: fn(&mut T, &EventRef<'_>),
+) -> Result<(T, Option<String>), Problem> {
+    let mut filter = list.filter.clone();
+    // A walk ends where it began: the readings that it leaves behind itself would go on for ever.
+    let until = list.after.and_then(|cursor| cursor.until);
+    filter.to = filter.to.into_iter().chain(until).min();
+    let limit = i64::from(list.limit);
+    let page = EventPage {
+        order: list.order,
+        after: list.after.map(|cursor| (cursor.at, cursor.id)),
+        limit: limit + 1,
+    };
+    let reading = Reading {
+        caller: Some(caller),
+        detail: json!({"filter": list.filter, "order": list.order, "limit": list.limit}),
+    };
+    let primary = state.standby.is_some().then(|| state.db.pool().clone());
+    let read = state.reads().run(move |pool| async move {
+        let mut connection = pool.acquire().await?;
+        let (mut taken, mut count, mut last) = (T::default(), 0, None);
+        let take = |event: &EventRef<'_>| {
+            count += 1;
+            if count <= limit {
+                take(&mut taken, event);
+                last = Some((event.occurred_at, event.id));
+            }
+        };
+        // On record before it goes out: with the page, or where that is read from a standby, after it.
+        let with_it = primary.is_none().then_some(&reading);
+        let mut read_at =
+            audit_events::read_events(&mut connection, &filter, page, with_it, take).await?;
+        if let Some(primary) = primary {
+            connection = primary.acquire().await?;
+            read_at = Some(insert_reading(&mut connection, &reading).await?);
+        }
+        Ok((taken, last.filter(|_| count > limit), read_at))
+    });
+    let (taken, last, read_at) = read.await?;
+    let next = last.map(|(at, id)| {
+        list.cursor(Cursor {
+            at,
+            id,
+            until: until.or(read_at),
+        })
+    });
+    Ok((taken, next))
+}
+
+/// `GET /audit/events/export`: every event that matches, oldest first, as a stream that ends with
+/// its last chunk or is cut off. It is on record before its first byte.
+pub async fn export_events(
+    permit: Permit<AuditRead>,
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    let ExportEvents { mut filter, format } = ExportEvents::from_query(request.query_string())?;
+    let reading = Reading {
+        caller: Some(permit.into_caller()),
+        detail: json!({"filter": filter, "format": format}),
+    };
+    let record = state.db.run(|pool| async move {
+        let mut connection = pool.acquire().await?;
+        insert_reading(&mut connection, &reading).await
+    });
+    let read_at = record.await?;
+    filter.to = filter.to.or(Some(read_at));
+
+    let mut rest = Box::pin(chunks(
+        state.reads().clone(),
+        EventPages::new(filter),
+        format,
+    ));
+    // With the first page in hand: a database that is down is a 503 and no broken stream.
+    let first = rest.try_next().await?;
+    let head = format
+        .head()
+        .map(|head| Bytes::from_static(head.as_bytes()));
+    let body = stream::iter(head.into_iter().chain(first).map(Ok)).chain(rest);
+    Ok(HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, format.media_type()))
+        .insert_header(ContentDisposition {
+            disposition: DispositionType::Attachment,
+            parameters: vec![DispositionParam::Filename(format!("audit-events.{format}"))],
+        })
+        .streaming(body))
+}
+
+/// Bytes that a page of an export usually stays below.
+const CHUNK: usize = 1 << 20;
+
+/// A chunk for each page, none of them empty: an empty one would end the body. A page is read while
+/// the one before it is sent.
+fn chunks(
+    reads: Database,
+    pages: EventPages,
+    format: EventFormat,
+) -> impl Stream<Item = Result<Bytes, DbError>> {
+    let read = move |mut pages: EventPages| {
+        reads.run(move |pool| async move {
+            let mut rows = Vec::with_capacity(CHUNK);
+            let push = |event: &EventRef<'_>| format.push(&mut rows, event);
+            pages.read_next(&pool, push).await?;
+            Ok((Bytes::from(rows), pages))
+        })
+    };
+    let first = read(pages);
+    stream::try_unfold(first, move |reading| {
+        let read = read.clone();
+        async move {
+            let (rows, pages) = reading.await?;
+            if rows.is_empty() {
+                return Ok(None);
+            }
+            Ok(Some((rows, read(pages))))
+        }
+    })
+    .inspect_err(|error: &DbError| tracing::error!(%error, "an export of the trail failed"))
+}

@@ -1,0 +1,53 @@
+//! `GET /metrics`: what Prometheus scrapes.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use futures_util::future::join;
+
+use crate::api::extract::query::no_parameters;
+use crate::api::problem::Problem;
+use crate::api::state::ApiState;
+use crate::api::state::look;
+
+/// `GET /metrics`: the metrics of this replica, and those that the database has for all of them;
+/// what it does not tell at the moment is NaN.
+pub async fn get_metrics(
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    no_parameters(request.query_string())?;
+    state.vendor.measure();
+    let metrics = &state.metrics;
+    let pool = state.db.pool();
+    let (all, idle) = (u64::from(pool.size()), pool.num_idle() as u64);
+    let connections = &metrics.database_connections;
+    connections.with_label_values(&["idle"]).set(idle);
+    let used = connections.with_label_values(&["used"]);
+    used.set(all.saturating_sub(idle));
+
+    let health = state.database_check.latest_health(&state.db);
+    let (figures, health) = join(look(&state), health).await;
+    metrics.database_up.set(u64::from(figures.is_some()));
+    let (budget, overdue, oldest, succeeded) = match figures {
+        None => (f64::NAN, f64::NAN, f64::NAN, f64::NAN),
+        Some((budget, backlog)) => {
+            let seconds = |at: chrono::DateTime<_>| at.timestamp_millis() as f64 / 1000.0;
+            (
+                budget.map_or(f64::INFINITY, f64::from),
+                backlog.overdue_tokens as f64,
+                backlog.oldest_overdue.map_or(0.0, seconds),
+                backlog.last_success_at.map_or(0.0, seconds),
+            )
+        }
+    };
+    metrics.upstream_budget_remaining.set(budget);
+    metrics.cleanup_overdue_tokens.set(overdue);
+    metrics.cleanup_oldest_overdue_timestamp_seconds.set(oldest);
+    metrics
+        .cleanup_last_success_timestamp_seconds
+        .set(succeeded);
+    let ahead = health.map_or(f64::NAN, |health| f64::from(health.partitions_ahead));
+    metrics.audit_partitions_ahead_months.set(ahead);
+    Ok(HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .body(metrics.encode()))
+}

@@ -1,0 +1,10 @@
+//! The handlers of the API, a file for each group of paths.
+
+pub mod audit;
+pub mod docs;
+pub mod health;
+pub mod invalidation;
+pub mod maintenance;
+pub mod metrics;
+pub mod token_view;
+pub mod tokens;

@@ -1,0 +1,242 @@
+//! `/bank/tokens/`: get a token, read records.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use actix_web::http::header::{self, ContentType, HeaderName};
+use actix_web::{HttpRequest, HttpResponse, web};
+use uuid::Uuid;
+
+use super::token_view::{PageView, RecordView, TokenView, outcome};
+use crate::api::extract::authorization::{Permit, TokensIssue, TokensRead};
+use crate::api::extract::body::Body;
+use crate::api::extract::cache_control::{Directives, cache_status};
+use crate::api::extract::cursor::Cursor;
+use crate::api::extract::fields;
+use crate::api::extract::json::{Json, members};
+use crate::api::extract::query::{self, no_parameters, parameters};
+use crate::api::middleware::request_context::Outcome;
+use crate::api::problem::Problem;
+use crate::api::problem::field_error::Faults;
+use crate::api::state::ApiState;
+use crate::db::Database;
+use crate::db::tokens::{TokenFilter, find_token, list_tokens as list_records};
+use crate::model::{Access, Combination, Scope, Token};
+use crate::vending::{Order, Vended};
+
+/// The members of a request for a token.
+pub const ORDER: [&str; 5] = ["userId", "lifetime", "country", "bank", "access"];
+
+/// The members of its access.
+pub const ACCESS: [&str; 3] = ["accounts", "balances", "transactions"];
+
+/// The parameters of the list.
+pub const FILTER: [&str; 8] = [
+    "userId", "country", "bank", "isValid", "from", "to", "limit", "cursor",
+];
+
+/// Seconds of life that may be asked for.
+pub const LIFETIMES: RangeInclusive<i32> = 0..=2_592_000;
+
+/// The life of a token whose request does not say, in seconds.
+pub const DEFAULT_LIFETIME: i32 = 3600;
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// `POST /bank/tokens/`: a token of the combination; 201 for the request that had it minted, 200
+/// for every other.
+pub async fn issue_token(
+    permit: Permit<TokensIssue>,
+    request: HttpRequest,
+    body: Body,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    let document = body.read().await?;
+    let may_renew = permit.also(Scope::TokensRenew);
+    let order = read_order(document, &request, may_renew, state.vendor.min_remaining())?;
+    let vended = state.vendor.issue(order, permit.into_caller()).await?;
+    Ok(answer_token(&vended, &state.verification_base_url))
+}
+
+/// Reads all that a request for a token says, and names all that is wrong with it at once.
+fn read_order(
+    document: Json,
+    request: &HttpRequest,
+    may_renew: bool,
+    min_remaining: Duration,
+) -> Result<Order, Faults> {
+    let mut faults = Faults::default();
+    let [] = parameters(request.query_string(), [], &mut faults);
+    let (combination, lifetime) = members(document, "#", ORDER, &mut faults)
+        .map_or((None, None), |members| read_members(members, &mut faults));
+    let directives = Directives::read(request.headers(), lifetime, &mut faults);
+    let order = combination.zip(lifetime).map(|(combination, lifetime)| {
+        let renew = directives.no_cache && may_renew;
+        Order::new(
+            combination,
+            lifetime,
+            directives.min_fresh,
+            renew,
+            min_remaining,
+        )
+    });
+    faults.check(order)
+}
+
+/// The combination and the lifetime, each `None` where it has a fault.
+fn read_members(
+    [user_id, lifetime, country, bank, access]: [Option<Json>; 5],
+    faults: &mut Faults,
+) -> (Option<Combination>, Option<i32>) {
+    let user_id = fields::text(user_id).and_then(fields::user_id);
+    let user_id = faults.field("#/userId", user_id);
+    let lifetime = faults.field("#/lifetime", fields::integer(lifetime, LIFETIMES));
+    let country = fields::nullable(country, |text| fields::country(&text));
+    let country = faults.field("#/country", country);
+    let bank = faults.field("#/bank", fields::nullable(bank, fields::bank));
+    let access = match access {
+        None => Some(Access::default()),
+        Some(access) => read_access(access, faults),
+    };
+    let combination = || {
+        Some(Combination {
+            user_id: user_id?.into(),
+            country: country?,
+            bank: bank?.map(Into::into),
+            access: access?,
+        })
+    };
+    let lifetime = lifetime.map(|seconds| seconds.unwrap_or(DEFAULT_LIFETIME));
+    (combination(), lifetime)
+}
+
+fn read_access(value: Json, faults: &mut Faults) -> Option<Access> {
+    let [accounts, balances, transactions] = members(value, "#/access", ACCESS, faults)?;
+    let mut flag = |pointer, value| faults.field(pointer, fields::boolean(value));
+    let accounts = flag("#/access/accounts", accounts);
+    let balances = flag("#/access/balances", balances);
+    let transactions = flag("#/access/transactions", transactions);
+    Some(Access {
+        accounts: accounts?.unwrap_or(false),
+        balances: balances?.unwrap_or(false),
+        transactions: transactions?.unwrap_or(false),
+    })
+}
+
+fn answer_token(vended: &Vended, verification_base_url: &str) -> HttpResponse {
+    let mut answer = if vended.minted {
+        let location = format!("/bank/tokens/{}", vended.issued().id);
+        let mut created = HttpResponse::Created();
+        created.insert_header((header::LOCATION, location));
+        created
+    } else {
+        HttpResponse::Ok()
+    };
+    // As long as it gets, or nearly.
+    let mut body = Vec::with_capacity(1024);
+    let view = TokenView::new(vended, verification_base_url);
+    serde_json::to_writer(&mut body, &view).expect("it is JSON");
+    let mut answer = answer
+        .insert_header((CACHE_STATUS, cache_status(vended)))
+        .content_type(ContentType::json())
+        .body(body);
+    answer.extensions_mut().insert(Outcome(outcome(vended)));
+    answer
+}
+
+/// `GET /bank/tokens/{id}`: the record, as the primary has it now.
+pub async fn get_token(
+    _permit: Permit<TokensRead>,
+    request: HttpRequest,
+    id: web::Path<Uuid>,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    no_parameters(request.query_string())?;
+    let id = id.into_inner();
+    let found = state
+        .db
+        .run(move |pool| async move { find_token(&pool, id).await });
+    let token = found
+        .await?
+        .ok_or_else(|| Problem::not_found("no token has this id"))?;
+    Ok(HttpResponse::Ok().json(RecordView::new(&token)))
+}
+
+/// `GET /bank/tokens/`: records that match, newest first, a page at a time.
+pub async fn list_tokens(
+    _permit: Permit<TokensRead>,
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    let list = ListTokens::from_query(request.query_string())?;
+    let (tokens, next_cursor) = read_tokens(state.reads(), list).await?;
+    Ok(HttpResponse::Ok().json(PageView {
+        items: tokens.iter().map(RecordView::new).collect(),
+        next_cursor,
+    }))
+}
+
+/// A page of records and the cursor of the next one.
+pub async fn read_tokens(
+    db: &Database,
+    list: ListTokens,
+) -> Result<(Vec<Token>, Option<String>), Problem> {
+    let ListTokens {
+        filter,
+        limit,
+        after,
+    } = list;
+    let narrowed = filter.clone();
+    let after = after.map(|cursor| (cursor.at, cursor.id));
+    let one_more = i64::from(limit) + 1;
+    let listed =
+        db.run(move |pool| async move { list_records(&pool, &narrowed, after, one_more).await });
+    let mut tokens = listed.await?;
+    let has_more = tokens.len() > limit as usize;
+    tokens.truncate(limit as usize);
+    let last = tokens.last().filter(|_| has_more).map(|token| Cursor {
+        at: token.issued_at,
+        id: token.id,
+        until: None,
+    });
+    Ok((tokens, last.map(|cursor| cursor.encode(&filter))))
+}
+
+/// The query of the list.
+#[derive(Debug)]
+pub struct ListTokens {
+    /// What it is narrowed to.
+    pub filter: TokenFilter,
+    limit: u32,
+    after: Option<Cursor>,
+}
+
+impl ListTokens {
+    /// Reads it, and names all that is wrong with it.
+    pub fn from_query(query: &str) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let [user_id, country, bank, is_valid, from, to, limit, cursor] =
+            parameters(query, FILTER, &mut faults);
+        let filter = TokenFilter {
+            user_id: user_id.and_then(|text| faults.query("userId", fields::user_id(text))),
+            country: country.and_then(|text| faults.query("country", fields::country(&text))),
+            bank: bank.and_then(|text| faults.query("bank", fields::bank(text))),
+            is_valid: is_valid.and_then(|text| faults.query("isValid", query::boolean(&text))),
+            from: from.and_then(|text| faults.query("from", query::timestamp(&text))),
+            to: to.and_then(|text| faults.query("to", query::timestamp(&text))),
+        };
+        if let (Some(from), Some(to)) = (filter.from, filter.to)
+            && from > to
+        {
+            faults.parameter("to", "must not lie before from");
+        }
+        let limit = faults.query("limit", query::limit(limit));
+        let after = cursor.and_then(|text| faults.query("cursor", Cursor::decode(&text, &filter)));
+        let query = limit.map(|limit| ListTokens {
+            filter,
+            limit,
+            after,
+        });
+        faults.check(query)
+    }
+}

@@ -1,0 +1,6 @@
+//! What runs around every handler.
+
+pub mod header;
+pub mod request_context;
+pub mod source_address;
+pub mod trace;

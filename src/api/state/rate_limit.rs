@@ -1,0 +1,30 @@
+//! The rate limit of each client.
+
+use std::num::NonZeroU32;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+use crate::api::problem::Problem;
+
+/// Each client's own limit of requests a second, in this replica.
+#[derive(Debug)]
+pub struct RateLimit(Option<DefaultKeyedRateLimiter<String>>);
+
+impl RateLimit {
+    /// So many requests a second for each client, as many at once; 0 = no limit.
+    pub fn per_second(requests: u32) -> Self {
+        RateLimit(NonZeroU32::new(requests).map(|n| RateLimiter::keyed(Quota::per_second(n))))
+    }
+
+    /// Counts a request. Only keys of clients come here: what is remembered is bounded.
+    pub fn check(&self, client: &String) -> Result<(), Problem> {
+        let Some(limiter) = &self.0 else {
+            return Ok(());
+        };
+        limiter.check_key(client).map_err(|not_until| {
+            let wait = not_until.wait_time_from(DefaultClock::default().now());
+            Problem::rate_limited(wait.as_secs_f64().ceil() as u32)
+        })
+    }
+}

@@ -1,0 +1,114 @@
+//! The trail as a file: a row for each event, the same from HTTP and from the command line.
+
+use chrono::SecondsFormat;
+use serde_json::value::RawValue;
+
+use super::EventRef;
+use super::named_enum::named_enum;
+
+named_enum! {
+    /// How an export is written.
+    pub enum EventFormat {
+        /// A JSON object a line, the items of the list.
+        Ndjson = "ndjson",
+        /// RFC 4180, UTF-8, with a header row; access and detail are JSON in their cells.
+        Csv = "csv",
+    }
+}
+
+/// The header row.
+const HEADER: &str = "id,occurredAt,kind,client,requestId,sourceIp,userId,country,bank,access,tokenId,fingerprint,detail\r\n";
+
+impl EventFormat {
+    /// Its media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            EventFormat::Ndjson => "application/x-ndjson",
+            EventFormat::Csv => "text/csv; charset=utf-8",
+        }
+    }
+
+    /// What comes before the first event.
+    pub fn head(self) -> Option<&'static str> {
+        (self == EventFormat::Csv).then_some(HEADER)
+    }
+
+    /// Appends the row of an event.
+    pub fn push(self, out: &mut Vec<u8>, event: &EventRef<'_>) {
+        match self {
+            EventFormat::Ndjson => {
+                push_json(out, event);
+                out.push(b'\n');
+            }
+            EventFormat::Csv => push_record(out, event),
+        }
+    }
+}
+
+/// Appends the event as JSON.
+pub fn push_json(out: &mut Vec<u8>, event: &EventRef<'_>) {
+    serde_json::to_writer(out, event).expect("an event has a JSON form");
+}
+
+fn push_record(out: &mut Vec<u8>, event: &EventRef<'_>) {
+    let access = event.access.map(|access| serde_json::to_string(&access));
+    let cells = [
+        &event.id.to_string(),
+        &event
+            .occurred_at
+            .to_rfc3339_opts(SecondsFormat::AutoSi, true),
+        event.kind,
+        event.client.unwrap_or_default(),
+        event.request_id.unwrap_or_default(),
+        event.source_ip.unwrap_or_default(),
+        event.user_id.unwrap_or_default(),
+        event.country.unwrap_or_default(),
+        event.bank.unwrap_or_default(),
+        &access
+            .transpose()
+            .expect("access has a JSON form")
+            .unwrap_or_default(),
+        &event.token_id.map(|id| id.to_string()).unwrap_or_default(),
+        event.fingerprint.unwrap_or_default(),
+        event.detail.map(RawValue::get).unwrap_or_default(),
+    ];
+    let cells: Vec<_> = cells.iter().map(|cell| csv_cell(cell)).collect();
+    out.extend(cells.join(",").into_bytes());
+    out.extend(b"\r\n");
+}
+
+/// A cell that no spreadsheet takes for a formula, quoted where RFC 4180 §2 asks for it.
+fn csv_cell(text: &str) -> String {
+    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    let text = format!("{}{text}", if is_formula { "'" } else { "" });
+    match text.contains(['"', ',', '\r', '\n']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_harmless_and_quoted() {
+        for (text, cell) in [
+            ("", ""),
+            ("a b", "a b"),
+            ("a,b", "\"a,b\""),
+            ("say \"x\"", "\"say \"\"x\"\"\""),
+            ("a\nb", "\"a\nb\""),
+            ("=1+1", "'=1+1"),
+            ("+1", "'+1"),
+            ("-1", "'-1"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("\tx", "'\tx"),
+            ("\rx", "\"'\rx\""),
+            ("=\"a\",b", "\"'=\"\"a\"\",b\""),
+            ("a=1", "a=1"),
+        ] {
+            assert_eq!(csv_cell(text), cell, "{text:?}");
+        }
+    }
+}
