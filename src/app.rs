@@ -17,19 +17,19 @@ use tokio_util::task::TaskTracker;
 
 pub use crate::api::openapi_document;
 use crate::api::state::rate_limit::RateLimit;
-use crate::api::state::{ApiState, DatabaseCheck, Figures};
+use crate::api::state::{ApiState, DatabaseProbe, MetricsProbe};
 use crate::api::{self, ServerHandle};
-use crate::auth::Clients;
+use crate::auth::Authenticator;
 use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig};
 use crate::crypto::KeyRing;
 use crate::db::clock::DatabaseClock;
-use crate::db::handouts::AuditConnection;
+use crate::db::handouts::WriterConnection;
 use crate::db::{Database, partitions, schema};
 use crate::jobs::cleanup::{Cleaner, Retention};
-use crate::jobs::denials::Denials;
+use crate::jobs::denials::DenialCounter;
 use crate::metrics::Families;
 use crate::upstream::{Upstream, UpstreamSettings};
-use crate::vending::handout_writer::Handouts;
+use crate::vending::handout_writer::HandoutWriter;
 use crate::vending::{VendingSettings, Vendor};
 
 /// How long the connections to the database may take to close; a hanging one would hold up the end.
@@ -65,8 +65,8 @@ impl Service {
         let upstream = upstream_settings(&config);
         let upstream = spawn_blocking(|| Upstream::new(upstream));
         let options = schema::connect_options(&config.database.url)?;
-        let patience = config.database.startup_wait;
-        let mut first = schema::wait_for_database(&options, patience).await?;
+        let max_wait = config.database.startup_wait;
+        let mut first = schema::wait_for_database(&options, max_wait).await?;
         schema::check_fitness(&mut first).await?;
         // One of the allowed connections is the writer's own.
         let pool = schema::open_pool(options.clone(), config.database.max_connections - 1);
@@ -87,14 +87,14 @@ impl Service {
         let clock = Arc::new(DatabaseClock::starting_at(now.max(newest)));
         let (stop_writer, mints) = (CancellationToken::new(), TaskTracker::new());
         let metrics = Families::at_zero();
-        let connection = AuditConnection::new(options);
-        let (handouts, writer) = Handouts::start(
+        let connection = WriterConnection::new(options);
+        let (handouts, writer) = HandoutWriter::start(
             connection,
             clock.clone(),
             metrics.clone(),
             stop_writer.clone(),
         )?;
-        let (denials, denials_writer) = Denials::start(db.clone(), stop_writer.clone());
+        let (denials, denials_writer) = DenialCounter::start(db.clone(), stop_writer.clone());
         let vendor = Vendor::new(
             db.clone(),
             upstream.await??,
@@ -106,7 +106,7 @@ impl Service {
         );
 
         let stop_cleaning = CancellationToken::new();
-        let sweeping = vendor.clone().keep_sweeping();
+        let sweeping = vendor.clone().evict_expired_tokens();
         tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(sweeping));
         let cleaner = Cleaner::new(
             db.clone(),
@@ -118,7 +118,7 @@ impl Service {
         let stopping = Arc::new(AtomicBool::new(false));
         let state = ApiState {
             vendor,
-            clients: Clients::new(db.clone(), clock),
+            authenticator: Authenticator::new(db.clone(), clock),
             db: db.clone(),
             standby,
             cleaner: cleaner.clone(),
@@ -127,9 +127,9 @@ impl Service {
             denials,
             rate_limit: RateLimit::per_second(config.http.client_rate_limit),
             stopping: stopping.clone(),
-            database_check: DatabaseCheck::default(),
+            database_check: DatabaseProbe::default(),
             metrics,
-            figures: Figures::default(),
+            metrics_probe: MetricsProbe::default(),
         };
         let listen_addr = config.http.listen_addr;
         let listener = listen(listen_addr)

@@ -19,7 +19,7 @@ const NONCE_LEN: usize = 24;
 
 /// A stored token does not open. Says why without a byte of it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
+pub enum DecryptError {
     /// It is empty, cut off, or of a version that we do not write.
     #[error("the stored token is not in a format of ours")]
     Format,
@@ -33,14 +33,14 @@ pub enum OpenError {
 
 /// A token string as it is stored.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SealedToken {
+pub struct EncryptedToken {
     /// The format above.
     pub bytes: Vec<u8>,
     /// The key that it is sealed under.
     pub key_id: String,
 }
 
-impl fmt::Debug for SealedToken {
+impl fmt::Debug for EncryptedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealedToken")
             .field("key_id", &self.key_id)
@@ -80,12 +80,17 @@ impl KeyRing {
     }
 
     /// The id of the key that seals.
-    pub fn sealing_key_id(&self) -> &str {
+    pub fn primary_key_id(&self) -> &str {
         &self.keys[0].0
     }
 
     /// Seals a token string for its row.
-    pub fn seal(&self, token: &TokenString, id: Uuid, combination: &Combination) -> SealedToken {
+    pub fn encrypt(
+        &self,
+        token: &TokenString,
+        id: Uuid,
+        combination: &Combination,
+    ) -> EncryptedToken {
         let (key_id, cipher) = &self.keys[0];
         let nonce = XNonce::generate();
         let payload = Payload {
@@ -103,40 +108,44 @@ impl KeyRing {
             &ciphertext,
         ]
         .concat();
-        SealedToken {
+        EncryptedToken {
             bytes,
             key_id: key_id.clone(),
         }
     }
 
     /// Opens the token string of that row.
-    pub fn open(
+    pub fn decrypt(
         &self,
-        sealed: &[u8],
+        encrypted: &[u8],
         id: Uuid,
         combination: &Combination,
-    ) -> Result<TokenString, OpenError> {
-        let [VERSION, id_len, rest @ ..] = sealed else {
-            return Err(OpenError::Format);
+    ) -> Result<TokenString, DecryptError> {
+        let [VERSION, id_len, rest @ ..] = encrypted else {
+            return Err(DecryptError::Format);
         };
         let (key_id, rest) = rest
             .split_at_checked(usize::from(*id_len))
-            .ok_or(OpenError::Format)?;
-        let (nonce, ciphertext) = rest.split_at_checked(NONCE_LEN).ok_or(OpenError::Format)?;
-        let nonce = XNonce::try_from(nonce).map_err(|_| OpenError::Format)?;
+            .ok_or(DecryptError::Format)?;
+        let (nonce, ciphertext) = rest
+            .split_at_checked(NONCE_LEN)
+            .ok_or(DecryptError::Format)?;
+        let nonce = XNonce::try_from(nonce).map_err(|_| DecryptError::Format)?;
         let (_, cipher) = self
             .keys
             .iter()
             .find(|(id, _)| id.as_bytes() == key_id)
-            .ok_or_else(|| OpenError::UnknownKey(String::from_utf8_lossy(key_id).into_owned()))?;
+            .ok_or_else(|| {
+                DecryptError::UnknownKey(String::from_utf8_lossy(key_id).into_owned())
+            })?;
         let payload = Payload {
             msg: ciphertext,
             aad: &associated_data(id, combination),
         };
         let plain = cipher
             .decrypt(&nonce, payload)
-            .map_err(|_| OpenError::Forged)?;
-        let text = String::from_utf8(plain).map_err(|_| OpenError::Forged)?;
+            .map_err(|_| DecryptError::Forged)?;
+        let text = String::from_utf8(plain).map_err(|_| DecryptError::Forged)?;
         Ok(TokenString::new(text))
     }
 
@@ -191,12 +200,12 @@ mod tests {
         let ring = ring();
         let id = Uuid::now_v7();
         let own = combination("u-1", Some("Swedbank"));
-        let sealed = ring.seal(&TokenString::new("secret".into()), id, &own);
+        let encrypted = ring.encrypt(&TokenString::new("secret".into()), id, &own);
         assert_eq!(
-            ring.open(&sealed.bytes, id, &own).unwrap().expose(),
+            ring.decrypt(&encrypted.bytes, id, &own).unwrap().expose(),
             "secret"
         );
-        assert!(!String::from_utf8_lossy(&sealed.bytes).contains("secret"));
+        assert!(!String::from_utf8_lossy(&encrypted.bytes).contains("secret"));
 
         for other in [
             combination("u-2", Some("Swedbank")),
@@ -204,28 +213,33 @@ mod tests {
             combination("u-1", None),
         ] {
             assert_eq!(
-                ring.open(&sealed.bytes, id, &other).unwrap_err(),
-                OpenError::Forged
+                ring.decrypt(&encrypted.bytes, id, &other).unwrap_err(),
+                DecryptError::Forged
             );
         }
-        let error = ring.open(&sealed.bytes, Uuid::now_v7(), &own).unwrap_err();
-        assert_eq!(error, OpenError::Forged);
+        let error = ring
+            .decrypt(&encrypted.bytes, Uuid::now_v7(), &own)
+            .unwrap_err();
+        assert_eq!(error, DecryptError::Forged);
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
         let ring = ring();
         let (id, own) = (Uuid::now_v7(), combination("u", None));
-        let sealed = ring
-            .seal(&TokenString::new("secret".into()), id, &own)
+        let encrypted = ring
+            .encrypt(&TokenString::new("secret".into()), id, &own)
             .bytes;
-        for bit in 0..sealed.len() * 8 {
-            let mut forged = sealed.clone();
+        for bit in 0..encrypted.len() * 8 {
+            let mut forged = encrypted.clone();
             forged[bit / 8] ^= 1 << (bit % 8);
-            assert!(ring.open(&forged, id, &own).is_err(), "bit {bit}");
+            assert!(ring.decrypt(&forged, id, &own).is_err(), "bit {bit}");
         }
-        for len in 0..sealed.len() {
-            assert!(ring.open(&sealed[..len], id, &own).is_err(), "length {len}");
+        for len in 0..encrypted.len() {
+            assert!(
+                ring.decrypt(&encrypted[..len], id, &own).is_err(),
+                "length {len}"
+            );
         }
     }
 
@@ -233,15 +247,15 @@ mod tests {
     fn older_keys_open_and_unknown_ones_are_named() {
         let (id, own) = (Uuid::now_v7(), combination("u", None));
         let old = KeyRing::new([("old", &[1; 32])], &[9; 32]);
-        let sealed = old.seal(&TokenString::new("secret".into()), id, &own);
+        let encrypted = old.encrypt(&TokenString::new("secret".into()), id, &own);
         assert_eq!(
-            ring().open(&sealed.bytes, id, &own).unwrap().expose(),
+            ring().decrypt(&encrypted.bytes, id, &own).unwrap().expose(),
             "secret"
         );
         let without = KeyRing::new([("new", &[2; 32])], &[9; 32]);
         assert_eq!(
-            without.open(&sealed.bytes, id, &own).unwrap_err(),
-            OpenError::UnknownKey("old".into())
+            without.decrypt(&encrypted.bytes, id, &own).unwrap_err(),
+            DecryptError::UnknownKey("old".into())
         );
     }
 

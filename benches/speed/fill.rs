@@ -150,7 +150,7 @@ async fn copy_tokens(db: &mut PgConnection, tokens: u64) -> Result<()> {
         };
         let id = Uuid::now_v7();
         let token = TokenString::new(format!("{TOKEN_STRING}{n}"));
-        let sealed = keys.seal(&token, id, &combination);
+        let encrypted = keys.encrypt(&token, id, &combination);
         // Spread over what the upstream allows, so that no two are alike.
         let issued_at = now - TimeDelta::hours(1) + TimeDelta::microseconds(n as i64);
         let ends_at = issued_at + TimeDelta::days(20);
@@ -159,7 +159,7 @@ async fn copy_tokens(db: &mut PgConnection, tokens: u64) -> Result<()> {
             "{}\t{id}\tLT\t{bank}\t1\t1728000\t{issued_at}\t{ends_at}\t{ends_at}\tt\t\\\\x",
             user(n)
         );
-        for byte in &sealed.bytes {
+        for byte in &encrypted.bytes {
             let _ = write!(lines, "{byte:02x}");
         }
         let _ = writeln!(lines, "\tbench\t{}", keys.fingerprint(token.expose()));

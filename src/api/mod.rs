@@ -1,7 +1,7 @@
 //! HTTP in: the only folder that names actix.
 //!
 //! A request passes `request_context` (its id, its log line, the shape of a refusal), the route
-//! table below (404, 405), an [`auth::Permit`] (401, 403, 429), its `body` (415, 413, 400), and its
+//! table below (404, 405), an [`auth::Authorized`] (401, 403, 429), its `body` (415, 413, 400), and its
 //! handler in `tokens`, `invalidation`, `audit`, [`health`], or `console` for people. `openapi` tells
 //! of all that.
 

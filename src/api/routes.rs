@@ -3,7 +3,7 @@
 use actix_web::{FromRequest, Handler, HttpRequest, Resource, Responder, guard, web};
 use uuid::Uuid;
 
-use crate::api::extract::authorization::{Permit, RequiredScope};
+use crate::api::extract::authorization::{Authorized, RequiredScope};
 use crate::api::extract::body::Body;
 use crate::api::middleware::request_context::Route;
 use crate::api::problem::{Problem, ProblemKind};
@@ -165,7 +165,7 @@ pub trait Described {
 impl Described for HttpRequest {}
 impl<T: 'static> Described for web::Data<T> {}
 
-impl<S: RequiredScope> Described for Permit<S> {
+impl<S: RequiredScope> Described for Authorized<S> {
     fn describe(operation: &mut Operation) {
         operation.scope = Some(S::SCOPE);
         operation.problems.extend([

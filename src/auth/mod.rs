@@ -22,20 +22,20 @@ const MAX_KEYS: u64 = 10_000;
 
 /// The clients as this replica knows them.
 #[derive(Clone, Debug)]
-pub struct Clients {
+pub struct Authenticator {
     known: Cache<String, Arc<Client>>,
     db: Database,
     clock: Arc<DatabaseClock>,
 }
 
-impl Clients {
+impl Authenticator {
     /// Knows none yet.
     pub fn new(db: Database, clock: Arc<DatabaseClock>) -> Self {
         let known = Cache::builder()
             .max_capacity(MAX_KEYS)
             .time_to_live(MAX_AGE)
             .build();
-        Clients { known, db, clock }
+        Authenticator { known, db, clock }
     }
 
     /// The client of that key and secret, or of the secret before it while that is good; `None` for
@@ -48,7 +48,7 @@ impl Clients {
     ) -> Result<Option<Arc<Client>>, Failure> {
         let digest = Sha256::digest(secret);
         if let Some(client) = self.known.get(api_key).await {
-            if is_right(Some(&client), &digest) {
+            if secret_matches(Some(&client), &digest) {
                 return Ok(Some(client));
             }
             self.known.invalidate(api_key).await;
@@ -57,8 +57,8 @@ impl Clients {
             true => self.look_up(api_key).await?,
             false => None,
         };
-        let is_right = is_right(client.as_deref(), &digest);
-        Ok(client.filter(|_| is_right))
+        let secret_matches = secret_matches(client.as_deref(), &digest);
+        Ok(client.filter(|_| secret_matches))
     }
 
     /// Many who ask for one key at once share one look.
@@ -90,13 +90,13 @@ impl Clients {
 }
 
 /// In the same time for every outcome.
-fn is_right(client: Option<&Client>, digest: &[u8]) -> bool {
+fn secret_matches(client: Option<&Client>, digest: &[u8]) -> bool {
     // What stands in for a missing hash is no hash that anybody knows a secret of.
     let is_that = |expected: Option<&[u8]>| digest.ct_eq(expected.unwrap_or(&[0; 32]));
     let is_current = is_that(client.map(|client| &*client.secret_sha256));
     let previous = client.and_then(|client| client.previous_secret_sha256.as_deref());
-    let is_right: bool = (is_current | is_that(previous)).into();
-    is_right && client.is_some_and(|client| client.is_enabled)
+    let secret_matches: bool = (is_current | is_that(previous)).into();
+    secret_matches && client.is_some_and(|client| client.is_enabled)
 }
 
 /// What cannot be a key is not asked of the database.

@@ -11,8 +11,8 @@ use super::client::{actor, connect};
 use super::{CliError, start_logs};
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::DbError;
-use crate::db::audit_events::{EventPages, insert_reading};
-use crate::db::event_page::{EventFilter, Reading};
+use crate::db::audit_events::{EventPages, insert_audit_read};
+use crate::db::event_page::{AuditReadRecord, EventFilter};
 use crate::db::schema;
 use crate::model::event_format::EventFormat;
 use crate::model::time::parse_timestamp;
@@ -80,13 +80,13 @@ pub(super) async fn audit(AuditCommand::Export(export): AuditCommand) -> Result<
         from: export.from,
         to: export.to,
     };
-    let reading = Reading {
+    let reading = AuditReadRecord {
         caller: None,
         detail: json!({"actor": actor(), "filter": filter, "format": export.format}),
     };
     let read_at = {
         let mut connection = primary.acquire().await.map_err(DbError::from)?;
-        insert_reading(&mut connection, &reading).await?
+        insert_audit_read(&mut connection, &reading).await?
     };
     filter.to = filter.to.or(Some(read_at));
 

@@ -11,7 +11,7 @@ use super::{CliError, start_logs};
 use crate::app::key_ring;
 use crate::config::{Config, Flags, Source};
 use crate::db::partitions::PARTITIONS_AHEAD;
-use crate::db::schema::{self, CONNECT_TIMEOUT, DatabaseHealth, Unfit};
+use crate::db::schema::{self, CONNECT_TIMEOUT, DatabaseHealth, DatabaseUnsuitable};
 use crate::db::{DbError, PgPool, keys, tokens};
 use crate::upstream;
 
@@ -44,12 +44,12 @@ pub(super) async fn check(check: Check) -> Result<(), CliError> {
 async fn check_database(config: &Config, report: &mut Report) -> Result<(), CliError> {
     let options = schema::connect_options(&config.database.url)?;
     match schema::reach(&options, CONNECT_TIMEOUT).await {
-        Err(error) => report.failed("database", &error, error.remedy()),
+        Err(error) => report.failed("database", &error, error.hint()),
         Ok(_) => check_inside(config, &schema::open_pool(options, 1), report).await,
     }
     if let Some(url) = &config.database.read_url {
         match schema::reach(&schema::connect_options(url)?, CONNECT_TIMEOUT).await {
-            Err(error) => report.failed("read database", &error, error.remedy()),
+            Err(error) => report.failed("read database", &error, error.hint()),
             Ok(_) => report.ok("read database", "reached"),
         }
     }
@@ -58,7 +58,7 @@ async fn check_database(config: &Config, report: &mut Report) -> Result<(), CliE
 
 async fn check_inside(config: &Config, pool: &PgPool, report: &mut Report) {
     let health = match find_fitness(pool).await {
-        Err(unfit) => return report.failed("database", &unfit, unfit.remedy()),
+        Err(unfit) => return report.failed("database", &unfit, unfit.hint()),
         Ok(health) => health,
     };
     report.ok("database", "schema current, keeps what it commits");
@@ -90,7 +90,7 @@ async fn check_inside(config: &Config, pool: &PgPool, report: &mut Report) {
     }
 }
 
-async fn find_fitness(pool: &PgPool) -> Result<DatabaseHealth, Unfit> {
+async fn find_fitness(pool: &PgPool) -> Result<DatabaseHealth, DatabaseUnsuitable> {
     schema::check_fitness(&mut *pool.acquire().await.map_err(DbError::from)?).await?;
     Ok(schema::find_database_health(pool).await?)
 }
@@ -100,8 +100,8 @@ async fn check_keys(config: &Config, pool: &PgPool) -> anyhow::Result<usize> {
     let ring = key_ring(&config.keys);
     let ids = tokens::list_key_ids(pool).await?;
     for id in &ids {
-        for secret in keys::list_secrets_under_key(pool, id, Uuid::nil(), 1).await? {
-            let token = ring.open(&secret.ciphertext, secret.id, &secret.combination)?;
+        for secret in keys::list_tokens_under_key(pool, id, Uuid::nil(), 1).await? {
+            let token = ring.decrypt(&secret.ciphertext, secret.id, &secret.combination)?;
             let fingerprint = ring.fingerprint(token.expose());
             let record = tokens::find_token(pool, secret.id).await?;
             if record.is_some_and(|record| record.fingerprint != fingerprint) {
@@ -113,8 +113,8 @@ async fn check_keys(config: &Config, pool: &PgPool) -> anyhow::Result<usize> {
 }
 
 async fn check_upstream(config: &Config, report: &mut Report) {
-    let (url, patience) = (&config.upstream.base_url, config.upstream.timeout);
-    match upstream::probe(url, patience, false).await {
+    let (url, max_wait) = (&config.upstream.base_url, config.upstream.timeout);
+    match upstream::probe(url, max_wait, false).await {
         Ok(status) => report.ok(
             "upstream",
             format!("{url} answers, with {status}; only a mint shows whether it takes our key"),

@@ -11,7 +11,7 @@ use super::{CliError, print_json, start_logs, told_to_stop};
 use crate::app::retention;
 use crate::config::{CleanupCommandConfig, Flags, Source};
 use crate::db::{Database, schema};
-use crate::jobs::cleanup::{Cleaner, Run};
+use crate::jobs::cleanup::{Cleaner, CleanupOptions};
 use crate::metrics::Families;
 use crate::model::Origin;
 
@@ -43,7 +43,7 @@ pub(super) async fn cleanup(cleanup: Cleanup) -> Result<(), CliError> {
     let patience = config.database.startup_wait;
     schema::check_fitness(&mut schema::wait_for_database(&options, patience).await?).await?;
     let pool = schema::open_pool(options, 2);
-    let run = Run {
+    let run = CleanupOptions {
         dry_run: cleanup.dry_run,
         batch_size: cleanup.batch_size,
         max_runtime: cleanup.max_runtime,

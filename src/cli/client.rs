@@ -17,7 +17,7 @@ use crate::db::{PgPool, schema};
 use crate::model::{Client, Scope, ScopeSet};
 
 /// A secret that lives longer beside its successor was not rotated.
-const LONGEST_GRACE: Duration = Duration::from_secs(30 * 24 * 3600);
+const MAX_GRACE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum ClientCommand {
@@ -179,7 +179,7 @@ pub(super) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
 
 fn grace(text: &str) -> anyhow::Result<Duration> {
     let grace = humantime::parse_duration(text)?;
-    if grace > LONGEST_GRACE {
+    if grace > MAX_GRACE {
         bail!("must be at most 30d");
     }
     Ok(grace)

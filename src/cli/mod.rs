@@ -25,7 +25,7 @@ use url::Url;
 
 use crate::app::openapi_document;
 use crate::config::{ConfigError, DatabaseCommandConfig, Flags, LogFormat, Source};
-use crate::db::schema::{self, Unfit};
+use crate::db::schema::{self, DatabaseUnsuitable};
 use crate::telemetry::{self, Traces};
 
 const AFTER_HELP: &str = "\
@@ -98,10 +98,10 @@ impl From<ConfigError> for CliError {
     }
 }
 
-impl From<Unfit> for CliError {
-    fn from(error: Unfit) -> Self {
+impl From<DatabaseUnsuitable> for CliError {
+    fn from(error: DatabaseUnsuitable) -> Self {
         match error {
-            Unfit::Address => CliError::Usage(error.to_string()),
+            DatabaseUnsuitable::Address => CliError::Usage(error.to_string()),
             _ => CliError::Failed(error.into()),
         }
     }

@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::DbError;
 use super::event_page::{
-    EventFilter, EventOrder, EventPage, READ_AT, Reading, list_users, push_insert, push_select,
+    AuditReadRecord, EventFilter, EventOrder, EventPage, READ_AT, list_users, push_insert,
+    push_select,
 };
 use crate::model::{Access, AuditEvent, EventKind, EventRef};
 
@@ -21,13 +22,13 @@ pub async fn read_events(
     connection: &mut PgConnection,
     filter: &EventFilter,
     page: EventPage,
-    reading: Option<&Reading>,
+    reading: Option<&AuditReadRecord>,
     mut take: impl FnMut(&EventRef<'_>),
 ) -> Result<Option<DateTime<Utc>>, DbError> {
     let users = list_users(connection, filter).await?;
     if users.as_ref().is_some_and(Vec::is_empty) {
         if let Some(reading) = reading {
-            insert_reading(connection, reading).await?;
+            insert_audit_read(connection, reading).await?;
         }
         return Ok(None);
     }
@@ -122,9 +123,9 @@ fn event_of(row: &PgRow) -> sqlx::Result<EventRef<'_>> {
 }
 
 /// Puts a reading of the trail on record, and returns its time.
-pub async fn insert_reading(
+pub async fn insert_audit_read(
     connection: &mut PgConnection,
-    reading: &Reading,
+    reading: &AuditReadRecord,
 ) -> Result<DateTime<Utc>, DbError> {
     let mut query = QueryBuilder::new("");
     push_insert(&mut query, reading);

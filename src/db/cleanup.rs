@@ -138,7 +138,7 @@ pub async fn was_handing_out(pool: &PgPool, within: Duration) -> Result<bool, Db
 
 /// What a run would find to do.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Due {
+pub struct DueCounts {
     /// Tokens that have expired and are still marked valid.
     pub expired: i64,
     /// When the oldest of them expired.
@@ -154,11 +154,11 @@ pub struct Due {
 }
 
 /// Counts what is due; nothing is past a retention of `None`.
-pub async fn count_due(pool: &PgPool, retention: Option<Duration>) -> Result<Due, DbError> {
+pub async fn count_due(pool: &PgPool, retention: Option<Duration>) -> Result<DueCounts, DbError> {
     let retention = retention.map(|retention| retention.as_secs_f64());
     let age = retention.map(|seconds| seconds.max(SLOT_GRACE.as_secs_f64()));
     let due = sqlx::query_as!(
-        Due,
+        DueCounts,
         r#"SELECT e.expired AS "expired!", e.oldest,
                   (SELECT count(*) FROM mints WHERE outcome = 'open'
                      AND started_at <= now() - make_interval(secs => $3)) AS "abandoned_mints!",

@@ -7,7 +7,7 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 /// The share of the time passed since the last sight of the database's clock that counts towards
 /// the floor. A clock that runs 0.1 % off is broken; any other stays ahead of the floor.
-const FLOOR_RATE: f64 = 0.999;
+const LOWER_BOUND_RATE: f64 = 0.999;
 
 /// How far the database's clock may be behind the floor before no more is minted: what it would
 /// stamp now would be over before it could be handed out.
@@ -16,10 +16,10 @@ pub const STEP_TOLERANCE: TimeDelta = TimeDelta::seconds(2);
 /// Remembers the latest time that the database has shown, so that a clock that steps back revives
 /// no token, and estimates its time between two sights of it.
 #[derive(Debug)]
-pub struct DatabaseClock(Mutex<Sight>);
+pub struct DatabaseClock(Mutex<Observation>);
 
 #[derive(Clone, Copy, Debug)]
-struct Sight {
+struct Observation {
     time: DateTime<Utc>,
     at: Instant,
 }
@@ -27,7 +27,7 @@ struct Sight {
 impl DatabaseClock {
     /// Starts from a time of the database, or of its newest event if that is later.
     pub fn starting_at(time: DateTime<Utc>) -> Self {
-        DatabaseClock(Mutex::new(Sight {
+        DatabaseClock(Mutex::new(Observation {
             time,
             at: Instant::now(),
         }))
@@ -36,34 +36,34 @@ impl DatabaseClock {
     /// Takes note of what the database's clock just said.
     pub fn observe(&self, time: DateTime<Utc>) {
         let now = Instant::now();
-        let mut sight = self.sight();
-        if time > sight.floor(now) {
-            *sight = Sight { time, at: now };
+        let mut observation = self.observation();
+        if time > observation.lower_bound(now) {
+            *observation = Observation { time, at: now };
         }
     }
 
     /// The earliest that it can be by the database's clock, had that never stepped back.
-    pub fn floor(&self) -> DateTime<Utc> {
-        self.sight().floor(Instant::now())
+    pub fn lower_bound(&self) -> DateTime<Utc> {
+        self.observation().lower_bound(Instant::now())
     }
 
     /// About what the database's clock says, to the microsecond that Postgres keeps.
     pub fn estimate(&self) -> DateTime<Utc> {
-        let sight = *self.sight();
-        (sight.time + delta(sight.at.elapsed())).trunc_subsecs(6)
+        let observation = *self.observation();
+        (observation.time + delta(observation.at.elapsed())).trunc_subsecs(6)
     }
 
-    fn sight(&self) -> MutexGuard<'_, Sight> {
+    fn observation(&self) -> MutexGuard<'_, Observation> {
         self.0
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
-impl Sight {
-    fn floor(&self, now: Instant) -> DateTime<Utc> {
+impl Observation {
+    fn lower_bound(&self, now: Instant) -> DateTime<Utc> {
         let passed = now.saturating_duration_since(self.at);
-        self.time + delta(passed.mul_f64(FLOOR_RATE))
+        self.time + delta(passed.mul_f64(LOWER_BOUND_RATE))
     }
 }
 
@@ -81,19 +81,19 @@ mod tests {
         let clock = DatabaseClock::starting_at(start);
         clock.observe(start + TimeDelta::hours(1));
         clock.observe(start - TimeDelta::hours(1));
-        assert!(clock.floor() >= start + TimeDelta::hours(1));
+        assert!(clock.lower_bound() >= start + TimeDelta::hours(1));
         assert!(clock.estimate() >= (start + TimeDelta::hours(1)).trunc_subsecs(6));
     }
 
     #[test]
     fn the_floor_stays_behind_a_clock_that_runs_well() {
-        let sight = Sight {
+        let observation = Observation {
             time: Utc::now(),
             at: Instant::now(),
         };
         let day = Duration::from_secs(86_400);
-        let floor = sight.floor(sight.at + day);
-        assert!(floor < sight.time + TimeDelta::days(1) - TimeDelta::seconds(80));
-        assert!(floor > sight.time + TimeDelta::days(1) - TimeDelta::seconds(90));
+        let lower_bound = observation.lower_bound(observation.at + day);
+        assert!(lower_bound < observation.time + TimeDelta::days(1) - TimeDelta::seconds(80));
+        assert!(lower_bound > observation.time + TimeDelta::days(1) - TimeDelta::seconds(90));
     }
 }

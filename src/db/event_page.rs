@@ -66,7 +66,7 @@ pub struct EventPage {
 
 /// What goes on record of a reading of the trail.
 #[derive(Debug)]
-pub struct Reading {
+pub struct AuditReadRecord {
     /// Who reads; nobody for a command.
     pub caller: Option<Caller>,
     /// What is asked for. Members that are null are left out.
@@ -86,7 +86,7 @@ pub fn push_select(
     filter: &EventFilter,
     users: Option<&[String]>,
     page: EventPage,
-    reading: Option<&Reading>,
+    reading: Option<&AuditReadRecord>,
 ) -> bool {
     let parts = filter.parts();
     if let Some(reading) = reading {
@@ -202,7 +202,7 @@ fn push_users(query: &mut QueryBuilder<Postgres>, filter: &EventFilter) {
     query.push(")");
 }
 
-fn push_columns(query: &mut QueryBuilder<Postgres>, reading: Option<&Reading>) {
+fn push_columns(query: &mut QueryBuilder<Postgres>, reading: Option<&AuditReadRecord>) {
     query.push("SELECT ").push(COLUMNS);
     if reading.is_some() {
         query.push(", (SELECT occurred_at FROM reading) AS read_at");
@@ -295,7 +295,7 @@ fn push_bounds(
 }
 
 /// Appends the statement that puts a reading on record and returns its time.
-pub(super) fn push_insert(query: &mut QueryBuilder<Postgres>, reading: &Reading) {
+pub(super) fn push_insert(query: &mut QueryBuilder<Postgres>, reading: &AuditReadRecord) {
     let caller = reading.caller.as_ref();
     query.push("INSERT INTO audit_events (id, occurred_at, kind, client, request_id, source_ip, detail) VALUES (");
     query

@@ -37,7 +37,7 @@ macro_rules! insert {
 
 /// The same of a batch; its one row is an array of the ids that it wrote.
 macro_rules! insert_batch {
-    ($on_conflict:literal, $columns:ident, $floor:ident) => {
+    ($on_conflict:literal, $columns:ident, $lower_bound:ident) => {
         insert!(
             "WITH recorded AS (",
             r#"unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[],
@@ -52,7 +52,7 @@ macro_rules! insert_batch {
             &$columns.request_id as &[&str],
             &$columns.source_ip as &[Option<&str>],
             &$columns.min_life,
-            $floor,
+            $lower_bound,
             EventKind::TokenReused.name(),
         )
     };
@@ -82,13 +82,13 @@ pub struct HandoutRow<'a> {
 pub async fn insert_handouts(
     connection: &mut PgConnection,
     rows: &[HandoutRow<'_>],
-    floor: DateTime<Utc>,
+    lower_bound: DateTime<Utc>,
 ) -> Result<HashSet<Uuid>, DbError> {
     if let [row] = rows {
-        return insert_handout(connection, row, floor).await;
+        return insert_handout(connection, row, lower_bound).await;
     }
     let columns = Columns::of(rows);
-    let insert = insert_batch!("", columns, floor);
+    let insert = insert_batch!("", columns, lower_bound);
     let ids = insert.fetch_one(connection).await?;
     Ok(ids.into_iter().collect())
 }
@@ -97,7 +97,7 @@ pub async fn insert_handouts(
 async fn insert_handout(
     connection: &mut PgConnection,
     row: &HandoutRow<'_>,
-    floor: DateTime<Utc>,
+    lower_bound: DateTime<Utc>,
 ) -> Result<HashSet<Uuid>, DbError> {
     let insert = insert!(
         "",
@@ -112,7 +112,7 @@ async fn insert_handout(
         row.caller.request_id.as_str(),
         row.caller.source_ip.as_deref(),
         row.min_life.as_secs_f64(),
-        floor,
+        lower_bound,
         EventKind::TokenReused.name(),
     );
     let id = insert.fetch_optional(connection).await?;
@@ -124,10 +124,10 @@ async fn insert_handout(
 pub async fn replay_handouts(
     connection: &mut PgConnection,
     rows: &[HandoutRow<'_>],
-    floor: DateTime<Utc>,
+    lower_bound: DateTime<Utc>,
 ) -> Result<(), DbError> {
     let columns = Columns::of(rows);
-    insert_batch!("ON CONFLICT DO NOTHING", columns, floor)
+    insert_batch!("ON CONFLICT DO NOTHING", columns, lower_bound)
         .fetch_one(connection)
         .await?;
     Ok(())
@@ -155,15 +155,15 @@ pub async fn find_handouts(
 
 /// The connection that handouts are written through, opened when it is needed.
 #[derive(Debug)]
-pub struct AuditConnection {
+pub struct WriterConnection {
     options: PgConnectOptions,
     connection: Option<PgConnection>,
 }
 
-impl AuditConnection {
+impl WriterConnection {
     /// Opens nothing yet.
     pub fn new(options: PgConnectOptions) -> Self {
-        AuditConnection {
+        WriterConnection {
             options,
             connection: None,
         }

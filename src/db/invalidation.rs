@@ -10,7 +10,7 @@ use crate::model::{Caller, EventKind, InvalidationReason};
 /// Returns whether this call ended it; a token that has ended, by whatever cause, stays as it is.
 ///
 /// Several statements in a transaction: run it where nothing cancels it.
-pub async fn end_token(
+pub async fn invalidate_token(
     pool: &PgPool,
     id: Uuid,
     reason: InvalidationReason,
@@ -74,7 +74,7 @@ pub async fn end_token(
 /// as invalidated too. Returns how many it ended.
 ///
 /// Several statements in a transaction: run it where nothing cancels it.
-pub async fn end_tokens_of_user(
+pub async fn invalidate_user_tokens(
     pool: &PgPool,
     user_id: &str,
     reason: InvalidationReason,

@@ -7,12 +7,12 @@ use uuid::Uuid;
 
 use super::DbError;
 use super::tokens::read_combination;
-use crate::crypto::SealedToken;
+use crate::crypto::EncryptedToken;
 use crate::model::{Combination, EventKind};
 
 /// A secret as it is stored, with what it takes to open it.
 #[derive(Debug)]
-pub struct StoredSecret {
+pub struct StoredCiphertext {
     /// The token.
     pub id: Uuid,
     /// What it is for.
@@ -42,12 +42,12 @@ pub async fn count_under_other_keys(
 }
 
 /// Secrets stored under a key, in order of their id, at most `limit` of those after `after`.
-pub async fn list_secrets_under_key(
+pub async fn list_tokens_under_key(
     pool: &PgPool,
     key_id: &str,
     after: Uuid,
     limit: i64,
-) -> Result<Vec<StoredSecret>, DbError> {
+) -> Result<Vec<StoredCiphertext>, DbError> {
     let rows = sqlx::query!(
         "SELECT id, user_id, country, bank, access, ciphertext FROM tokens
          WHERE is_valid AND key_id = $1 AND id > $2 ORDER BY id LIMIT $3",
@@ -58,7 +58,7 @@ pub async fn list_secrets_under_key(
     .fetch_all(pool)
     .await?;
     let secrets = rows.into_iter().map(|row| {
-        Ok(StoredSecret {
+        Ok(StoredCiphertext {
             id: row.id,
             combination: read_combination(row.user_id, &row.country, row.bank, row.access)?,
             ciphertext: row.ciphertext,
@@ -69,11 +69,11 @@ pub async fn list_secrets_under_key(
 
 /// Puts the new in the place of the old, where the old still stands: a token that has ended stays
 /// empty, another's change wins. Returns how many it replaced.
-pub async fn replace_secrets(
+pub async fn replace_ciphertexts(
     pool: &PgPool,
-    secrets: &[(StoredSecret, SealedToken)],
+    secrets: &[(StoredCiphertext, EncryptedToken)],
 ) -> Result<u64, DbError> {
-    let column = |of: fn(&(StoredSecret, SealedToken)) -> &[u8]| -> Vec<Vec<u8>> {
+    let column = |of: fn(&(StoredCiphertext, EncryptedToken)) -> &[u8]| -> Vec<Vec<u8>> {
         secrets.iter().map(|pair| of(pair).to_vec()).collect()
     };
     let users: Vec<String> = secrets

@@ -5,7 +5,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::DbError;
-use crate::crypto::SealedToken;
+use crate::crypto::EncryptedToken;
 use crate::model::{Caller, Combination, EventKind, Failure, Fingerprint};
 
 /// The intent to call the upstream for a combination.
@@ -127,7 +127,7 @@ pub struct Finish {
     /// When it ends by our database's clock.
     pub ends_at: DateTime<Utc>,
     /// The sealed secret.
-    pub sealed: SealedToken,
+    pub encrypted: EncryptedToken,
     /// Names the secret.
     pub fingerprint: Fingerprint,
     /// How it was got.
@@ -212,8 +212,8 @@ pub async fn finish_mint(pool: &PgPool, finish: &Finish) -> Result<Option<Finish
         claim.lifetime,
         finish.expiration,
         finish.ends_at,
-        finish.sealed.bytes,
-        finish.sealed.key_id,
+        finish.encrypted.bytes,
+        finish.encrypted.key_id,
         finish.fingerprint.to_string(),
         calls.attempts,
         calls.unseen,

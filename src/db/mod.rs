@@ -47,7 +47,7 @@ pub enum DbError {
 
 impl DbError {
     /// What mends it where not even a connection came about.
-    pub fn remedy(&self) -> &'static str {
+    pub fn hint(&self) -> &'static str {
         let code = match self {
             DbError::Sqlx(sqlx::Error::Database(error)) => error.code().unwrap_or_default(),
             _ => Default::default(),
@@ -67,7 +67,7 @@ impl DbError {
 
     /// The error is in the data of one row, not in the database: SQLSTATE classes 22 and 23, but
     /// for 23514, which is what a missing partition gives.
-    pub fn is_of_the_row(&self) -> bool {
+    pub fn is_data_error(&self) -> bool {
         let DbError::Sqlx(sqlx::Error::Database(error)) = self else {
             return false;
         };

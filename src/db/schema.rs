@@ -22,11 +22,11 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const SHORTEST_TRY: Duration = Duration::from_secs(1);
 
 /// Whoever waits longer than this for the database hears why.
-const TELL_AFTER: Duration = Duration::from_secs(3);
+const WARN_AFTER: Duration = Duration::from_secs(3);
 
 /// Why the service does not start on this database.
 #[derive(Debug, thiserror::Error)]
-pub enum Unfit {
+pub enum DatabaseUnsuitable {
     /// The address does not parse. Its text is not repeated: it may hold a password.
     #[error("DATABASE_URL is not a Postgres address")]
     Address,
@@ -59,25 +59,34 @@ pub enum Unfit {
     Failed(#[from] DbError),
 }
 
-impl Unfit {
+impl DatabaseUnsuitable {
     /// What mends it.
-    pub fn remedy(&self) -> &'static str {
+    pub fn hint(&self) -> &'static str {
         match self {
-            Unfit::Address => "write it as postgres://user:password@host:5432/database",
-            Unfit::Unreachable { last, .. } | Unfit::Failed(last) => last.remedy(),
-            Unfit::TooOld(_) => "upgrade it",
-            Unfit::OldSchema { .. } => {
+            DatabaseUnsuitable::Address => {
+                "write it as postgres://user:password@host:5432/database"
+            }
+            DatabaseUnsuitable::Unreachable { last, .. } | DatabaseUnsuitable::Failed(last) => {
+                last.hint()
+            }
+            DatabaseUnsuitable::TooOld(_) => "upgrade it",
+            DatabaseUnsuitable::OldSchema { .. } => {
                 "the version before this one goes on serving on the newer schema"
             }
-            Unfit::NotDurable(_) => "connect to the primary, with fsync and synchronous_commit on",
+            DatabaseUnsuitable::NotDurable(_) => {
+                "connect to the primary, with fsync and synchronous_commit on"
+            }
         }
     }
 }
 
 /// How connections are made. Statements are prepared and sent without a transaction around them,
 /// so a transaction pooler in front is fine.
-pub fn connect_options(url: &SecretString) -> Result<PgConnectOptions, Unfit> {
-    let options: PgConnectOptions = url.expose_secret().parse().map_err(|_| Unfit::Address)?;
+pub fn connect_options(url: &SecretString) -> Result<PgConnectOptions, DatabaseUnsuitable> {
+    let options: PgConnectOptions = url
+        .expose_secret()
+        .parse()
+        .map_err(|_| DatabaseUnsuitable::Address)?;
     Ok(options
         .application_name("token-vendor")
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1)))
@@ -97,7 +106,7 @@ pub fn is_local(options: &PgConnectOptions) -> bool {
 
 /// A connection that was idle for no longer is used without asking whether it still is one, which
 /// would be as long a way as the statement itself. Where it is not, the caller is told so.
-const TRUSTED_FOR: Duration = Duration::from_secs(1);
+const PING_IF_IDLE: Duration = Duration::from_secs(1);
 
 /// A pool that opens connections as they are needed.
 pub fn open_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
@@ -107,7 +116,7 @@ pub fn open_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
         .test_before_acquire(false)
         .before_acquire(|connection, last| {
             Box::pin(async move {
-                if last.idle_for > TRUSTED_FOR {
+                if last.idle_for > PING_IF_IDLE {
                     connection.ping().await?;
                 }
                 Ok(true)
@@ -128,24 +137,24 @@ pub fn open_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
 /// Waits until the database answers, at most that long; a connection to it.
 pub async fn wait_for_database(
     options: &PgConnectOptions,
-    patience: Duration,
-) -> Result<PgConnection, Unfit> {
+    max_wait: Duration,
+) -> Result<PgConnection, DatabaseUnsuitable> {
     let (started, mut is_told) = (Instant::now(), false);
     loop {
-        let left = patience.saturating_sub(started.elapsed());
+        let left = max_wait.saturating_sub(started.elapsed());
         let last = match reach(options, left.max(SHORTEST_TRY)).await {
             Ok(connection) => return Ok(connection),
             Err(last) => last,
         };
-        if started.elapsed() >= patience {
-            return Err(Unfit::Unreachable {
-                waited: patience,
+        if started.elapsed() >= max_wait {
+            return Err(DatabaseUnsuitable::Unreachable {
+                waited: max_wait,
                 last,
             });
         }
-        if !is_told && started.elapsed() >= TELL_AFTER {
+        if !is_told && started.elapsed() >= WARN_AFTER {
             is_told = true;
-            tracing::warn!(cause = %last, "waiting for the database, at most {patience:?}");
+            tracing::warn!(cause = %last, "waiting for the database, at most {max_wait:?}");
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -161,7 +170,7 @@ pub async fn reach(options: &PgConnectOptions, at_most: Duration) -> Result<PgCo
 }
 
 /// Applies what is pending. Safe beside others: one at a time does it.
-pub async fn migrate(options: &PgConnectOptions) -> Result<(), Unfit> {
+pub async fn migrate(options: &PgConnectOptions) -> Result<(), DatabaseUnsuitable> {
     let mut connection = options.connect().await.map_err(DbError::from)?;
     let mut migrator = Migrator::with_migrations(MIGRATOR.iter().cloned().collect());
     // A newer version has been here: its migrations are not ours to judge.
@@ -174,7 +183,7 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), Unfit> {
 }
 
 /// Refuses a database that is too old, behind in its schema, or does not keep what it commits.
-pub async fn check_fitness(connection: &mut PgConnection) -> Result<(), Unfit> {
+pub async fn check_fitness(connection: &mut PgConnection) -> Result<(), DatabaseUnsuitable> {
     let row = sqlx::query!(
         r#"SELECT current_setting('server_version_num')::int AS "version!",
                   current_setting('server_version') AS "version_text!",
@@ -186,23 +195,26 @@ pub async fn check_fitness(connection: &mut PgConnection) -> Result<(), Unfit> {
     .await
     .map_err(DbError::from)?;
     if row.version < 150_000 {
-        return Err(Unfit::TooOld(row.version_text));
+        return Err(DatabaseUnsuitable::TooOld(row.version_text));
     }
     if row.read_only {
-        return Err(Unfit::NotDurable("it is read-only".into()));
+        return Err(DatabaseUnsuitable::NotDurable("it is read-only".into()));
     }
     if row.fsync != "on" {
-        return Err(Unfit::NotDurable(format!("fsync is {}", row.fsync)));
+        return Err(DatabaseUnsuitable::NotDurable(format!(
+            "fsync is {}",
+            row.fsync
+        )));
     }
     if !matches!(row.synchronous_commit.as_str(), "on" | "remote_apply") {
         let setting = row.synchronous_commit;
-        return Err(Unfit::NotDurable(format!(
+        return Err(DatabaseUnsuitable::NotDurable(format!(
             "synchronous_commit is {setting}, below on"
         )));
     }
     let (found, needed) = (schema_version(connection).await?, needed_version());
     if found < needed {
-        return Err(Unfit::OldSchema { found, needed });
+        return Err(DatabaseUnsuitable::OldSchema { found, needed });
     }
     Ok(())
 }

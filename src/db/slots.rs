@@ -14,7 +14,7 @@ use crate::model::{Combination, Failure, Token};
 pub struct StoredToken {
     /// The record.
     pub token: Token,
-    /// What [`KeyRing::open`](crate::crypto::KeyRing::open) takes.
+    /// What [`KeyRing::decrypt`](crate::crypto::KeyRing::decrypt) takes.
     pub ciphertext: Vec<u8>,
 }
 
@@ -52,7 +52,7 @@ pub struct Slot {
 pub async fn find_slot(
     pool: &PgPool,
     combination: &Combination,
-    floor: DateTime<Utc>,
+    lower_bound: DateTime<Utc>,
     min_life: Duration,
 ) -> Result<Slot, DbError> {
     let row = sqlx::query!(
@@ -79,7 +79,7 @@ pub async fn find_slot(
         combination.country_key(),
         combination.bank_key(),
         combination.access.bits(),
-        floor,
+        lower_bound,
         min_life.as_secs_f64(),
     )
     .fetch_one(pool)
@@ -132,7 +132,7 @@ pub async fn find_slot(
 pub async fn point_slot(
     pool: &PgPool,
     combination: &Combination,
-    floor: DateTime<Utc>,
+    lower_bound: DateTime<Utc>,
     min_life: Duration,
 ) -> Result<Option<StoredToken>, DbError> {
     let (country, bank) = (combination.country_key(), combination.bank_key());
@@ -162,7 +162,7 @@ pub async fn point_slot(
         country,
         bank,
         access,
-        floor,
+        lower_bound,
         min_life.as_secs_f64(),
         slot.token_id,
     )

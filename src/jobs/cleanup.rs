@@ -34,7 +34,7 @@ pub struct Retention {
 
 /// One run.
 #[derive(Clone, Copy, Debug)]
-pub struct Run {
+pub struct CleanupOptions {
     /// Only count.
     pub dry_run: bool,
     /// Rows in a batch, 1…10000.
@@ -43,9 +43,9 @@ pub struct Run {
     pub max_runtime: Duration,
 }
 
-impl Default for Run {
+impl Default for CleanupOptions {
     fn default() -> Self {
-        Run {
+        CleanupOptions {
             dry_run: false,
             batch_size: 1000,
             max_runtime: Duration::from_secs(30),
@@ -56,7 +56,7 @@ impl Default for Run {
 /// What a run did, or would do.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Summary {
+pub struct CleanupSummary {
     /// Tokens whose time was over, marked and wiped.
     pub expired: u64,
     /// Mints that nobody finished, marked as unknown.
@@ -79,7 +79,7 @@ pub struct Summary {
     pub elapsed_ms: u64,
 }
 
-impl Summary {
+impl CleanupSummary {
     /// What was done, by kind.
     fn rows(&self) -> [(&'static str, u64); 7] {
         [
@@ -166,12 +166,16 @@ impl Cleaner {
 
     /// Clears away what has ended, in batches, until nothing is left, its time is over or it is
     /// told to stop. Any number of them may run at once; each may be killed at any time.
-    pub async fn run(&self, run: Run, origin: Origin) -> Result<Summary, DbError> {
+    pub async fn run(
+        &self,
+        run: CleanupOptions,
+        origin: Origin,
+    ) -> Result<CleanupSummary, DbError> {
         let started = Instant::now();
         let mut summary = if run.dry_run {
-            look(&self.db, self.retention).await?
+            count_work(&self.db, self.retention).await?
         } else {
-            work(
+            clean_up(
                 &self.db,
                 self.retention,
                 run,
@@ -210,7 +214,7 @@ impl Cleaner {
             }
             let done = match self.interval {
                 Some(_) => self
-                    .run(Run::default(), Origin::Actor("schedule".into()))
+                    .run(CleanupOptions::default(), Origin::Actor("schedule".into()))
                     .await
                     .map(|_| ()),
                 None => self
@@ -226,12 +230,12 @@ impl Cleaner {
     }
 }
 
-async fn look(db: &Database, retention: Retention) -> Result<Summary, DbError> {
+async fn count_work(db: &Database, retention: Retention) -> Result<CleanupSummary, DbError> {
     let due = db
         .run(move |pool| async move { count_due(&pool, retention.tokens).await })
         .await?;
     let partitions = expired_partitions(db, retention).await?;
-    Ok(Summary {
+    Ok(CleanupSummary {
         expired: due.expired.unsigned_abs(),
         abandoned_mints: due.abandoned_mints.unsigned_abs(),
         purged_tokens: due.tokens.unsigned_abs(),
@@ -240,20 +244,20 @@ async fn look(db: &Database, retention: Retention) -> Result<Summary, DbError> {
         partitions_dropped: partitions.len() as u64,
         dry_run: true,
         complete: true,
-        ..Summary::default()
+        ..CleanupSummary::default()
     })
 }
 
-async fn work(
+async fn clean_up(
     db: &Database,
     retention: Retention,
-    run: Run,
+    run: CleanupOptions,
     ends: Instant,
     stop: &CancellationToken,
-) -> Result<Summary, DbError> {
-    let mut summary = Summary {
+) -> Result<CleanupSummary, DbError> {
+    let mut summary = CleanupSummary {
         complete: true,
-        ..Summary::default()
+        ..CleanupSummary::default()
     };
     summary.partitions_created = db
         .run(|pool| async move { create_partitions(&pool).await })
@@ -341,14 +345,14 @@ impl Batches<'_> {
             if done < self.limit.unsigned_abs() {
                 break;
             }
-            self.give_way(began.elapsed()).await?;
+            self.pause_between_batches(began.elapsed()).await?;
         }
         Ok(rows)
     }
 
     /// Waits after a batch that took so long: twice as long where tokens were handed out meanwhile,
     /// so that handouts keep most of their rate, and an eighth of it otherwise.
-    async fn give_way(&self, took: Duration) -> Result<(), DbError> {
+    async fn pause_between_batches(&self, took: Duration) -> Result<(), DbError> {
         let is_busy = self
             .db
             .run(move |pool| async move { was_handing_out(&pool, took).await });

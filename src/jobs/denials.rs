@@ -19,7 +19,7 @@ const MAX_KEYS: usize = 1_000;
 
 /// What is counted: who, and where.
 #[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
-pub struct Denied {
+pub struct DenialKey {
     /// The client that lacks the scope; none where the caller is not known.
     pub client: Option<String>,
     /// The address of a caller that is not known.
@@ -36,19 +36,19 @@ struct Count {
 
 /// The refusals of this replica that are not on record yet. Cheap to clone.
 #[derive(Clone, Default, Debug)]
-pub struct Denials(Arc<Mutex<HashMap<Denied, Count>>>);
+pub struct DenialCounter(Arc<Mutex<HashMap<DenialKey, Count>>>);
 
-impl Denials {
+impl DenialCounter {
     /// Counts, and writes at the start of each minute and once `stop` is cancelled; the task then
     /// ends.
     pub fn start(db: Database, stop: CancellationToken) -> (Self, JoinHandle<()>) {
-        let denials = Denials::default();
+        let denials = DenialCounter::default();
         let task = tokio::spawn(denials.clone().run(db, stop));
         (denials, task)
     }
 
     /// Counts a refusal. Does not wait for anything.
-    pub fn note(&self, denied: Denied) {
+    pub fn note(&self, denied: DenialKey) {
         self.add(denied, 1, Utc::now());
     }
 
@@ -85,10 +85,14 @@ impl Denials {
         }
     }
 
-    fn add(&self, denied: Denied, count: i64, since: DateTime<Utc>) {
+    fn add(&self, denied: DenialKey, count: i64, since: DateTime<Utc>) {
         let mut counts = self.counts();
         let has_room = counts.len() < MAX_KEYS || counts.contains_key(&denied);
-        let key = if has_room { denied } else { Denied::default() };
+        let key = if has_room {
+            denied
+        } else {
+            DenialKey::default()
+        };
         match counts.entry(key) {
             Entry::Occupied(mut known) => {
                 let known = known.get_mut();
@@ -101,14 +105,14 @@ impl Denials {
         }
     }
 
-    fn counts(&self) -> MutexGuard<'_, HashMap<Denied, Count>> {
+    fn counts(&self) -> MutexGuard<'_, HashMap<DenialKey, Count>> {
         self.0
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
-fn row(denied: &Denied, Count { count, since }: Count) -> DenialRow {
+fn row(denied: &DenialKey, Count { count, since }: Count) -> DenialRow {
     DenialRow {
         event_id: Uuid::now_v7(),
         client: denied.client.clone(),
@@ -128,11 +132,11 @@ mod tests {
 
     #[test]
     fn a_flood_from_everywhere_is_counted_in_bounded_memory() {
-        let denials = Denials::default();
-        let denied = |n: usize| Denied {
+        let denials = DenialCounter::default();
+        let denied = |n: usize| DenialKey {
             source_ip: Some(n.to_string()),
             route: Some("/bank/tokens/"),
-            ..Denied::default()
+            ..DenialKey::default()
         };
         for n in (0..5_000).chain(0..5_000) {
             denials.note(denied(n));
@@ -140,7 +144,7 @@ mod tests {
         let counts = denials.counts();
         assert_eq!(counts.len(), MAX_KEYS + 1);
         assert_eq!(counts[&denied(0)].count, 2);
-        assert_eq!(counts[&Denied::default()].count, 8_000);
+        assert_eq!(counts[&DenialKey::default()].count, 8_000);
         assert_eq!(
             counts.values().map(|count| count.count).sum::<i64>(),
             10_000

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::crypto::KeyRing;
 use crate::db::keys::{
-    count_under_other_keys, insert_keys_rotated, list_secrets_under_key, replace_secrets,
+    count_under_other_keys, insert_keys_rotated, list_tokens_under_key, replace_ciphertexts,
 };
 use crate::db::{DbError, PgPool};
 
@@ -46,7 +46,7 @@ pub async fn rotate_keys(
 ) -> Result<Rotation, DbError> {
     let (mut rotated, mut failed) = (0, HashSet::new());
     let walked = walk(pool, keys, stop, progress, &mut rotated, &mut failed).await;
-    let (key_id, failed) = (keys.sealing_key_id(), failed.len() as u64);
+    let (key_id, failed) = (keys.primary_key_id(), failed.len() as u64);
     let recorded = match rotated + failed {
         0 => Ok(()),
         _ => insert_keys_rotated(pool, actor, key_id, rotated, failed).await,
@@ -69,7 +69,7 @@ async fn walk(
     failed: &mut HashSet<Uuid>,
 ) -> Result<(), DbError> {
     for pass in 0..PASSES {
-        let left = count_under_other_keys(pool, keys.sealing_key_id()).await?;
+        let left = count_under_other_keys(pool, keys.primary_key_id()).await?;
         let waiting = left.values().sum::<i64>().unsigned_abs();
         if waiting <= failed.len() as u64 || stop.is_cancelled() {
             break;
@@ -81,15 +81,15 @@ async fn walk(
         for key_id in left.keys() {
             let mut after = Uuid::nil();
             while !stop.is_cancelled() {
-                let batch = list_secrets_under_key(pool, key_id, after, BATCH).await?;
+                let batch = list_tokens_under_key(pool, key_id, after, BATCH).await?;
                 let Some(last) = batch.last() else { break };
                 after = last.id;
-                let mut resealed = Vec::with_capacity(batch.len());
+                let mut reencrypted = Vec::with_capacity(batch.len());
                 for secret in batch {
-                    match keys.open(&secret.ciphertext, secret.id, &secret.combination) {
+                    match keys.decrypt(&secret.ciphertext, secret.id, &secret.combination) {
                         Ok(token) => {
-                            let sealed = keys.seal(&token, secret.id, &secret.combination);
-                            resealed.push((secret, sealed));
+                            let encrypted = keys.encrypt(&token, secret.id, &secret.combination);
+                            reencrypted.push((secret, encrypted));
                         }
                         Err(error) if failed.insert(secret.id) => {
                             tracing::error!(token_id = %secret.id, %error, "ALARM: a stored token cannot be opened");
@@ -97,7 +97,7 @@ async fn walk(
                         Err(_) => {}
                     }
                 }
-                *rotated += replace_secrets(pool, &resealed).await?;
+                *rotated += replace_ciphertexts(pool, &reencrypted).await?;
                 progress(*rotated, total);
             }
         }

@@ -15,4 +15,4 @@ pub use client::{Caller, Client, Origin, Scope, ScopeSet};
 pub use combination::{Access, Combination, Country};
 pub use event::{AuditEvent, EventKind, EventRef};
 pub use failure::{Failure, FailureKind, UpstreamAnswer};
-pub use token::{Fingerprint, InvalidationReason, Issued, Token, TokenString};
+pub use token::{Fingerprint, InvalidationReason, Token, TokenString, TokenWithSecret};

@@ -112,7 +112,7 @@ pub struct Token {
 /// A token with its secret, as it is handed out: of its [`Token`] what an answer tells, since many
 /// are held in memory.
 #[derive(Debug)]
-pub struct Issued {
+pub struct TokenWithSecret {
     /// That of its record.
     pub id: Uuid,
     /// What it is for.

@@ -103,8 +103,8 @@ impl Upstream {
     }
 
     /// A place among the calls in flight, if one comes free in time.
-    pub async fn reserve(&self, patience: Duration) -> Result<OwnedSemaphorePermit, Failure> {
-        match timeout(patience, self.in_flight.clone().acquire_owned()).await {
+    pub async fn reserve(&self, max_wait: Duration) -> Result<OwnedSemaphorePermit, Failure> {
+        match timeout(max_wait, self.in_flight.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(Failure::overloaded()),
         }
@@ -145,13 +145,13 @@ impl Upstream {
         if let Err(CallError { failure, .. }) = &mut minted
             && let Some(answer) = &mut failure.upstream
         {
-            answer.shorten(|text| !self.is_told_in(text));
+            answer.shorten(|text| !self.leaks_credentials(text));
         }
         minted
     }
 
     /// Whether what the upstream says repeats our credentials: then it is passed on to nobody.
-    fn is_told_in(&self, text: &str) -> bool {
+    fn leaks_credentials(&self, text: &str) -> bool {
         let (key, secret) = (
             self.api_key.expose_secret(),
             self.api_secret.expose_secret(),
@@ -291,12 +291,12 @@ impl CallError {
 
 /// What a GET of that address is answered with, any certificate taken if `trusts_all`. No
 /// credentials are sent.
-pub async fn probe(url: &Url, patience: Duration, trusts_all: bool) -> anyhow::Result<StatusCode> {
+pub async fn probe(url: &Url, max_wait: Duration, trusts_all: bool) -> anyhow::Result<StatusCode> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::builder()
         .redirect(redirect::Policy::none())
         .no_proxy()
-        .timeout(patience)
+        .timeout(max_wait)
         .tls_danger_accept_invalid_certs(trusts_all)
         .build()?;
     match client.get(url.clone()).send().await {

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
 
-use crate::model::{Combination, Issued};
+use crate::model::{Combination, TokenWithSecret};
 
 /// A token that may be proposed for a handout.
 #[derive(Debug)]
 pub struct CachedToken {
     /// The record and the secret.
-    pub issued: Issued,
+    pub issued: TokenWithSecret,
     /// When its life is over by this machine's monotonic clock, never later than by the database's.
     pub deadline: Instant,
     /// When this replica saw its mint end, if it was there to see it: requests that began before
@@ -63,7 +63,7 @@ impl TokenCache {
     }
 
     /// Lets go of those whose life is over.
-    pub fn sweep(&self, now: Instant) {
+    pub fn evict_expired(&self, now: Instant) {
         for (_, token) in &self.tokens {
             if token.life(now).is_zero() {
                 self.remove(&token);
@@ -85,7 +85,7 @@ impl TokenCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vending::request::tests::{order, token};
+    use crate::vending::request::tests::{request, token};
 
     #[test]
     fn a_sweep_takes_what_has_ended_and_nothing_else() {
@@ -106,10 +106,10 @@ mod tests {
                 .collect::<Vec<_>>()
         };
 
-        cache.sweep(now + Duration::from_secs(59));
+        cache.evict_expired(now + Duration::from_secs(59));
         assert_eq!(kept(), vec![true; 100]);
 
-        cache.sweep(now + Duration::from_secs(60));
+        cache.evict_expired(now + Duration::from_secs(60));
         assert_eq!(kept(), [false, true].repeat(50));
         assert_eq!(cache.entries(), 50);
         assert_eq!(Arc::strong_count(&tokens[0]), 1, "its secret is wiped");
@@ -120,7 +120,7 @@ mod tests {
         let cache = TokenCache::new(10);
         let token = Arc::new(token(60, 60, Instant::now(), None));
         let own = token.issued.combination.clone();
-        let mut other = order(60, None, false).combination;
+        let mut other = request(60, None, false).combination;
         other.bank = Some("Swedbank".into());
 
         cache.insert(token.clone());

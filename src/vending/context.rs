@@ -20,7 +20,7 @@ use crate::upstream::Upstream;
 const OVERHEAD: Duration = Duration::from_millis(1_700);
 
 /// How long a step in the database may take while callers wait for it.
-pub(super) const STEP_PATIENCE: Duration = Duration::from_millis(1_500);
+pub(super) const QUERY_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// The numbers that decide; see the configuration for their meaning.
 #[derive(Clone, Debug)]
@@ -41,14 +41,14 @@ pub struct VendingSettings {
 
 impl VendingSettings {
     /// How long a caller waits for a token.
-    pub(super) fn patience(&self) -> Duration {
+    pub(super) fn max_wait(&self) -> Duration {
         self.upstream_timeout + OVERHEAD
     }
 }
 
 /// What a mint works with.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct Context {
     pub db: Database,
     pub upstream: Upstream,
     pub keys: KeyRing,
@@ -60,10 +60,10 @@ pub(super) struct Parts {
     pub tracker: TaskTracker,
 }
 
-impl Parts {
+impl Context {
     /// One step of a mint in the database. One that takes long is given up, its outcome unknown,
     /// so that those who wait hear of it in time.
-    pub async fn ask<T, F, Fut>(&self, step: &'static str, work: F) -> Result<T, Failure>
+    pub async fn run_query<T, F, Fut>(&self, step: &'static str, work: F) -> Result<T, Failure>
     where
         T: Send + 'static,
         F: FnOnce(PgPool) -> Fut,
@@ -75,7 +75,7 @@ impl Parts {
             otel.kind = "client",
             db.system.name = "postgresql"
         );
-        match timeout(STEP_PATIENCE, self.db.run(work))
+        match timeout(QUERY_TIMEOUT, self.db.run(work))
             .instrument(span)
             .await
         {
@@ -85,7 +85,7 @@ impl Parts {
                 Err(Failure::database())
             }
             Err(_) => {
-                tracing::error!(step, "the database did not answer within {STEP_PATIENCE:?}");
+                tracing::error!(step, "the database did not answer within {QUERY_TIMEOUT:?}");
                 Err(Failure::database())
             }
         }

@@ -10,13 +10,13 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::resolve::Landed;
+use super::resolve::FlightResult;
 use crate::model::{Combination, Failure};
 
 /// Who may share a flight. A token on record that does for one order may not do for another, whose
 /// mint the first must not be made to wait for: the lease sees to it that there is one mint for both.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Demand {
+pub struct FlightKey {
     /// Of this combination.
     pub combination: Combination,
     /// With more life than this.
@@ -26,13 +26,13 @@ pub struct Demand {
 }
 
 /// What a flight ends in, for all who joined it.
-pub type Landing = Result<Landed, Failure>;
-type Flight = Shared<BoxFuture<'static, Landing>>;
+pub type FlightOutcome = Result<FlightResult, Failure>;
+type Flight = Shared<BoxFuture<'static, FlightOutcome>>;
 
 /// The flights under way. They run on the main runtime, and to their end whoever hangs up.
 #[derive(Clone, Debug)]
 pub struct Flights {
-    under_way: Arc<Mutex<HashMap<Demand, Flight>>>,
+    in_flight: Arc<Mutex<HashMap<FlightKey, Flight>>>,
     runtime: Handle,
     tracker: TaskTracker,
 }
@@ -41,49 +41,49 @@ impl Flights {
     /// No flights yet; call it on the main runtime.
     pub fn new(tracker: TaskTracker) -> Self {
         Flights {
-            under_way: Arc::default(),
+            in_flight: Arc::default(),
             runtime: Handle::current(),
             tracker,
         }
     }
 
     /// Joins the flight, or starts it; true for who started it.
-    pub fn join<F>(&self, demand: &Demand, start: impl FnOnce() -> F) -> (Flight, bool)
+    pub fn join<F>(&self, key: &FlightKey, start: impl FnOnce() -> F) -> (Flight, bool)
     where
-        F: Future<Output = Landing> + Send + 'static,
+        F: Future<Output = FlightOutcome> + Send + 'static,
     {
-        let mut under_way = lock(&self.under_way);
-        if let Some(flight) = under_way.get(demand) {
+        let mut in_flight = lock(&self.in_flight);
+        if let Some(flight) = in_flight.get(key) {
             return (flight.clone(), false);
         }
-        let ending = Ending {
-            under_way: self.under_way.clone(),
-            demand: demand.clone(),
+        let guard = FlightGuard {
+            in_flight: self.in_flight.clone(),
+            key: key.clone(),
         };
         let work = start().in_current_span();
         let task = self.tracker.spawn_on(
             async move {
-                let _ending = ending;
+                let _guard = guard;
                 work.await
             },
             &self.runtime,
         );
         let flight = async move { task.await.unwrap_or_else(|_| Err(Failure::internal())) };
         let flight = flight.boxed().shared();
-        under_way.insert(demand.clone(), flight.clone());
+        in_flight.insert(key.clone(), flight.clone());
         (flight, true)
     }
 }
 
 /// Takes the flight off the list when it ends, in a panic too.
-struct Ending {
-    under_way: Arc<Mutex<HashMap<Demand, Flight>>>,
-    demand: Demand,
+struct FlightGuard {
+    in_flight: Arc<Mutex<HashMap<FlightKey, Flight>>>,
+    key: FlightKey,
 }
 
-impl Drop for Ending {
+impl Drop for FlightGuard {
     fn drop(&mut self) {
-        lock(&self.under_way).remove(&self.demand);
+        lock(&self.in_flight).remove(&self.key);
     }
 }
 

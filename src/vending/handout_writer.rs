@@ -17,7 +17,7 @@ use super::cache::CachedToken;
 use crate::db::DbError;
 use crate::db::clock::DatabaseClock;
 use crate::db::handouts::{
-    AuditConnection, HandoutRow, find_handouts, insert_handouts, replay_handouts,
+    HandoutRow, WriterConnection, find_handouts, insert_handouts, replay_handouts,
 };
 use crate::metrics::Metrics;
 use crate::model::{Caller, Failure};
@@ -56,20 +56,20 @@ impl Handout {
 
 /// The way to the writer.
 #[derive(Clone, Debug)]
-pub struct Handouts {
+pub struct HandoutWriter {
     queue: mpsc::Sender<Handout>,
     /// The clock that its events are dated by.
     pub(super) clock: Arc<DatabaseClock>,
 }
 
-impl Handouts {
+impl HandoutWriter {
     /// Starts the writer; it ends, with nothing left in its queue, once `stop` is cancelled. What is
     /// returned beside it resolves then.
     ///
     /// It has a thread and a runtime to itself: among the workers of a larger one each flush would
     /// wake several of them.
     pub fn start(
-        connection: AuditConnection,
+        connection: WriterConnection,
         clock: Arc<DatabaseClock>,
         metrics: Metrics,
         stop: CancellationToken,
@@ -79,9 +79,9 @@ impl Handouts {
         let (ended, end) = oneshot::channel();
         let its_clock = clock.clone();
         let run = async move {
-            let writer = Writer {
+            let writer = WriterTask {
                 connection,
-                deadline: Deadline::new(),
+                deadline: ReusableTimeout::new(),
                 clock: its_clock,
                 metrics,
             };
@@ -93,7 +93,7 @@ impl Handouts {
                 runtime.block_on(run);
                 let _ = ended.send(());
             })?;
-        Ok((Handouts { queue, clock }, end))
+        Ok((HandoutWriter { queue, clock }, end))
     }
 
     /// Puts the handout on record if the token may be handed out at this moment: true, and it is
@@ -130,14 +130,14 @@ impl Handouts {
     }
 }
 
-struct Writer {
-    connection: AuditConnection,
-    deadline: Deadline,
+struct WriterTask {
+    connection: WriterConnection,
+    deadline: ReusableTimeout,
     clock: Arc<DatabaseClock>,
     metrics: Metrics,
 }
 
-impl Writer {
+impl WriterTask {
     /// Takes what has gathered while the last flush ran; there is no timer.
     async fn run(mut self, mut waiting: mpsc::Receiver<Handout>, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
@@ -168,7 +168,7 @@ impl Writer {
                     let is_on_record = on_record.contains(&handout.event_id);
                     let _ = handout.reply.send(Ok(is_on_record));
                 }),
-                Err(error) if error.is_of_the_row() && part.len() > 1 => {
+                Err(error) if error.is_data_error() && part.len() > 1 => {
                     let rest = part.split_off(part.len() / 2);
                     parts.extend([part, rest]);
                 }
@@ -185,7 +185,7 @@ impl Writer {
     /// The ids of those handouts that are on record after this.
     async fn decide(&mut self, rows: &[HandoutRow<'_>]) -> Result<HashSet<Uuid>, DbError> {
         match self.insert(rows).await {
-            Err(error) if !error.is_of_the_row() => {
+            Err(error) if !error.is_data_error() => {
                 tracing::warn!(%error, handouts = rows.len(), "a flush was lost; replaying it");
                 self.connection.abandon();
                 let replay = self.replay(rows).await;
@@ -201,9 +201,11 @@ impl Writer {
     /// After a flush of unknown outcome: the same again, and then, in a statement of its own, what
     /// is on record. Asking first could miss a transaction still under way; inserting waits for it.
     async fn replay(&mut self, rows: &[HandoutRow<'_>]) -> Result<HashSet<Uuid>, DbError> {
-        let floor = self.clock.floor();
+        let lower_bound = self.clock.lower_bound();
         self.deadline
-            .within(async { replay_handouts(self.connection.get().await?, rows, floor).await })
+            .within(async {
+                replay_handouts(self.connection.get().await?, rows, lower_bound).await
+            })
             .await?;
         self.deadline
             .within(async { find_handouts(self.connection.get().await?, rows).await })
@@ -211,20 +213,22 @@ impl Writer {
     }
 
     async fn insert(&mut self, rows: &[HandoutRow<'_>]) -> Result<HashSet<Uuid>, DbError> {
-        let floor = self.clock.floor();
+        let lower_bound = self.clock.lower_bound();
         self.deadline
-            .within(async { insert_handouts(self.connection.get().await?, rows, floor).await })
+            .within(async {
+                insert_handouts(self.connection.get().await?, rows, lower_bound).await
+            })
             .await
     }
 }
 
 /// The end of the time that a statement has. One for all of them: to put off a timer costs nothing,
 /// a new one each time would wake the writer's own runtime.
-struct Deadline(Pin<Box<Sleep>>);
+struct ReusableTimeout(Pin<Box<Sleep>>);
 
-impl Deadline {
+impl ReusableTimeout {
     fn new() -> Self {
-        Deadline(Box::pin(sleep(FLUSH_TIMEOUT)))
+        ReusableTimeout(Box::pin(sleep(FLUSH_TIMEOUT)))
     }
 
     async fn within<T>(

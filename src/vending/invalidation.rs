@@ -4,7 +4,7 @@
 use uuid::Uuid;
 
 use super::issue::Vendor;
-use crate::db::invalidation::{end_token, end_tokens_of_user};
+use crate::db::invalidation::{invalidate_token, invalidate_user_tokens};
 use crate::db::tokens::{find_token, find_token_by_fingerprint, list_token_ids};
 use crate::model::{Caller, Failure, InvalidationReason, Token};
 
@@ -17,9 +17,9 @@ impl Vendor {
         reason: InvalidationReason,
         caller: Caller,
     ) -> Result<Option<Token>, Failure> {
-        self.end(id, reason, caller).await?;
-        self.parts
-            .ask("read a token", move |pool| async move {
+        self.invalidate_by_id(id, reason, caller).await?;
+        self.context
+            .run_query("read a token", move |pool| async move {
                 find_token(&pool, id).await
             })
             .await
@@ -33,13 +33,15 @@ impl Vendor {
         reason: InvalidationReason,
         caller: Caller,
     ) -> Result<u64, Failure> {
-        let fingerprint = self.parts.keys.fingerprint(token_string);
-        let ids = self.parts.ask("look up tokens", move |pool| async move {
-            list_token_ids(&pool, fingerprint).await
-        });
+        let fingerprint = self.context.keys.fingerprint(token_string);
+        let ids = self
+            .context
+            .run_query("look up tokens", move |pool| async move {
+                list_token_ids(&pool, fingerprint).await
+            });
         let mut ended = 0;
         for id in ids.await? {
-            ended += u64::from(self.end(id, reason, caller.clone()).await?);
+            ended += u64::from(self.invalidate_by_id(id, reason, caller.clone()).await?);
         }
         Ok(ended)
     }
@@ -52,8 +54,8 @@ impl Vendor {
         reason: InvalidationReason,
         caller: Caller,
     ) -> Result<u64, Failure> {
-        let ended = self.parts.db.run(move |pool| async move {
-            end_tokens_of_user(&pool, &user_id, reason, &caller).await
+        let ended = self.context.db.run(move |pool| async move {
+            invalidate_user_tokens(&pool, &user_id, reason, &caller).await
         });
         ended.await.map_err(|error| {
             tracing::error!(%error, "the tokens of a user could not be ended");
@@ -63,23 +65,23 @@ impl Vendor {
 
     /// The record of the token with that token string.
     pub async fn look_up(&self, token_string: &str) -> Result<Option<Token>, Failure> {
-        let fingerprint = self.parts.keys.fingerprint(token_string);
-        self.parts
-            .ask("look up a token", move |pool| async move {
+        let fingerprint = self.context.keys.fingerprint(token_string);
+        self.context
+            .run_query("look up a token", move |pool| async move {
                 find_token_by_fingerprint(&pool, fingerprint).await
             })
             .await
     }
 
-    async fn end(
+    async fn invalidate_by_id(
         &self,
         id: Uuid,
         reason: InvalidationReason,
         caller: Caller,
     ) -> Result<bool, Failure> {
-        self.parts
-            .ask("end a token", move |pool| async move {
-                end_token(&pool, id, reason, &caller).await
+        self.context
+            .run_query("end a token", move |pool| async move {
+                invalidate_token(&pool, id, reason, &caller).await
             })
             .await
     }

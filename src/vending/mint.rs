@@ -11,66 +11,66 @@ use tracing::{Instrument, error_span};
 use uuid::Uuid;
 
 use super::cache::CachedToken;
-use super::context::Parts;
-use super::request::Order;
+use super::context::Context;
+use super::request::TokenRequest;
 use crate::db::budget::take_attempt;
 use crate::db::clock::STEP_TOLERANCE;
 use crate::db::mints::{
     CallSummary, Claim, Finish, Finished, Lease, claim_mint, fail_mint, finish_mint,
 };
 use crate::db::slots::Slot;
-use crate::model::{Caller, Failure, FailureKind, Issued};
+use crate::model::{Caller, Failure, FailureKind, TokenWithSecret};
 use crate::upstream::{CallError, Minted};
 
 /// What a lease holds beyond the time of the call: for the way to the call and the commit after it.
 const LEASE_MARGIN: Duration = Duration::from_secs(6);
 /// What must be left of the lease after the call, for the commit.
-const COMMIT_TIME: Duration = Duration::from_secs(3);
+const COMMIT_MARGIN: Duration = Duration::from_secs(3);
 /// How long those who wait are kept waiting for a commit; it is tried for longer.
-const COMMIT_PATIENCE: Duration = Duration::from_millis(1_500);
+const COMMIT_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// How long a minted token is tried to be recorded.
-const RECORD_FOR: Duration = Duration::from_secs(30);
+const RECORD_RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a flight waits for a place among the calls in flight.
-const RESERVE_PATIENCE: Duration = Duration::from_millis(500);
+const PERMIT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Claims the mint and makes it. `None` if the claim was lost or the token recorded as ended.
 pub(super) async fn claim_and_mint(
-    parts: &Arc<Parts>,
-    order: &Order,
+    context: &Arc<Context>,
+    request: &TokenRequest,
     caller: &Caller,
     slot: &Slot,
     read_at: Instant,
 ) -> Result<Option<Arc<CachedToken>>, Failure> {
-    if parts.clock.floor() - slot.now > STEP_TOLERANCE {
+    if context.clock.lower_bound() - slot.now > STEP_TOLERANCE {
         tracing::error!(
             "the database's clock is behind what it was; nothing is minted until it has caught up"
         );
         return Err(Failure::database());
     }
-    let _place = parts.upstream.reserve(RESERVE_PATIENCE).await?;
-    parts.upstream.circuit.admit()?;
-    let length = parts.settings.upstream_timeout + LEASE_MARGIN;
+    let _place = context.upstream.reserve(PERMIT_TIMEOUT).await?;
+    context.upstream.circuit.admit()?;
+    let length = context.settings.upstream_timeout + LEASE_MARGIN;
     let claim = Claim {
         mint_id: Uuid::now_v7(),
-        combination: order.combination.clone(),
-        lifetime: order.lifetime,
-        holder: parts.replica,
+        combination: request.combination.clone(),
+        lifetime: request.lifetime,
+        holder: context.replica,
         caller: caller.clone(),
         now: slot.now,
         lease_until: slot.now + length,
-        fresh_until: slot.judged_at + order.min_life,
-        renew_since: order.renew.then_some(slot.minted_seq),
+        fresh_until: slot.judged_at + request.min_life,
+        renew_since: request.renew.then_some(slot.minted_seq),
     };
     let claimed_at = Instant::now();
-    let asked = claim.clone();
-    let lease = parts
-        .ask("claim a mint", |pool| async move {
-            claim_mint(&pool, &asked).await
+    let claim_copy = claim.clone();
+    let lease = context
+        .run_query("claim a mint", |pool| async move {
+            claim_mint(&pool, &claim_copy).await
         })
         .await?;
     let Some(lease) = lease else { return Ok(None) };
     let mint = Mint {
-        parts,
+        context,
         claim,
         lease,
         lease_ends: read_at + length,
@@ -86,7 +86,7 @@ pub(super) async fn claim_and_mint(
 
 /// A mint whose intent is on record.
 struct Mint<'a> {
-    parts: &'a Arc<Parts>,
+    context: &'a Arc<Context>,
     claim: Claim,
     lease: Lease,
     /// By this machine's clock, counted from before the reading: never later than by the database's.
@@ -101,7 +101,7 @@ impl Mint<'_> {
         let mut calls = CallSummary::default();
         let outcome = self.call(started, &mut calls).await;
         let seconds = started.elapsed().as_secs_f64();
-        self.parts.metrics.mint_duration_seconds.observe(seconds);
+        self.context.metrics.mint_duration_seconds.observe(seconds);
         calls.latency_ms = i32::try_from(started.elapsed().as_millis()).unwrap_or(i32::MAX);
         match outcome {
             Ok(minted) => self.finish(minted, calls).await,
@@ -116,7 +116,7 @@ impl Mint<'_> {
         started: Instant,
         calls: &mut CallSummary,
     ) -> Result<Minted, (Failure, bool)> {
-        let settings = &self.parts.settings;
+        let settings = &self.context.settings;
         let deadline = started + settings.upstream_timeout;
         let mut waits = ExponentialBuilder::new()
             .with_min_delay(Duration::from_secs(1).min(settings.upstream_timeout / 8))
@@ -128,13 +128,13 @@ impl Mint<'_> {
                 .await
                 .map_err(|failure| (failure, false))?;
             let time = deadline.saturating_duration_since(Instant::now());
-            if Instant::now() + time + COMMIT_TIME > self.lease_ends {
+            if Instant::now() + time + COMMIT_MARGIN > self.lease_ends {
                 return Err((Failure::database(), false));
             }
             calls.attempts += 1;
             let claim = &self.claim;
             let error = match self
-                .parts
+                .context
                 .upstream
                 .mint(&claim.combination, claim.lifetime, time)
                 .instrument(error_span!(
@@ -145,7 +145,7 @@ impl Mint<'_> {
                 .await
             {
                 Ok(minted) => {
-                    self.parts.upstream.circuit.note_success();
+                    self.context.upstream.circuit.note_success();
                     calls.status = Some(201);
                     return Ok(minted);
                 }
@@ -165,13 +165,13 @@ impl Mint<'_> {
     }
 
     async fn take_budget(&self) -> Result<(), Failure> {
-        let limit = self.parts.settings.upstream_hourly_budget;
+        let limit = self.context.settings.upstream_hourly_budget;
         if limit == 0 {
             return Ok(());
         }
         let taken = self
-            .parts
-            .ask("take from the budget", move |pool| async move {
+            .context
+            .run_query("take from the budget", move |pool| async move {
                 take_attempt(&pool, limit).await
             })
             .await?;
@@ -184,14 +184,14 @@ impl Mint<'_> {
     fn note_in_circuit(&self, error: &CallError) {
         let status = error.failure.upstream.as_ref().map(|answer| answer.status);
         if status.is_none_or(|status| status >= 500 || status == 429) {
-            self.parts.upstream.circuit.note_failure();
+            self.context.upstream.circuit.note_failure();
         } else {
-            self.parts.upstream.circuit.note_success();
+            self.context.upstream.circuit.note_success();
         }
     }
 
-    /// Records the token. Nobody waits for that longer than [`COMMIT_PATIENCE`], but it is tried
-    /// for [`RECORD_FOR`]: a token that comes on record late still serves the next request.
+    /// Records the token. Nobody waits for that longer than [`COMMIT_TIMEOUT`], but it is tried
+    /// for [`RECORD_RETRY_TIMEOUT`]: a token that comes on record late still serves the next request.
     async fn finish(
         self,
         minted: Minted,
@@ -204,20 +204,21 @@ impl Mint<'_> {
             lease: self.lease,
             expiration: minted.expiration,
             ends_at: self.lease.claimed_at + life,
-            sealed: self
-                .parts
-                .keys
-                .seal(&minted.token_string, claim.mint_id, &claim.combination),
-            fingerprint: self.parts.keys.fingerprint(minted.token_string.expose()),
+            encrypted: self.context.keys.encrypt(
+                &minted.token_string,
+                claim.mint_id,
+                &claim.combination,
+            ),
+            fingerprint: self.context.keys.fingerprint(minted.token_string.expose()),
             calls,
             event_id: Uuid::now_v7(),
         };
         let fingerprint = finish.fingerprint;
         let (done, finished) = oneshot::channel();
-        let parts = self.parts.clone();
-        self.parts.tracker.spawn(
+        let context = self.context.clone();
+        self.context.tracker.spawn(
             async move {
-                let _ = done.send(record(&parts, finish).await);
+                let _ = done.send(record(&context, finish).await);
             }
             .instrument(error_span!(
                 "record a mint",
@@ -225,16 +226,16 @@ impl Mint<'_> {
                 db.system.name = "postgresql"
             )),
         );
-        let Ok(Ok(finished)) = timeout(COMMIT_PATIENCE, finished).await else {
+        let Ok(Ok(finished)) = timeout(COMMIT_TIMEOUT, finished).await else {
             return Err(Failure::database());
         };
         let finished = finished?;
-        self.parts.clock.observe(finished.issued_at);
+        self.context.clock.observe(finished.issued_at);
         if finished.is_voided {
             return Ok(None);
         }
         let cached = Arc::new(CachedToken {
-            issued: Issued {
+            issued: TokenWithSecret {
                 id: claim.mint_id,
                 combination: claim.combination.clone(),
                 expiration: minted.expiration,
@@ -247,7 +248,7 @@ impl Mint<'_> {
             minted_at: Some(Instant::now()),
         });
         if claim.lifetime > 0 {
-            self.parts.cache.insert(cached.clone());
+            self.context.cache.insert(cached.clone());
         }
         Ok(Some(cached))
     }
@@ -255,9 +256,9 @@ impl Mint<'_> {
     /// Records that there is no token, and gives the failure back.
     async fn fail(&self, mut failure: Failure, is_unknown: bool, calls: &CallSummary) -> Failure {
         let outcome = if is_unknown { "unknown" } else { "failed" };
-        let counted = &self.parts.metrics.mints_total;
+        let counted = &self.context.metrics.mints_total;
         counted.with_label_values(&[outcome]).inc();
-        let cooldown = self.parts.settings.mint_cooldown;
+        let cooldown = self.context.settings.mint_cooldown;
         // Sooner than that, trying again only repeats this answer.
         let cooled = cooldown.as_secs_f64().ceil() as u32;
         failure.retry_after = failure.retry_after.map(|after| after.max(cooled));
@@ -271,7 +272,7 @@ impl Mint<'_> {
             is_unknown,
             "a mint gave no token: {}", failure.detail
         );
-        let (claim, lease, calls, told) = (
+        let (claim, lease, calls, recorded_failure) = (
             self.claim.clone(),
             self.lease,
             calls.clone(),
@@ -279,9 +280,18 @@ impl Mint<'_> {
         );
         // If it cannot be recorded it stays open, and whoever takes over marks it as unknown.
         let _ = self
-            .parts
-            .ask("record a failed mint", move |pool| async move {
-                fail_mint(&pool, &claim, lease, &told, is_unknown, &calls, cooldown).await
+            .context
+            .run_query("record a failed mint", move |pool| async move {
+                fail_mint(
+                    &pool,
+                    &claim,
+                    lease,
+                    &recorded_failure,
+                    is_unknown,
+                    &calls,
+                    cooldown,
+                )
+                .await
             })
             .await;
         failure
@@ -298,28 +308,28 @@ fn note_error(calls: &mut CallSummary, error: &CallError) {
 /// The provider's word on a token's life, never more than was asked; a second less where it is
 /// less, since its `Date` has whole seconds.
 fn life_of(minted: &Minted, lifetime: i32) -> Duration {
-    let asked = TimeDelta::seconds(i64::from(lifetime));
+    let requested = TimeDelta::seconds(i64::from(lifetime));
     let life = match minted.life {
-        Some(life) if life < asked => life - TimeDelta::seconds(1),
-        _ => asked,
+        Some(life) if life < requested => life - TimeDelta::seconds(1),
+        _ => requested,
     };
     life.to_std().unwrap_or_default()
 }
 
-async fn record(parts: &Parts, finish: Finish) -> Result<Finished, Failure> {
+async fn record(context: &Context, finish: Finish) -> Result<Finished, Failure> {
     let started = Instant::now();
     let count = |outcome| {
-        parts
+        context
             .metrics
             .mints_total
             .with_label_values(&[outcome])
             .inc()
     };
     loop {
-        let asked = finish.clone();
-        let recorded = parts
+        let finish_copy = finish.clone();
+        let recorded = context
             .db
-            .run(|pool| async move { finish_mint(&pool, &asked).await })
+            .run(|pool| async move { finish_mint(&pool, &finish_copy).await })
             .await;
         let mint_id = finish.claim.mint_id;
         match recorded {
@@ -336,7 +346,7 @@ async fn record(parts: &Parts, finish: Finish) -> Result<Finished, Failure> {
                 tracing::error!(%mint_id, "the slot of a minted token is gone; the token is lost");
                 return Err(Failure::database());
             }
-            Err(error) if started.elapsed() < RECORD_FOR => {
+            Err(error) if started.elapsed() < RECORD_RETRY_TIMEOUT => {
                 tracing::warn!(%error, %mint_id, "a minted token could not be recorded yet");
                 sleep(Duration::from_millis(100)).await;
             }

@@ -16,4 +16,4 @@ pub mod resolve;
 
 pub use self::context::VendingSettings;
 pub use self::issue::Vendor;
-pub use self::request::{ForwardReason, Order, Source, Vended};
+pub use self::request::{CacheStatus, ForwardReason, IssuedToken, TokenRequest};

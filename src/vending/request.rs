@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cache::CachedToken;
-use crate::model::{Combination, Issued};
+use crate::model::{Combination, TokenWithSecret};
 
 /// What a caller asks for.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct TokenRequest {
     /// The key of reuse.
     pub combination: Combination,
     /// Seconds to ask of the upstream if a token is minted, 0…2592000.
@@ -21,7 +21,7 @@ pub struct Order {
     pub renew: bool,
 }
 
-impl Order {
+impl TokenRequest {
     /// A request; `min_remaining` and half the lifetime bound the life that a token on record must have
     /// left, unless `min_fresh` asks for more.
     pub fn new(
@@ -32,7 +32,7 @@ impl Order {
         min_remaining: Duration,
     ) -> Self {
         let min_fresh = seconds(min_fresh.unwrap_or(0));
-        Order {
+        TokenRequest {
             combination,
             lifetime,
             min_fresh,
@@ -52,11 +52,11 @@ impl Order {
     pub(super) fn accepts(
         &self,
         token: &CachedToken,
-        placed_at: Instant,
+        requested_at: Instant,
         now: Instant,
     ) -> Option<Duration> {
         let life = token.life(now);
-        if token.minted_at.is_some_and(|at| at > placed_at) {
+        if token.minted_at.is_some_and(|at| at > requested_at) {
             let does = self.is_satisfied_by_mint(token.issued.lifetime) && !life.is_zero();
             return does.then_some(Duration::ZERO);
         }
@@ -70,26 +70,26 @@ fn seconds(seconds: i32) -> Duration {
 
 /// A token on its way out; its event is committed.
 #[derive(Clone, Debug)]
-pub struct Vended {
+pub struct IssuedToken {
     pub(super) token: Arc<CachedToken>,
     /// Whole seconds of life left by our clock.
     pub expires_in: u64,
     /// Whether it was minted for this very request.
     pub minted: bool,
     /// How it was come by.
-    pub source: Source,
+    pub cache_status: CacheStatus,
 }
 
-impl Vended {
+impl IssuedToken {
     /// The token.
-    pub fn issued(&self) -> &Issued {
+    pub fn issued(&self) -> &TokenWithSecret {
         &self.token.issued
     }
 }
 
 /// How a token was come by, in the terms of RFC 9211.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
+pub enum CacheStatus {
     /// It was on record, and fresh enough.
     Hit,
     /// A mint was needed.
@@ -123,14 +123,14 @@ pub(super) mod tests {
 
     const MIN_REMAINING: Duration = Duration::from_secs(60);
 
-    pub fn order(lifetime: i32, min_fresh: Option<i32>, renew: bool) -> Order {
+    pub fn request(lifetime: i32, min_fresh: Option<i32>, renew: bool) -> TokenRequest {
         let combination = Combination {
             user_id: "u".into(),
             country: None,
             bank: None,
             access: Access::default(),
         };
-        Order::new(combination, lifetime, min_fresh, renew, MIN_REMAINING)
+        TokenRequest::new(combination, lifetime, min_fresh, renew, MIN_REMAINING)
     }
 
     pub fn token(
@@ -141,9 +141,9 @@ pub(super) mod tests {
     ) -> CachedToken {
         let time = chrono::Utc::now();
         CachedToken {
-            issued: Issued {
+            issued: TokenWithSecret {
                 id: Uuid::now_v7(),
-                combination: order(0, None, false).combination,
+                combination: request(0, None, false).combination,
                 expiration: time,
                 issued_at: time,
                 lifetime,
@@ -157,7 +157,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_token_on_record_needs_the_life_that_the_rule_or_the_caller_asks() {
-        let placed = Instant::now();
+        let requested_at = Instant::now();
         // (life left, lifetime asked, min-fresh, does)
         for (life, lifetime, min_fresh, does) in [
             (61, 3600, None, true),
@@ -174,45 +174,45 @@ pub(super) mod tests {
             (301, 3600, Some(300), true),
             (300, 3600, Some(300), false),
         ] {
-            let order = order(lifetime, min_fresh, false);
-            let token = token(life, 3600, placed, None);
-            let accepted = order.accepts(&token, placed, placed);
+            let request = request(lifetime, min_fresh, false);
+            let token = token(life, 3600, requested_at, None);
+            let accepted = request.accepts(&token, requested_at, requested_at);
             assert_eq!(
                 accepted.is_some(),
                 does,
                 "{life} of {lifetime}, {min_fresh:?}"
             );
             if let Some(min_life) = accepted {
-                assert_eq!(min_life, order.min_life);
+                assert_eq!(min_life, request.min_life);
             }
         }
     }
 
     #[test]
     fn a_token_minted_meanwhile_is_not_asked_for_more_life() {
-        let placed = Instant::now();
-        let later = placed + Duration::from_secs(1);
+        let requested_at = Instant::now();
+        let later = requested_at + Duration::from_secs(1);
         let short = token(1, 2, later, Some(later));
-        let accepts = |order: Order| order.accepts(&short, placed, later);
-        assert_eq!(accepts(order(2, None, false)), Some(Duration::ZERO));
-        assert_eq!(accepts(order(3600, None, false)), Some(Duration::ZERO));
-        assert_eq!(accepts(order(2, Some(2), false)), Some(Duration::ZERO));
-        assert_eq!(accepts(order(2, None, true)), Some(Duration::ZERO));
+        let accepts = |request: TokenRequest| request.accepts(&short, requested_at, later);
+        assert_eq!(accepts(request(2, None, false)), Some(Duration::ZERO));
+        assert_eq!(accepts(request(3600, None, false)), Some(Duration::ZERO));
+        assert_eq!(accepts(request(2, Some(2), false)), Some(Duration::ZERO));
+        assert_eq!(accepts(request(2, None, true)), Some(Duration::ZERO));
         // It was minted for less than this one insists on.
-        assert_eq!(accepts(order(3600, Some(3), false)), None);
+        assert_eq!(accepts(request(3600, Some(3), false)), None);
         // And a request placed after it is a new one.
         let after = later + Duration::from_millis(1);
-        assert_eq!(order(2, None, false).accepts(&short, after, after), None);
+        assert_eq!(request(2, None, false).accepts(&short, after, after), None);
     }
 
     #[test]
     fn renewing_passes_over_what_was_there_before() {
-        let placed = Instant::now();
-        let earlier = placed.checked_sub(Duration::from_secs(1));
-        for minted_at in [None, earlier, Some(placed)] {
-            let token = token(3600, 3600, placed, minted_at);
+        let requested_at = Instant::now();
+        let earlier = requested_at.checked_sub(Duration::from_secs(1));
+        for minted_at in [None, earlier, Some(requested_at)] {
+            let token = token(3600, 3600, requested_at, minted_at);
             assert_eq!(
-                order(3600, None, true).accepts(&token, placed, placed),
+                request(3600, None, true).accepts(&token, requested_at, requested_at),
                 None
             );
         }

@@ -7,26 +7,26 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::sleep;
 
 use super::cache::CachedToken;
-use super::context::Parts;
+use super::context::Context;
 use super::mint::claim_and_mint;
-use super::request::{ForwardReason, Order};
+use super::request::{ForwardReason, TokenRequest};
 use crate::db::slots::{Slot, StoredToken, find_slot, point_slot};
-use crate::model::{Caller, Failure, FailureKind, Issued};
+use crate::model::{Caller, Failure, FailureKind, TokenWithSecret};
 
 /// What a flight came to.
 #[derive(Clone, Debug)]
-pub struct Landed {
+pub struct FlightResult {
     /// The token.
     pub token: Arc<CachedToken>,
     /// Where it came from.
-    pub origin: Origin,
+    pub origin: TokenOrigin,
     /// Why what was on record before did not do.
     pub reason: ForwardReason,
 }
 
 /// Where a flight's token came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Origin {
+pub enum TokenOrigin {
     /// It was on record.
     Found,
     /// Another replica minted it meanwhile.
@@ -37,20 +37,20 @@ pub enum Origin {
 
 /// Finds or mints a token for the order.
 pub(super) async fn resolve(
-    parts: Arc<Parts>,
-    order: Order,
+    context: Arc<Context>,
+    request: TokenRequest,
     caller: Arc<Caller>,
-) -> Result<Landed, Failure> {
+) -> Result<FlightResult, Failure> {
     let started = Instant::now();
-    let min_life = TimeDelta::from_std(order.min_life).unwrap_or_default();
+    let min_life = TimeDelta::from_std(request.min_life).unwrap_or_default();
     let (mut seen_seq, mut reason) = (None, None);
-    while started.elapsed() < parts.settings.patience() {
+    while started.elapsed() < context.settings.max_wait() {
         let read_at = Instant::now();
-        let slot = read_slot(&parts, &order).await?;
+        let slot = read_slot(&context, &request).await?;
         let since = seen_seq.unwrap_or(slot.minted_seq);
-        let reason = *reason.get_or_insert_with(|| forward_reason(&slot, &order, min_life));
+        let reason = *reason.get_or_insert_with(|| forward_reason(&slot, &request, min_life));
         let land = |token, origin| {
-            Ok(Landed {
+            Ok(FlightResult {
                 token,
                 origin,
                 reason,
@@ -58,13 +58,13 @@ pub(super) async fn resolve(
         };
         if let Some(pointer) = &slot.pointer {
             let was_awaited = slot.minted_seq > since;
-            if was_awaited && order.is_satisfied_by_mint(pointer.token.lifetime) {
-                let token = remember(&parts, pointer, slot.judged_at, read_at, true)?;
-                return land(token, Origin::Awaited);
+            if was_awaited && request.is_satisfied_by_mint(pointer.token.lifetime) {
+                let token = cache_stored_token(&context, pointer, slot.judged_at, read_at, true)?;
+                return land(token, TokenOrigin::Awaited);
             }
-            if !order.renew && pointer.life(slot.judged_at) > min_life {
-                let token = remember(&parts, pointer, slot.judged_at, read_at, false)?;
-                return land(token, Origin::Found);
+            if !request.renew && pointer.life(slot.judged_at) > min_life {
+                let token = cache_stored_token(&context, pointer, slot.judged_at, read_at, false)?;
+                return land(token, TokenOrigin::Found);
             }
         }
         // What others have minted so far does not do for this order.
@@ -73,18 +73,18 @@ pub(super) async fn resolve(
             return Err(failure);
         }
         if slot.is_leased {
-            sleep(until_next_look(started.elapsed())).await;
+            sleep(next_poll_delay(started.elapsed())).await;
             continue;
         }
         if slot.wants_pointing
-            && !order.renew
-            && let Some(stored) = point(&parts, &order).await?
+            && !request.renew
+            && let Some(stored) = point(&context, &request).await?
         {
-            let token = remember(&parts, &stored, slot.judged_at, read_at, false)?;
-            return land(token, Origin::Found);
+            let token = cache_stored_token(&context, &stored, slot.judged_at, read_at, false)?;
+            return land(token, TokenOrigin::Found);
         }
-        match claim_and_mint(&parts, &order, &caller, &slot, read_at).await? {
-            Some(token) => return land(token, Origin::Minted),
+        match claim_and_mint(&context, &request, &caller, &slot, read_at).await? {
+            Some(token) => return land(token, TokenOrigin::Minted),
             // Somebody else won the claim, or the combination was invalidated under the mint.
             None => sleep(Duration::from_millis(fastrand::u64(5..25))).await,
         }
@@ -95,14 +95,14 @@ pub(super) async fn resolve(
 /// How long to leave alone a mint of another replica that was waited for so long: the longer it has
 /// taken, the longer it may yet take. So it is seen late by a quarter of its time at most, or 20 ms,
 /// and one that takes a second is looked at some twenty times.
-fn until_next_look(waited: Duration) -> Duration {
+fn next_poll_delay(waited: Duration) -> Duration {
     let longest = (waited / 4).clamp(Duration::from_millis(20), Duration::from_millis(250));
     longest.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
-fn forward_reason(slot: &Slot, order: &Order, min_life: TimeDelta) -> ForwardReason {
+fn forward_reason(slot: &Slot, request: &TokenRequest, min_life: TimeDelta) -> ForwardReason {
     match &slot.pointer {
-        Some(pointer) if order.renew && pointer.life(slot.judged_at) > min_life => {
+        Some(pointer) if request.renew && pointer.life(slot.judged_at) > min_life => {
             ForwardReason::Request
         }
         Some(_) => ForwardReason::Stale,
@@ -111,56 +111,56 @@ fn forward_reason(slot: &Slot, order: &Order, min_life: TimeDelta) -> ForwardRea
     }
 }
 
-async fn read_slot(parts: &Parts, order: &Order) -> Result<Slot, Failure> {
-    let (combination, floor, min_life) = (
-        order.combination.clone(),
-        parts.clock.floor(),
-        order.min_life,
+async fn read_slot(context: &Context, request: &TokenRequest) -> Result<Slot, Failure> {
+    let (combination, lower_bound, min_life) = (
+        request.combination.clone(),
+        context.clock.lower_bound(),
+        request.min_life,
     );
-    let slot = parts
-        .ask("read a slot", |pool| async move {
-            find_slot(&pool, &combination, floor, min_life).await
+    let slot = context
+        .run_query("read a slot", |pool| async move {
+            find_slot(&pool, &combination, lower_bound, min_life).await
         })
         .await?;
-    parts.clock.observe(slot.now);
+    context.clock.observe(slot.now);
     Ok(slot)
 }
 
-async fn point(parts: &Parts, order: &Order) -> Result<Option<StoredToken>, Failure> {
-    let (combination, floor, min_life) = (
-        order.combination.clone(),
-        parts.clock.floor(),
-        order.min_life,
+async fn point(context: &Context, request: &TokenRequest) -> Result<Option<StoredToken>, Failure> {
+    let (combination, lower_bound, min_life) = (
+        request.combination.clone(),
+        context.clock.lower_bound(),
+        request.min_life,
     );
-    parts
-        .ask("point a slot", |pool| async move {
-            point_slot(&pool, &combination, floor, min_life).await
+    context
+        .run_query("point a slot", |pool| async move {
+            point_slot(&pool, &combination, lower_bound, min_life).await
         })
         .await
 }
 
 /// Opens a stored token and proposes it from now on. Its monotonic deadline counts from before
 /// the reading, so it is never late.
-fn remember(
-    parts: &Parts,
+fn cache_stored_token(
+    context: &Context,
     stored: &StoredToken,
     judged_at: DateTime<Utc>,
     read_at: Instant,
     was_awaited: bool,
 ) -> Result<Arc<CachedToken>, Failure> {
     let token = &stored.token;
-    let token_string = parts
+    let token_string = context
         .keys
-        .open(&stored.ciphertext, token.id, &token.combination)
+        .decrypt(&stored.ciphertext, token.id, &token.combination)
         .map_err(|error| {
-            parts.metrics.tokens_unreadable_total.inc();
+            context.metrics.tokens_unreadable_total.inc();
             tracing::error!(token_id = %token.id, %error, "ALARM: a stored token cannot be opened");
             let detail = "the token on record cannot be opened";
             Failure::new(FailureKind::TokenUnreadable, detail)
         })?;
     let life = (token.ends_at - judged_at).to_std().unwrap_or_default();
     let cached = Arc::new(CachedToken {
-        issued: Issued {
+        issued: TokenWithSecret {
             id: token.id,
             combination: token.combination.clone(),
             expiration: token.expiration,
@@ -172,7 +172,7 @@ fn remember(
         deadline: read_at + life,
         minted_at: was_awaited.then(Instant::now),
     });
-    parts.cache.insert(cached.clone());
+    context.cache.insert(cached.clone());
     Ok(cached)
 }
 
@@ -184,12 +184,12 @@ mod tests {
     fn a_mint_elsewhere_is_seen_soon_and_looked_at_seldom() {
         let (mut waited, mut looks) = (Duration::ZERO, 0);
         while waited < Duration::from_secs(1) {
-            let next = until_next_look(waited);
+            let next = next_poll_delay(waited);
             assert!(next <= (waited / 4).max(Duration::from_millis(20)));
             waited += next;
             looks += 1;
         }
         assert!(looks <= 31, "{looks} looks in a second");
-        assert!(until_next_look(30 * waited) <= Duration::from_millis(250));
+        assert!(next_poll_delay(30 * waited) <= Duration::from_millis(250));
     }
 }

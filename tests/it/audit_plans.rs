@@ -9,7 +9,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Postgres, QueryBuilder};
 use token_vendor::db::audit_events::{EventPages, read_events};
 use token_vendor::db::event_page::{
-    EventFilter, EventOrder, EventPage, Reading, list_users, push_select,
+    AuditReadRecord, EventFilter, EventOrder, EventPage, list_users, push_select,
 };
 use token_vendor::model::EventKind;
 use uuid::Uuid;
@@ -81,8 +81,8 @@ fn page(order: EventOrder, after: After) -> EventPage {
 }
 
 /// On record with each page, as the service has it.
-fn reading() -> Reading {
-    Reading {
+fn reading() -> AuditReadRecord {
+    AuditReadRecord {
         caller: None,
         detail: Value::Null,
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use chrono::{TimeDelta, Utc};
 use futures_util::future::join_all;
 use sqlx::PgPool;
-use token_vendor::crypto::SealedToken;
+use token_vendor::crypto::EncryptedToken;
 use token_vendor::db::handouts::{HandoutRow, insert_handouts};
 use token_vendor::db::mints::{
     CallSummary, Claim, Finish, Lease, claim_mint, fail_mint, finish_mint,
@@ -110,7 +110,7 @@ async fn finish(db: &PgPool, claim: Claim, lease: Lease) {
     let finish = Finish {
         expiration: lease.claimed_at + life,
         ends_at: lease.claimed_at + life,
-        sealed: SealedToken {
+        encrypted: EncryptedToken {
             bytes: vec![1],
             key_id: "k".into(),
         },

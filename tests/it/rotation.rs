@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use token_vendor::crypto::KeyRing;
-use token_vendor::db::keys::{list_secrets_under_key, replace_secrets};
+use token_vendor::db::keys::{list_tokens_under_key, replace_ciphertexts};
 use token_vendor::model::{Access, Combination, TokenString};
 use tokio::process::Child;
 use uuid::Uuid;
@@ -50,10 +50,10 @@ async fn seed(world: &World, count: usize) {
             access: Access::default(),
         };
         rows.3.push(ring.fingerprint(&secret).to_string());
-        let sealed = ring.seal(&TokenString::new(secret), id, &combination);
+        let encrypted = ring.encrypt(&TokenString::new(secret), id, &combination);
         rows.0.push(combination.user_id);
         rows.1.push(id);
-        rows.2.push(sealed.bytes);
+        rows.2.push(encrypted.bytes);
     }
     sqlx::query(
         "WITH token AS (
@@ -223,7 +223,7 @@ async fn keys_rotate_under_load_and_killed_midway_and_nothing_is_lost() {
                 bank: None,
                 access: Access::default(),
             };
-            let token = ring.open(&ciphertext, id, &combination).unwrap();
+            let token = ring.decrypt(&ciphertext, id, &combination).unwrap();
             assert_eq!(ring.fingerprint(token.expose()).to_string(), fingerprint);
         }
         recorded.insert(id.to_string(), fingerprint);
@@ -252,7 +252,7 @@ async fn a_token_that_changed_meanwhile_is_left_as_it_is() {
     let world = World::new().await;
     seed(&world, 3).await;
     let replica = world.replica().await;
-    let secrets = list_secrets_under_key(&world.db, "k1", Uuid::nil(), 10)
+    let secrets = list_tokens_under_key(&world.db, "k1", Uuid::nil(), 10)
         .await
         .unwrap();
     let ring = new_ring();
@@ -260,9 +260,9 @@ async fn a_token_that_changed_meanwhile_is_left_as_it_is() {
         .into_iter()
         .map(|old| {
             let token = old_ring()
-                .open(&old.ciphertext, old.id, &old.combination)
+                .decrypt(&old.ciphertext, old.id, &old.combination)
                 .unwrap();
-            let new = ring.seal(&token, old.id, &old.combination);
+            let new = ring.encrypt(&token, old.id, &old.combination);
             (old, new)
         })
         .collect();
@@ -277,10 +277,10 @@ async fn a_token_that_changed_meanwhile_is_left_as_it_is() {
         .await
         .unwrap();
 
-    assert_eq!(replace_secrets(&world.db, &moves).await.unwrap(), 1);
+    assert_eq!(replace_ciphertexts(&world.db, &moves).await.unwrap(), 1);
     other.rollback().await.unwrap();
-    assert_eq!(replace_secrets(&world.db, &moves).await.unwrap(), 1);
-    assert_eq!(replace_secrets(&world.db, &moves).await.unwrap(), 0);
+    assert_eq!(replace_ciphertexts(&world.db, &moves).await.unwrap(), 1);
+    assert_eq!(replace_ciphertexts(&world.db, &moves).await.unwrap(), 0);
     let empty =
         "SELECT count(*) FROM tokens WHERE ciphertext = '' AND key_id = 'k1' AND NOT is_valid";
     assert_eq!(world.count(empty).await, 1);

@@ -18,7 +18,7 @@ async fn an_answer_that_is_not_the_contracts_gives_no_token() {
         body,
     };
     let good = r#"{"tokenString":"t","expiration":"2099-01-01T00:00:00Z","isValid":true"#;
-    let faults = [
+    let errors = [
         Upstream::Flood,
         raw("".into()),
         raw("<html>Created</html>".into()),
@@ -63,7 +63,7 @@ async fn an_answer_that_is_not_the_contracts_gives_no_token() {
         ("expiration", Value::Null),
     ];
     let members = members.map(|(member, value)| Upstream::with(member, value));
-    for fault in faults.into_iter().chain(members) {
+    for fault in errors.into_iter().chain(members) {
         let expected = told(FAILED, 1, 201);
         suffer(&world, &replica, Duration::from_secs(8), fault, expected).await;
     }

@@ -7,11 +7,11 @@ use chrono::SubsecRound;
 use url::form_urlencoded::{Serializer, parse};
 
 use super::{page, text};
-use crate::api::extract::authorization::{AuditRead, Permit};
+use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::event_query::ListEvents;
 use crate::api::handlers::audit::read_events;
 use crate::api::middleware::request_context::Outcome;
-use crate::api::problem::field_error::Fault;
+use crate::api::problem::field_error::FieldError;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::state::ApiState;
 use crate::model::time::parse_timestamp;
@@ -53,7 +53,7 @@ impl Fields {
 #[template(path = "console/audit.html")]
 struct AuditPage {
     fields: Fields,
-    errors: Vec<Fault>,
+    errors: Vec<FieldError>,
     events: Vec<AuditEvent>,
     next: Option<String>,
     kinds: &'static [EventKind],
@@ -79,7 +79,7 @@ impl AuditPage {
 
 /// `GET /console/audit`: events that match, a page at a time; with what is wrong with the filter, if anything.
 pub async fn show_audit(
-    permit: Permit<AuditRead>,
+    authorized: Authorized<AuditRead>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
@@ -95,11 +95,11 @@ pub async fn show_audit(
         Ok(list) => {
             let keep = |events: &mut Vec<_>, event: &EventRef<'_>| events.push(event.into());
             (found.events, found.next) =
-                read_events(&state, &list, permit.into_caller(), keep).await?;
+                read_events(&state, &list, authorized.into_caller(), keep).await?;
             page(StatusCode::OK, &found)
         }
-        Err(faults) => {
-            found.errors = faults.into_vec();
+        Err(errors) => {
+            found.errors = errors.into_vec();
             let mut answer = page(StatusCode::BAD_REQUEST, &found)?;
             answer
                 .extensions_mut()

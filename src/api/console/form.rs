@@ -10,7 +10,7 @@ use actix_web::http::header::{self, HeaderName};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::api::extract::authorization::{Permit, note_denial};
+use crate::api::extract::authorization::{Authorized, note_denial};
 use crate::api::middleware::header::single_header;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::state::ApiState;
@@ -35,7 +35,7 @@ fn mac(client: &Client, action: &str) -> Hmac<Sha256> {
 pub fn check_site<S>(
     request: &HttpRequest,
     state: &ApiState,
-    permit: &Permit<S>,
+    authorized: &Authorized<S>,
 ) -> Result<(), Problem> {
     let text =
         |name| single_header(request.headers(), name).map(|line| line.to_str().unwrap_or_default());
@@ -50,7 +50,7 @@ pub fn check_site<S>(
     if is_ours {
         Ok(())
     } else {
-        Err(refuse(request, state, permit))
+        Err(refuse(request, state, authorized))
     }
 }
 
@@ -58,22 +58,22 @@ pub fn check_site<S>(
 pub fn check_token<S>(
     request: &HttpRequest,
     state: &ApiState,
-    permit: &Permit<S>,
+    authorized: &Authorized<S>,
     action: &str,
     token: Option<String>,
 ) -> Result<(), Problem> {
-    let expected = self::token(permit.client(), action);
-    let is_right =
+    let expected = self::token(authorized.client(), action);
+    let secret_matches =
         subtle::ConstantTimeEq::ct_eq(expected.as_bytes(), token.unwrap_or_default().as_bytes());
-    if is_right.into() {
+    if secret_matches.into() {
         Ok(())
     } else {
-        Err(refuse(request, state, permit))
+        Err(refuse(request, state, authorized))
     }
 }
 
-fn refuse<S>(request: &HttpRequest, state: &ApiState, permit: &Permit<S>) -> Problem {
-    note_denial(state, request, Some(permit.client().api_key.clone()));
+fn refuse<S>(request: &HttpRequest, state: &ApiState, authorized: &Authorized<S>) -> Problem {
+    note_denial(state, request, Some(authorized.client().api_key.clone()));
     let detail = "this form was not sent from a page of this console; open the page again";
     Problem::new(ProblemKind::Forbidden, detail)
 }

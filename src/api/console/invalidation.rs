@@ -7,13 +7,13 @@ use url::form_urlencoded::Serializer;
 use uuid::Uuid;
 
 use super::{form, page, see_other, text};
-use crate::api::extract::authorization::{ConsoleInvalidate, Permit};
+use crate::api::extract::authorization::{Authorized, ConsoleInvalidate};
 use crate::api::extract::body::Body;
 use crate::api::extract::event_query::uuid;
 use crate::api::extract::fields;
 use crate::api::extract::query::parameters;
 use crate::api::problem::Problem;
-use crate::api::problem::field_error::Faults;
+use crate::api::problem::field_error::FieldErrors;
 use crate::api::state::ApiState;
 use crate::db::tokens::{TokenFilter, find_token, list_tokens};
 use crate::model::{InvalidationReason, Token};
@@ -35,27 +35,27 @@ enum Whose {
 impl Invalidation {
     fn read(
         [token_id, user_id, reason]: [Option<String>; 3],
-        mut faults: Faults,
-    ) -> Result<Self, Faults> {
+        mut errors: FieldErrors,
+    ) -> Result<Self, FieldErrors> {
         let reason = InvalidationReason::from_name(&reason.unwrap_or_default());
-        let reason = faults.query(
+        let reason = errors.query(
             "reason",
             reason.ok_or("must be one of used, compromised, requested".into()),
         );
         let whose = match (token_id, user_id) {
-            (Some(text), None) => faults.query("tokenId", uuid(&text)).map(Whose::Token),
-            (None, Some(text)) => faults
+            (Some(text), None) => errors.query("tokenId", uuid(&text)).map(Whose::Token),
+            (None, Some(text)) => errors
                 .query("userId", fields::user_id(text))
                 .map(Whose::User),
             _ => {
-                faults.parameter("tokenId", "or userId must be there, and not both");
+                errors.parameter("tokenId", "or userId must be there, and not both");
                 None
             }
         };
         let read = whose
             .zip(reason)
             .map(|(whose, reason)| Invalidation { whose, reason });
-        faults.check(read)
+        errors.check(read)
     }
 
     /// What its form is good for.
@@ -95,17 +95,17 @@ struct ConfirmPage {
 
 /// `GET /console/invalidate?tokenId=|userId=&reason=`: the question.
 pub async fn confirm_invalidation(
-    permit: Permit<ConsoleInvalidate>,
+    authorized: Authorized<ConsoleInvalidate>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let mut faults = Faults::default();
+    let mut errors = FieldErrors::default();
     let values = parameters(
         request.query_string(),
         ["tokenId", "userId", "reason"],
-        &mut faults,
+        &mut errors,
     );
-    let invalidation = Invalidation::read(values, faults)?;
+    let invalidation = Invalidation::read(values, errors)?;
     let tokens = match &invalidation.whose {
         Whose::Token(id) => {
             let id = *id;
@@ -128,7 +128,7 @@ pub async fn confirm_invalidation(
             state.db.run(list).await?
         }
     };
-    let form_token = form::token(permit.client(), &invalidation.action());
+    let form_token = form::token(authorized.client(), &invalidation.action());
     page(
         StatusCode::OK,
         &ConfirmPage {
@@ -141,23 +141,23 @@ pub async fn confirm_invalidation(
 
 /// `POST /console/invalidate`: does it, and goes on to the page that shows it.
 pub async fn invalidate(
-    permit: Permit<ConsoleInvalidate>,
+    authorized: Authorized<ConsoleInvalidate>,
     request: HttpRequest,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    form::check_site(&request, &state, &permit)?;
+    form::check_site(&request, &state, &authorized)?;
     let names = ["tokenId", "userId", "reason", "formToken"];
-    let ([token_id, user_id, reason, form_token], faults) = body.read_form(names).await?;
-    let invalidation = Invalidation::read([token_id, user_id, reason], faults)?;
+    let ([token_id, user_id, reason, form_token], errors) = body.read_form(names).await?;
+    let invalidation = Invalidation::read([token_id, user_id, reason], errors)?;
     form::check_token(
         &request,
         &state,
-        &permit,
+        &authorized,
         &invalidation.action(),
         form_token,
     )?;
-    let (caller, reason) = (permit.into_caller(), invalidation.reason);
+    let (caller, reason) = (authorized.into_caller(), invalidation.reason);
     match &invalidation.whose {
         Whose::Token(id) => {
             let ended = state.vendor.invalidate(*id, reason, caller).await?;

@@ -22,7 +22,7 @@ pub use self::overview::show_overview;
 pub use self::search::{look_up, show_search};
 pub use self::tokens::{show_token, show_user};
 use crate::api::problem::Problem;
-use crate::api::problem::field_error::Fault;
+use crate::api::problem::field_error::FieldError;
 
 /// The headers of every page: what it may load, who may frame it, where its forms may go.
 const SECURITY: [(HeaderName, &str); 3] = [
@@ -67,7 +67,7 @@ struct ProblemPage<'a> {
     title: &'a str,
     status: StatusCode,
     detail: &'a str,
-    errors: &'a [Fault],
+    errors: &'a [FieldError],
     request_id: &'a str,
 }
 

@@ -8,11 +8,11 @@ use askama::Template;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{page, text};
-use crate::api::extract::authorization::{AuditRead, Permit};
+use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::query::no_parameters;
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
-use crate::api::state::look;
+use crate::api::state::probe_metrics;
 use crate::db::overview::{Minute, list_minutes};
 use crate::jobs::cleanup::Backlog;
 
@@ -27,7 +27,7 @@ const PATIENCE: TimeDelta = TimeDelta::minutes(5);
 struct OverviewPage {
     now: DateTime<Utc>,
     /// The budget left, `None` inside for no limit, and the cleanup's backlog; `None` while the primary does not tell.
-    figures: Option<(Option<u32>, Backlog)>,
+    database_metrics: Option<(Option<u32>, Backlog)>,
     ranges: [Range; 2],
     /// Minutes between the first one known and now that nobody counted.
     missing: usize,
@@ -136,7 +136,7 @@ fn plot(slots: &[Slot]) -> String {
 
 /// `GET /console/`: the figures.
 pub async fn show_overview(
-    _permit: Permit<AuditRead>,
+    _permit: Authorized<AuditRead>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
@@ -163,7 +163,7 @@ pub async fn show_overview(
     let hour = &slots[slots.len() - 60..];
     let found = OverviewPage {
         now: Utc::now(),
-        figures: look(&state).await,
+        database_metrics: probe_metrics(&state).await,
         ranges: [
             Range::new("hour", "Last hour", TimeDelta::minutes(5), hour),
             Range::new("day", "Last 24 hours", TimeDelta::hours(1), &slots),

@@ -6,7 +6,7 @@ use askama::Template;
 use percent_encoding::percent_decode_str;
 
 use super::{form, page, see_other};
-use crate::api::extract::authorization::{AuditRead, Permit};
+use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::body::Body;
 use crate::api::extract::fields;
 use crate::api::extract::query::no_parameters;
@@ -26,11 +26,11 @@ struct SearchPage {
 
 /// `GET /console/search`: the forms.
 pub async fn show_search(
-    permit: Permit<AuditRead>,
+    authorized: Authorized<AuditRead>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     no_parameters(request.query_string())?;
-    let form_token = form::token(permit.client(), LOOK_UP);
+    let form_token = form::token(authorized.client(), LOOK_UP);
     page(
         StatusCode::OK,
         &SearchPage {
@@ -43,25 +43,25 @@ pub async fn show_search(
 /// `POST /console/search`: on to the token with that token string, or the verification link with it. It
 /// comes in a body, so that it is in no address, log or history, and is not shown again.
 pub async fn look_up(
-    permit: Permit<AuditRead>,
+    authorized: Authorized<AuditRead>,
     request: HttpRequest,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    form::check_site(&request, &state, &permit)?;
-    let ([text, form_token], mut faults) = body.read_form(["tokenString", "formToken"]).await?;
-    form::check_token(&request, &state, &permit, LOOK_UP, form_token)?;
+    form::check_site(&request, &state, &authorized)?;
+    let ([text, form_token], mut errors) = body.read_form(["tokenString", "formToken"]).await?;
+    form::check_token(&request, &state, &authorized, LOOK_UP, form_token)?;
     let text = text.unwrap_or_default();
     let text = match text.trim().strip_prefix(&state.verification_base_url) {
         Some(encoded) => percent_decode_str(encoded).decode_utf8_lossy().into_owned(),
         None => text.trim().to_owned(),
     };
-    let text = faults.query("tokenString", fields::token_string(text));
-    let text = faults.check(text)?;
+    let text = errors.query("tokenString", fields::token_string(text));
+    let text = errors.check(text)?;
     if let Some(token) = state.vendor.look_up(&text).await? {
         return Ok(see_other(format!("/console/tokens/{}", token.id)));
     }
-    let form_token = form::token(permit.client(), LOOK_UP);
+    let form_token = form::token(authorized.client(), LOOK_UP);
     let mut answer = page(
         StatusCode::NOT_FOUND,
         &SearchPage {

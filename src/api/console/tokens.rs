@@ -8,13 +8,13 @@ use uuid::Uuid;
 
 use super::audit::Fields;
 use super::{page, text};
-use crate::api::extract::authorization::{AuditRead, Permit};
+use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::event_query::ListEvents;
 use crate::api::extract::query::parameters;
 use crate::api::handlers::audit::read_events;
 use crate::api::handlers::tokens::{ListTokens, read_tokens};
 use crate::api::problem::Problem;
-use crate::api::problem::field_error::Faults;
+use crate::api::problem::field_error::FieldErrors;
 use crate::api::state::ApiState;
 use crate::db::event_page::{EventFilter, EventOrder};
 use crate::db::tokens::{Mint, find_mint, find_token};
@@ -42,7 +42,7 @@ impl UserPage {
 
 /// `GET /console/users?userId=`: the user's tokens, newest first, a page at a time.
 pub async fn show_user(
-    permit: Permit<AuditRead>,
+    authorized: Authorized<AuditRead>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
@@ -50,9 +50,9 @@ pub async fn show_user(
     let is_done = !fields.value("done").is_empty();
     let list = ListTokens::from_query(&fields.query(&["done"], &[]))?;
     let Some(user_id) = list.filter.user_id.clone() else {
-        let mut faults = Faults::default();
-        faults.parameter("userId", "is required");
-        return Err(faults.into());
+        let mut errors = FieldErrors::default();
+        errors.parameter("userId", "is required");
+        return Err(errors.into());
     };
     // After an invalidation a standby may not know of it yet.
     let db = if is_done { &state.db } else { state.reads() };
@@ -61,7 +61,7 @@ pub async fn show_user(
         user_id,
         tokens,
         next: next.map(|cursor| fields.query(&["cursor", "done"], &[("cursor", &cursor)])),
-        may_invalidate: permit.also(Scope::TokensInvalidate),
+        may_invalidate: authorized.also(Scope::TokensInvalidate),
         is_done,
         reasons: InvalidationReason::ALL,
     };
@@ -105,14 +105,14 @@ impl TokenPage {
 /// `GET /console/tokens/{id}`: the record, its mint, and what became of it. There may be events of a token
 /// whose record is gone, or of a mint that gave none.
 pub async fn show_token(
-    permit: Permit<AuditRead>,
+    authorized: Authorized<AuditRead>,
     request: HttpRequest,
     id: web::Path<Uuid>,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let mut faults = Faults::default();
-    let [done] = parameters(request.query_string(), ["done"], &mut faults);
-    faults.check(Some(()))?;
+    let mut errors = FieldErrors::default();
+    let [done] = parameters(request.query_string(), ["done"], &mut errors);
+    errors.check(Some(()))?;
     let id = id.into_inner();
     let token = state
         .db
@@ -127,9 +127,9 @@ pub async fn show_token(
         limit: MAX_EVENTS,
         after: None,
     };
-    let may_invalidate = permit.also(Scope::TokensInvalidate);
+    let may_invalidate = authorized.also(Scope::TokensInvalidate);
     let keep = |events: &mut Vec<AuditEvent>, event: &EventRef<'_>| events.push(event.into());
-    let (events, next) = read_events(&state, &list, permit.into_caller(), keep).await?;
+    let (events, next) = read_events(&state, &list, authorized.into_caller(), keep).await?;
     let of_record = token
         .as_ref()
         .map(|token| String::from(&*token.combination.user_id));

@@ -17,10 +17,10 @@ use crate::api::middleware::request_context::Route;
 use crate::api::middleware::source_address::source_ip;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::state::ApiState;
-use crate::jobs::denials::Denied;
+use crate::jobs::denials::DenialKey;
 use crate::model::{Caller, Client, Scope};
 
-/// A scope as a type, for [`Permit`].
+/// A scope as a type, for [`Authorized`].
 pub trait RequiredScope: 'static {
     /// The scope.
     const SCOPE: Scope;
@@ -58,13 +58,13 @@ impl RequiredScope for ConsoleInvalidate {
 /// Proof that the caller is a client of ours, holds the scope `S` and is within its rate.
 ///
 /// Extracting it answers 401, 403 and 429, in this order, before a handler begins.
-pub struct Permit<S> {
+pub struct Authorized<S> {
     caller: Caller,
     client: Arc<Client>,
     scope: PhantomData<S>,
 }
 
-impl<S> Permit<S> {
+impl<S> Authorized<S> {
     /// Whether the client holds a further scope.
     pub fn also(&self, scope: Scope) -> bool {
         self.client.scopes.contains(scope)
@@ -81,7 +81,7 @@ impl<S> Permit<S> {
     }
 }
 
-impl<S: RequiredScope> FromRequest for Permit<S> {
+impl<S: RequiredScope> FromRequest for Authorized<S> {
     type Error = Problem;
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
@@ -102,7 +102,7 @@ impl<S: RequiredScope> FromRequest for Permit<S> {
                 return Err(Problem::new(ProblemKind::Forbidden, detail));
             }
             state.rate_limit.check(&caller.client)?;
-            Ok(Permit {
+            Ok(Authorized {
                 caller,
                 client,
                 scope: PhantomData,
@@ -118,7 +118,7 @@ pub fn note_denial(state: &ApiState, request: &HttpRequest, client: Option<Strin
         None => source_ip(request, &state.trusted_proxies),
     };
     let route = request.app_data::<Route>();
-    state.denials.note(Denied {
+    state.denials.note(DenialKey {
         client,
         source_ip: source_ip.map(|address| address.to_string()),
         route: route.map(|Route(name)| *name),
@@ -136,7 +136,7 @@ async fn authenticate(
         .and_then(|pair| pair.expose_secret().split_once(':'))
         .unwrap_or_default();
     let found = state
-        .clients
+        .authenticator
         .authenticate(api_key, secret.as_bytes())
         .await?;
     let client = found.ok_or_else(|| {

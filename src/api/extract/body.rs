@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use super::json::{Json, members};
 use super::query::parameters;
 use crate::api::middleware::header::single_header;
-use crate::api::problem::field_error::Faults;
+use crate::api::problem::field_error::FieldErrors;
 use crate::api::problem::{Problem, ProblemKind};
 
 /// The longest body that is read, in bytes.
@@ -52,13 +52,13 @@ impl Body {
     pub async fn read_form<const N: usize>(
         self,
         names: [&str; N],
-    ) -> Result<([Option<String>; N], Faults), Problem> {
+    ) -> Result<([Option<String>; N], FieldErrors), Problem> {
         let bytes = self.read_bytes("application/x-www-form-urlencoded").await?;
         let not_text = |_| Problem::new(ProblemKind::Malformed, "the form is not UTF-8");
         let text = std::str::from_utf8(&bytes).map_err(not_text)?;
-        let mut faults = Faults::default();
-        let fields = parameters(text, names, &mut faults);
-        Ok((fields, faults))
+        let mut errors = FieldErrors::default();
+        let fields = parameters(text, names, &mut errors);
+        Ok((fields, errors))
     }
 
     async fn read_bytes(self, media_type: &str) -> Result<Bytes, Problem> {
@@ -77,12 +77,12 @@ impl Body {
     pub async fn read_members<const N: usize>(
         self,
         names: [&str; N],
-    ) -> Result<([Option<Json>; N], Faults), Problem> {
-        let mut faults = Faults::default();
-        let [] = parameters(self.request.query_string(), [], &mut faults);
-        match members(self.read().await?, "#", names, &mut faults) {
-            Some(found) => Ok((found, faults)),
-            None => Err(faults.into()),
+    ) -> Result<([Option<Json>; N], FieldErrors), Problem> {
+        let mut errors = FieldErrors::default();
+        let [] = parameters(self.request.query_string(), [], &mut errors);
+        match members(self.read().await?, "#", names, &mut errors) {
+            Some(found) => Ok((found, errors)),
+            None => Err(errors.into()),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
 
-use crate::api::problem::field_error::Faults;
-use crate::vending::{ForwardReason, Source, Vended};
+use crate::api::problem::field_error::FieldErrors;
+use crate::vending::{CacheStatus, ForwardReason, IssuedToken};
 
 const NAME: &str = "Cache-Control";
 
@@ -21,7 +21,7 @@ pub struct Directives {
 impl Directives {
     /// Reads every line of the field, noting what is wrong with `min-fresh`; other directives are
     /// ignored, whatever they say. A lifetime of `None` bounds nothing.
-    pub fn read(headers: &HeaderMap, lifetime: Option<i32>, faults: &mut Faults) -> Self {
+    pub fn read(headers: &HeaderMap, lifetime: Option<i32>, errors: &mut FieldErrors) -> Self {
         let mut directives = Directives::default();
         for line in headers.get_all(header::CACHE_CONTROL) {
             for element in elements(&String::from_utf8_lossy(line.as_bytes())) {
@@ -33,10 +33,10 @@ impl Directives {
                     directives.no_cache = true;
                 } else if name.eq_ignore_ascii_case("min-fresh") {
                     match argument.and_then(delta_seconds) {
-                        None => faults.header(NAME, "min-fresh takes a number of seconds"),
+                        None => errors.header(NAME, "min-fresh takes a number of seconds"),
                         seconds if directives.min_fresh.is_none() => directives.min_fresh = seconds,
                         seconds if directives.min_fresh == seconds => {}
-                        _ => faults.header(NAME, "min-fresh is there twice, with two values"),
+                        _ => errors.header(NAME, "min-fresh is there twice, with two values"),
                     }
                 }
             }
@@ -44,7 +44,7 @@ impl Directives {
         if let (Some(min_fresh), Some(lifetime)) = (directives.min_fresh, lifetime)
             && min_fresh > lifetime
         {
-            faults.header(NAME, "min-fresh is over the lifetime that is asked for");
+            errors.header(NAME, "min-fresh is over the lifetime that is asked for");
         }
         directives
     }
@@ -80,10 +80,10 @@ fn delta_seconds(argument: &str) -> Option<i32> {
 }
 
 /// How the token was come by, as `Cache-Status` says it.
-pub fn cache_status(vended: &Vended) -> HeaderValue {
-    let text = match vended.source {
-        Source::Hit => format!("token-vendor; hit; ttl={}", vended.expires_in),
-        Source::Forwarded {
+pub fn cache_status(issued: &IssuedToken) -> HeaderValue {
+    let text = match issued.cache_status {
+        CacheStatus::Hit => format!("token-vendor; hit; ttl={}", issued.expires_in),
+        CacheStatus::Forwarded {
             reason,
             stored,
             collapsed,
@@ -112,10 +112,10 @@ mod tests {
             let value = HeaderValue::from_str(line).unwrap();
             headers.append(header::CACHE_CONTROL, value);
         }
-        let mut faults = Faults::default();
-        let directives = Directives::read(&headers, Some(3600), &mut faults);
-        let faults = faults.into_vec().len();
-        (directives.min_fresh, directives.no_cache, faults)
+        let mut errors = FieldErrors::default();
+        let directives = Directives::read(&headers, Some(3600), &mut errors);
+        let errors = errors.into_vec().len();
+        (directives.min_fresh, directives.no_cache, errors)
     }
 
     #[test]

@@ -48,11 +48,11 @@ impl Cursor {
             let (at, rest) = position.split_first_chunk::<8>()?;
             let (id, until) = rest.split_first_chunk::<16>()?;
             let cursor = Cursor {
-                at: moment(*at)?,
+                at: read_time(*at)?,
                 id: Uuid::from_bytes(*id),
                 until: match until {
                     [] => None,
-                    until => Some(moment(until.try_into().ok()?)?),
+                    until => Some(read_time(until.try_into().ok()?)?),
                 },
             };
             (checksum(position, filter) == *given).then_some(cursor)
@@ -63,7 +63,7 @@ impl Cursor {
     }
 }
 
-fn moment(micros: [u8; 8]) -> Option<DateTime<Utc>> {
+fn read_time(micros: [u8; 8]) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros(i64::from_be_bytes(micros))
         .filter(|time| (0..=9999).contains(&time.year()))
 }

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::cursor::Cursor;
 use super::{fields, query};
-use crate::api::problem::field_error::{Detail, Faults};
+use crate::api::problem::field_error::{Detail, FieldErrors};
 use crate::db::event_page::{EventFilter, EventOrder};
 use crate::model::EventKind;
 use crate::model::event_format::EventFormat;
@@ -55,24 +55,24 @@ pub struct ListEvents {
 
 impl ListEvents {
     /// Reads it, and names all that is wrong with it.
-    pub fn from_query(query: &str) -> Result<Self, Faults> {
-        let mut faults = Faults::default();
+    pub fn from_query(query: &str) -> Result<Self, FieldErrors> {
+        let mut errors = FieldErrors::default();
         let [u, t, c, k, r, f, from, to, order, limit, cursor] =
-            query::parameters(query, LIST, &mut faults);
-        let filter = read_filter([u, t, c, k, r, f, from, to], &mut faults);
+            query::parameters(query, LIST, &mut errors);
+        let filter = read_filter([u, t, c, k, r, f, from, to], &mut errors);
         let order = order.map_or(Some(EventOrder::Desc), |text| {
-            faults.query("order", event_order(&text))
+            errors.query("order", event_order(&text))
         });
-        let limit = faults.query("limit", query::limit(limit));
+        let limit = errors.query("limit", query::limit(limit));
         let after = cursor
-            .and_then(|text| faults.query("cursor", Cursor::decode(&text, &(&filter, order))));
+            .and_then(|text| errors.query("cursor", Cursor::decode(&text, &(&filter, order))));
         let query = order.zip(limit).map(|(order, limit)| ListEvents {
             filter,
             order,
             limit,
             after,
         });
-        faults.check(query)
+        errors.check(query)
     }
 
     /// The text of a cursor of this very query.
@@ -92,15 +92,15 @@ pub struct ExportEvents {
 
 impl ExportEvents {
     /// Reads it, and names all that is wrong with it.
-    pub fn from_query(query: &str) -> Result<Self, Faults> {
-        let mut faults = Faults::default();
-        let [u, t, c, k, r, f, from, to, format] = query::parameters(query, EXPORT, &mut faults);
-        let filter = read_filter([u, t, c, k, r, f, from, to], &mut faults);
+    pub fn from_query(query: &str) -> Result<Self, FieldErrors> {
+        let mut errors = FieldErrors::default();
+        let [u, t, c, k, r, f, from, to, format] = query::parameters(query, EXPORT, &mut errors);
+        let filter = read_filter([u, t, c, k, r, f, from, to], &mut errors);
         let format = format.map_or(Some(EventFormat::Ndjson), |text| {
             let format = EventFormat::from_name(&text);
-            faults.query("format", format.ok_or("must be ndjson or csv".into()))
+            errors.query("format", format.ok_or("must be ndjson or csv".into()))
         });
-        faults.check(format.map(|format| ExportEvents { filter, format }))
+        errors.check(format.map(|format| ExportEvents { filter, format }))
     }
 }
 
@@ -115,22 +115,22 @@ fn read_filter(
         from,
         to,
     ]: [Option<String>; 8],
-    faults: &mut Faults,
+    errors: &mut FieldErrors,
 ) -> EventFilter {
     let filter = EventFilter {
-        user_id: user_id.and_then(|text| faults.query("userId", fields::user_id(text))),
-        token_id: token_id.and_then(|text| faults.query("tokenId", uuid(&text))),
-        client: client.and_then(|text| faults.query("client", client_key(text))),
-        kind: kind.and_then(|text| faults.query("kind", event_kind(&text))),
-        request_id: request_id.and_then(|text| faults.query("requestId", printable(text))),
-        fingerprint: fingerprint.and_then(|text| faults.query("fingerprint", printable(text))),
-        from: from.and_then(|text| faults.query("from", query::timestamp(&text))),
-        to: to.and_then(|text| faults.query("to", query::timestamp(&text))),
+        user_id: user_id.and_then(|text| errors.query("userId", fields::user_id(text))),
+        token_id: token_id.and_then(|text| errors.query("tokenId", uuid(&text))),
+        client: client.and_then(|text| errors.query("client", client_key(text))),
+        kind: kind.and_then(|text| errors.query("kind", event_kind(&text))),
+        request_id: request_id.and_then(|text| errors.query("requestId", printable(text))),
+        fingerprint: fingerprint.and_then(|text| errors.query("fingerprint", printable(text))),
+        from: from.and_then(|text| errors.query("from", query::timestamp(&text))),
+        to: to.and_then(|text| errors.query("to", query::timestamp(&text))),
     };
     if let (Some(from), Some(to)) = (filter.from, filter.to)
         && from > to
     {
-        faults.parameter("to", "must not lie before from");
+        errors.parameter("to", "must not lie before from");
     }
     filter
 }

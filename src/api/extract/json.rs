@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::api::problem::field_error::{Faults, member_pointer};
+use crate::api::problem::field_error::{FieldErrors, member_pointer};
 use crate::api::problem::{Problem, ProblemKind};
 
 /// A JSON value (RFC 8259).
@@ -34,9 +34,9 @@ impl Json {
             let error = error.to_string();
             // JSON all the same (RFC 8259, section 6), and a value that no field takes.
             if error.starts_with("number out of range") {
-                let mut faults = Faults::default();
-                faults.pointer("#", error);
-                return faults.into();
+                let mut errors = FieldErrors::default();
+                errors.pointer("#", error);
+                return errors.into();
             }
             Problem::new(ProblemKind::Malformed, malformed(error))
         })
@@ -64,24 +64,24 @@ pub fn members<const N: usize>(
     value: Json,
     pointer: &str,
     names: [&str; N],
-    faults: &mut Faults,
+    errors: &mut FieldErrors,
 ) -> Option<[Option<Json>; N]> {
     let Json::Object(members) = value else {
-        faults.pointer(pointer, value.instead_of("an object"));
+        errors.pointer(pointer, value.instead_of("an object"));
         return None;
     };
     let mut found = [const { None }; N];
     let mut duplicates = Vec::new();
     for (name, value) in members {
         match names.iter().position(|known| *known == name) {
-            None => faults.pointer(
+            None => errors.pointer(
                 member_pointer(pointer, &name),
                 "is not a member of this object",
             ),
             Some(index) if found[index].is_none() => found[index] = Some(value),
             Some(_) if duplicates.contains(&name) => {}
             Some(_) => {
-                faults.pointer(member_pointer(pointer, &name), "must be there only once");
+                errors.pointer(member_pointer(pointer, &name), "must be there only once");
                 duplicates.push(name);
             }
         }
@@ -149,16 +149,16 @@ mod tests {
     #[test]
     fn members_name_all_that_does_not_belong() {
         let text = br#" {"a": [1, {"b": null}], "x": 1, "a": 2, "a": 3, "n": 1e3, "y/z": 1} "#;
-        let mut faults = Faults::default();
+        let mut errors = FieldErrors::default();
         let names = ["a", "b", "n"];
-        let found = members(Json::parse(text).unwrap(), "#", names, &mut faults);
+        let found = members(Json::parse(text).unwrap(), "#", names, &mut errors);
         let expected = [Some(Json::Array), None, Some(Json::Number(1000.0))];
         assert_eq!(found, Some(expected));
 
-        let mut expected = Faults::default();
+        let mut expected = FieldErrors::default();
         expected.pointer("#/x", "is not a member of this object");
         expected.pointer("#/a", "must be there only once");
         expected.pointer("#/y~1z", "is not a member of this object");
-        assert_eq!(faults.into_vec(), expected.into_vec());
+        assert_eq!(errors.into_vec(), expected.into_vec());
     }
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use percent_encoding::percent_decode_str;
 
 use crate::api::problem::Problem;
-use crate::api::problem::field_error::{Detail, Faults};
+use crate::api::problem::field_error::{Detail, FieldErrors};
 use crate::model::time::parse_timestamp;
 
 /// The page of a list whose request does not say.
@@ -22,18 +22,18 @@ pub const MAX_LIMIT: u32 = 500;
 pub fn parameters<const N: usize>(
     query: &str,
     names: [&str; N],
-    faults: &mut Faults,
+    errors: &mut FieldErrors,
 ) -> [Option<String>; N] {
     let mut found = [const { None }; N];
     let mut seen = [0; N];
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (raw_name, raw_value) = pair.split_once('=').unwrap_or((pair, ""));
         let Some(name) = decode(raw_name) else {
-            faults.parameter(raw_name, "has a name that is not percent-encoded UTF-8");
+            errors.parameter(raw_name, "has a name that is not percent-encoded UTF-8");
             continue;
         };
         let Some(index) = names.iter().position(|known| *known == name) else {
-            faults.parameter(name, "is not a parameter of this path");
+            errors.parameter(name, "is not a parameter of this path");
             continue;
         };
         seen[index] += 1;
@@ -41,9 +41,9 @@ pub fn parameters<const N: usize>(
             1 => {
                 let value =
                     decode(raw_value).ok_or(Detail::Borrowed("is not percent-encoded UTF-8"));
-                found[index] = faults.query(&name, value);
+                found[index] = errors.query(&name, value);
             }
-            2 => faults.parameter(name, "must be there only once"),
+            2 => errors.parameter(name, "must be there only once"),
             _ => {}
         }
     }
@@ -52,9 +52,9 @@ pub fn parameters<const N: usize>(
 
 /// Refuses every parameter: for paths that have none.
 pub fn no_parameters(query: &str) -> Result<(), Problem> {
-    let mut faults = Faults::default();
-    let [] = parameters(query, [], &mut faults);
-    Ok(faults.check(Some(()))?)
+    let mut errors = FieldErrors::default();
+    let [] = parameters(query, [], &mut errors);
+    Ok(errors.check(Some(()))?)
 }
 
 /// `None` where a percent sign is not followed by two hex digits, or what comes out is not UTF-8.

@@ -8,13 +8,13 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use serde_json::json;
 
-use crate::api::extract::authorization::{AuditRead, Permit};
+use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::cursor::Cursor;
 use crate::api::extract::event_query::{ExportEvents, ListEvents};
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
-use crate::db::audit_events::{self, EventPages, insert_reading};
-use crate::db::event_page::{EventPage, Reading};
+use crate::db::audit_events::{self, EventPages, insert_audit_read};
+use crate::db::event_page::{AuditReadRecord, EventPage};
 use crate::db::{Database, DbError};
 use crate::model::event_format::{EventFormat, push_json};
 use crate::model::{Caller, EventRef};
@@ -22,7 +22,7 @@ use crate::model::{Caller, EventRef};
 /// `GET /audit/events`: events that match, a page at a time. It reads as any
 /// [`PageView`](super::token_view::PageView), its items written from their rows.
 pub async fn list_events(
-    permit: Permit<AuditRead>,
+    authorized: Authorized<AuditRead>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
@@ -33,7 +33,7 @@ pub async fn list_events(
         }
         push_json(items, event);
     };
-    let (items, next_cursor) = read_events(&state, &list, permit.into_caller(), take).await?;
+    let (items, next_cursor) = read_events(&state, &list, authorized.into_caller(), take).await?;
     let next_cursor = json!(next_cursor).to_string();
     let page: [&[u8]; 5] = [
         b"{\"items\":[",
@@ -65,7 +65,7 @@ pub async fn read_events<T: Default + Send + 'static>(
         after: list.after.map(|cursor| (cursor.at, cursor.id)),
         limit: limit + 1,
     };
-    let reading = Reading {
+    let reading = AuditReadRecord {
         caller: Some(caller),
         detail: json!({"filter": list.filter, "order": list.order, "limit": list.limit}),
     };
@@ -86,7 +86,7 @@ pub async fn read_events<T: Default + Send + 'static>(
             audit_events::read_events(&mut connection, &filter, page, with_it, take).await?;
         if let Some(primary) = primary {
             connection = primary.acquire().await?;
-            read_at = Some(insert_reading(&mut connection, &reading).await?);
+            read_at = Some(insert_audit_read(&mut connection, &reading).await?);
         }
         Ok((taken, last.filter(|_| count > limit), read_at))
     });
@@ -104,18 +104,18 @@ pub async fn read_events<T: Default + Send + 'static>(
 /// `GET /audit/events/export`: every event that matches, oldest first, as a stream that ends with
 /// its last chunk or is cut off. It is on record before its first byte.
 pub async fn export_events(
-    permit: Permit<AuditRead>,
+    authorized: Authorized<AuditRead>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let ExportEvents { mut filter, format } = ExportEvents::from_query(request.query_string())?;
-    let reading = Reading {
-        caller: Some(permit.into_caller()),
+    let reading = AuditReadRecord {
+        caller: Some(authorized.into_caller()),
         detail: json!({"filter": filter, "format": format}),
     };
     let record = state.db.run(|pool| async move {
         let mut connection = pool.acquire().await?;
-        insert_reading(&mut connection, &reading).await
+        insert_audit_read(&mut connection, &reading).await
     });
     let read_at = record.await?;
     filter.to = filter.to.or(Some(read_at));

@@ -5,7 +5,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::token_view::RecordView;
-use crate::api::extract::authorization::{Permit, TokensInvalidate, TokensRead};
+use crate::api::extract::authorization::{Authorized, TokensInvalidate, TokensRead};
 use crate::api::extract::body::Body;
 use crate::api::extract::fields;
 use crate::api::extract::json::Json;
@@ -26,17 +26,17 @@ pub const LOOKUP: [&str; 1] = ["tokenString"];
 /// `POST /bank/tokens/{id}/invalidate`: ends a token; the record as it is after. Saying it twice is
 /// fine: the first reason stays.
 pub async fn invalidate_token(
-    permit: Permit<TokensInvalidate>,
+    authorized: Authorized<TokensInvalidate>,
     id: web::Path<Uuid>,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let ([reason], mut faults) = body.read_members(REASON).await?;
-    let reason = faults.field("#/reason", read_reason(reason));
-    let reason = faults.check(reason)?;
+    let ([reason], mut errors) = body.read_members(REASON).await?;
+    let reason = errors.field("#/reason", read_reason(reason));
+    let reason = errors.check(reason)?;
     let ended = state
         .vendor
-        .invalidate(id.into_inner(), reason, permit.into_caller());
+        .invalidate(id.into_inner(), reason, authorized.into_caller());
     let token = ended
         .await?
         .ok_or_else(|| Problem::not_found("no token has this id"))?;
@@ -52,30 +52,30 @@ enum Whose {
 /// `POST /bank/tokens/invalidate`: ends all tokens of a user, or the one with that token string;
 /// how many it ended.
 pub async fn invalidate_tokens(
-    permit: Permit<TokensInvalidate>,
+    authorized: Authorized<TokensInvalidate>,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let ([reason, user_id, token_string], mut faults) = body.read_members(WHOSE).await?;
-    let reason = faults.field("#/reason", read_reason(reason));
+    let ([reason, user_id, token_string], mut errors) = body.read_members(WHOSE).await?;
+    let reason = errors.field("#/reason", read_reason(reason));
     let whose = match (user_id, token_string) {
         (Some(value), None) => {
             let user_id = fields::text(Some(value)).and_then(fields::user_id);
-            faults.field("#/userId", user_id).map(Whose::User)
+            errors.field("#/userId", user_id).map(Whose::User)
         }
         (None, Some(value)) => {
             let token_string = read_token_string(Some(value));
-            faults
+            errors
                 .field("#/tokenString", token_string)
                 .map(Whose::Holder)
         }
         _ => {
-            faults.pointer("#", "must have exactly one of userId and tokenString");
+            errors.pointer("#", "must have exactly one of userId and tokenString");
             None
         }
     };
-    let (reason, whose) = faults.check(reason.zip(whose))?;
-    let (vendor, caller) = (&state.vendor, permit.into_caller());
+    let (reason, whose) = errors.check(reason.zip(whose))?;
+    let (vendor, caller) = (&state.vendor, authorized.into_caller());
     let invalidated = match whose {
         Whose::User(user_id) => vendor.invalidate_user(user_id, reason, caller).await?,
         Whose::Holder(text) => {
@@ -89,13 +89,13 @@ pub async fn invalidate_tokens(
 
 /// `POST /bank/tokens/lookup`: whose is this token that turned up?
 pub async fn look_up_token(
-    _permit: Permit<TokensRead>,
+    _permit: Authorized<TokensRead>,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let ([token_string], mut faults) = body.read_members(LOOKUP).await?;
-    let token_string = faults.field("#/tokenString", read_token_string(token_string));
-    let token_string = faults.check(token_string)?;
+    let ([token_string], mut errors) = body.read_members(LOOKUP).await?;
+    let token_string = errors.field("#/tokenString", read_token_string(token_string));
+    let token_string = errors.check(token_string)?;
     let token = state
         .vendor
         .look_up(&token_string)

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use crate::api::extract::authorization::{Maintenance, Permit};
+use crate::api::extract::authorization::{Authorized, Maintenance};
 use crate::api::extract::body::Body;
 use crate::api::extract::fields;
 use crate::api::extract::query::no_parameters;
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
-use crate::jobs::cleanup::Run;
+use crate::jobs::cleanup::CleanupOptions;
 use crate::model::Origin;
 
 /// The members of the body that starts a run.
@@ -25,7 +25,7 @@ pub const RUNTIMES: RangeInclusive<i32> = 1..=3600;
 
 /// `GET /maintenance/cleanup`: the backlog, the last run, when the next is due.
 pub async fn get_cleanup(
-    _permit: Permit<Maintenance>,
+    _permit: Authorized<Maintenance>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
@@ -35,23 +35,23 @@ pub async fn get_cleanup(
 
 /// `POST /maintenance/cleanup`: one run; its summary.
 pub async fn run_cleanup(
-    permit: Permit<Maintenance>,
+    authorized: Authorized<Maintenance>,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let ([dry_run, batch_size, seconds], mut faults) = body.read_members(RUN).await?;
-    let dry_run = faults.field("#/dryRun", fields::boolean(dry_run));
-    let batch_size = faults.field("#/batchSize", fields::integer(batch_size, BATCH_SIZES));
+    let ([dry_run, batch_size, seconds], mut errors) = body.read_members(RUN).await?;
+    let dry_run = errors.field("#/dryRun", fields::boolean(dry_run));
+    let batch_size = errors.field("#/batchSize", fields::integer(batch_size, BATCH_SIZES));
     let seconds = fields::integer(seconds, RUNTIMES);
-    let seconds = faults.field("#/maxRuntimeSeconds", seconds);
-    let ((dry_run, batch_size), seconds) = faults.check(dry_run.zip(batch_size).zip(seconds))?;
-    let default = Run::default();
+    let seconds = errors.field("#/maxRuntimeSeconds", seconds);
+    let ((dry_run, batch_size), seconds) = errors.check(dry_run.zip(batch_size).zip(seconds))?;
+    let default = CleanupOptions::default();
     let seconds = seconds.map(|seconds| Duration::from_secs(seconds.unsigned_abs().into()));
-    let run = Run {
+    let run = CleanupOptions {
         dry_run: dry_run.unwrap_or(default.dry_run),
         batch_size: batch_size.map_or(default.batch_size, i64::from),
         max_runtime: seconds.unwrap_or(default.max_runtime),
     };
-    let origin = Origin::Request(permit.into_caller());
+    let origin = Origin::Request(authorized.into_caller());
     Ok(HttpResponse::Ok().json(state.cleaner.run(run, origin).await?))
 }

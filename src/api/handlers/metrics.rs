@@ -6,7 +6,7 @@ use futures_util::future::join;
 use crate::api::extract::query::no_parameters;
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
-use crate::api::state::look;
+use crate::api::state::probe_metrics;
 
 /// `GET /metrics`: the metrics of this replica, and those that the database has for all of them;
 /// what it does not tell at the moment is NaN.
@@ -25,9 +25,9 @@ pub async fn get_metrics(
     used.set(all.saturating_sub(idle));
 
     let health = state.database_check.latest_health(&state.db);
-    let (figures, health) = join(look(&state), health).await;
-    metrics.database_up.set(u64::from(figures.is_some()));
-    let (budget, overdue, oldest, succeeded) = match figures {
+    let (metrics_probe, health) = join(probe_metrics(&state), health).await;
+    metrics.database_up.set(u64::from(metrics_probe.is_some()));
+    let (budget, overdue, oldest, succeeded) = match metrics_probe {
         None => (f64::NAN, f64::NAN, f64::NAN, f64::NAN),
         Some((budget, backlog)) => {
             let seconds = |at: chrono::DateTime<_>| at.timestamp_millis() as f64 / 1000.0;

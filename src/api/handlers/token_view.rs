@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::model::time::serialize_time;
 use crate::model::{Access, Country, Fingerprint, InvalidationReason, Token};
-use crate::vending::Vended;
+use crate::vending::IssuedToken;
 
 /// What RFC 3986 §2.3 does not call unreserved.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
@@ -46,8 +46,8 @@ pub struct TokenView<'a> {
 
 impl<'a> TokenView<'a> {
     /// The view of a handout; the token is appended to the base address, percent-encoded.
-    pub fn new(vended: &'a Vended, verification_base_url: &str) -> Self {
-        let token = vended.issued();
+    pub fn new(issued: &'a IssuedToken, verification_base_url: &str) -> Self {
+        let token = issued.issued();
         let token_string = token.token_string.expose();
         let encoded = utf8_percent_encode(token_string, RESERVED);
         TokenView {
@@ -55,7 +55,7 @@ impl<'a> TokenView<'a> {
             user_id: &token.combination.user_id,
             token_string,
             expiration: token.expiration,
-            expires_in: vended.expires_in,
+            expires_in: issued.expires_in,
             is_valid: true,
             country: token.combination.country,
             bank: token.combination.bank.as_deref(),
@@ -63,15 +63,15 @@ impl<'a> TokenView<'a> {
             issued_at: token.issued_at,
             lifetime: token.lifetime,
             fingerprint: token.fingerprint,
-            outcome: outcome(vended),
+            outcome: outcome(issued),
             verification_url: format!("{verification_base_url}{encoded}"),
         }
     }
 }
 
 /// `minted` for the request that started the mint, `reused` for every other.
-pub fn outcome(vended: &Vended) -> &'static str {
-    if vended.minted { "minted" } else { "reused" }
+pub fn outcome(issued: &IssuedToken) -> &'static str {
+    if issued.minted { "minted" } else { "reused" }
 }
 
 /// The record of a token, without its secret.

@@ -8,7 +8,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use uuid::Uuid;
 
 use super::token_view::{PageView, RecordView, TokenView, outcome};
-use crate::api::extract::authorization::{Permit, TokensIssue, TokensRead};
+use crate::api::extract::authorization::{Authorized, TokensIssue, TokensRead};
 use crate::api::extract::body::Body;
 use crate::api::extract::cache_control::{Directives, cache_status};
 use crate::api::extract::cursor::Cursor;
@@ -17,15 +17,15 @@ use crate::api::extract::json::{Json, members};
 use crate::api::extract::query::{self, no_parameters, parameters};
 use crate::api::middleware::request_context::Outcome;
 use crate::api::problem::Problem;
-use crate::api::problem::field_error::Faults;
+use crate::api::problem::field_error::FieldErrors;
 use crate::api::state::ApiState;
 use crate::db::Database;
 use crate::db::tokens::{TokenFilter, find_token, list_tokens as list_records};
 use crate::model::{Access, Combination, Scope, Token};
-use crate::vending::{Order, Vended};
+use crate::vending::{IssuedToken, TokenRequest};
 
 /// The members of a request for a token.
-pub const ORDER: [&str; 5] = ["userId", "lifetime", "country", "bank", "access"];
+pub const TOKEN_REQUEST: [&str; 5] = ["userId", "lifetime", "country", "bank", "access"];
 
 /// The members of its access.
 pub const ACCESS: [&str; 3] = ["accounts", "balances", "transactions"];
@@ -46,33 +46,37 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// `POST /bank/tokens/`: a token of the combination; 201 for the request that had it minted, 200
 /// for every other.
 pub async fn issue_token(
-    permit: Permit<TokensIssue>,
+    authorized: Authorized<TokensIssue>,
     request: HttpRequest,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let document = body.read().await?;
-    let may_renew = permit.also(Scope::TokensRenew);
-    let order = read_order(document, &request, may_renew, state.vendor.min_remaining())?;
-    let vended = state.vendor.issue(order, permit.into_caller()).await?;
-    Ok(answer_token(&vended, &state.verification_base_url))
+    let may_renew = authorized.also(Scope::TokensRenew);
+    let token_request =
+        read_token_request(document, &request, may_renew, state.vendor.min_remaining())?;
+    let issued = state
+        .vendor
+        .issue(token_request, authorized.into_caller())
+        .await?;
+    Ok(answer_token(&issued, &state.verification_base_url))
 }
 
 /// Reads all that a request for a token says, and names all that is wrong with it at once.
-fn read_order(
+fn read_token_request(
     document: Json,
     request: &HttpRequest,
     may_renew: bool,
     min_remaining: Duration,
-) -> Result<Order, Faults> {
-    let mut faults = Faults::default();
-    let [] = parameters(request.query_string(), [], &mut faults);
-    let (combination, lifetime) = members(document, "#", ORDER, &mut faults)
-        .map_or((None, None), |members| read_members(members, &mut faults));
-    let directives = Directives::read(request.headers(), lifetime, &mut faults);
-    let order = combination.zip(lifetime).map(|(combination, lifetime)| {
+) -> Result<TokenRequest, FieldErrors> {
+    let mut errors = FieldErrors::default();
+    let [] = parameters(request.query_string(), [], &mut errors);
+    let (combination, lifetime) = members(document, "#", TOKEN_REQUEST, &mut errors)
+        .map_or((None, None), |members| read_members(members, &mut errors));
+    let directives = Directives::read(request.headers(), lifetime, &mut errors);
+    let token_request = combination.zip(lifetime).map(|(combination, lifetime)| {
         let renew = directives.no_cache && may_renew;
-        Order::new(
+        TokenRequest::new(
             combination,
             lifetime,
             directives.min_fresh,
@@ -80,23 +84,23 @@ fn read_order(
             min_remaining,
         )
     });
-    faults.check(order)
+    errors.check(token_request)
 }
 
 /// The combination and the lifetime, each `None` where it has a fault.
 fn read_members(
     [user_id, lifetime, country, bank, access]: [Option<Json>; 5],
-    faults: &mut Faults,
+    errors: &mut FieldErrors,
 ) -> (Option<Combination>, Option<i32>) {
     let user_id = fields::text(user_id).and_then(fields::user_id);
-    let user_id = faults.field("#/userId", user_id);
-    let lifetime = faults.field("#/lifetime", fields::integer(lifetime, LIFETIMES));
+    let user_id = errors.field("#/userId", user_id);
+    let lifetime = errors.field("#/lifetime", fields::integer(lifetime, LIFETIMES));
     let country = fields::nullable(country, |text| fields::country(&text));
-    let country = faults.field("#/country", country);
-    let bank = faults.field("#/bank", fields::nullable(bank, fields::bank));
+    let country = errors.field("#/country", country);
+    let bank = errors.field("#/bank", fields::nullable(bank, fields::bank));
     let access = match access {
         None => Some(Access::default()),
-        Some(access) => read_access(access, faults),
+        Some(access) => read_access(access, errors),
     };
     let combination = || {
         Some(Combination {
@@ -110,9 +114,9 @@ fn read_members(
     (combination(), lifetime)
 }
 
-fn read_access(value: Json, faults: &mut Faults) -> Option<Access> {
-    let [accounts, balances, transactions] = members(value, "#/access", ACCESS, faults)?;
-    let mut flag = |pointer, value| faults.field(pointer, fields::boolean(value));
+fn read_access(value: Json, errors: &mut FieldErrors) -> Option<Access> {
+    let [accounts, balances, transactions] = members(value, "#/access", ACCESS, errors)?;
+    let mut flag = |pointer, value| errors.field(pointer, fields::boolean(value));
     let accounts = flag("#/access/accounts", accounts);
     let balances = flag("#/access/balances", balances);
     let transactions = flag("#/access/transactions", transactions);
@@ -123,9 +127,9 @@ fn read_access(value: Json, faults: &mut Faults) -> Option<Access> {
     })
 }
 
-fn answer_token(vended: &Vended, verification_base_url: &str) -> HttpResponse {
-    let mut answer = if vended.minted {
-        let location = format!("/bank/tokens/{}", vended.issued().id);
+fn answer_token(issued: &IssuedToken, verification_base_url: &str) -> HttpResponse {
+    let mut answer = if issued.minted {
+        let location = format!("/bank/tokens/{}", issued.issued().id);
         let mut created = HttpResponse::Created();
         created.insert_header((header::LOCATION, location));
         created
@@ -134,19 +138,19 @@ fn answer_token(vended: &Vended, verification_base_url: &str) -> HttpResponse {
     };
     // As long as it gets, or nearly.
     let mut body = Vec::with_capacity(1024);
-    let view = TokenView::new(vended, verification_base_url);
+    let view = TokenView::new(issued, verification_base_url);
     serde_json::to_writer(&mut body, &view).expect("it is JSON");
     let mut answer = answer
-        .insert_header((CACHE_STATUS, cache_status(vended)))
+        .insert_header((CACHE_STATUS, cache_status(issued)))
         .content_type(ContentType::json())
         .body(body);
-    answer.extensions_mut().insert(Outcome(outcome(vended)));
+    answer.extensions_mut().insert(Outcome(outcome(issued)));
     answer
 }
 
 /// `GET /bank/tokens/{id}`: the record, as the primary has it now.
 pub async fn get_token(
-    _permit: Permit<TokensRead>,
+    _permit: Authorized<TokensRead>,
     request: HttpRequest,
     id: web::Path<Uuid>,
     state: web::Data<ApiState>,
@@ -164,7 +168,7 @@ pub async fn get_token(
 
 /// `GET /bank/tokens/`: records that match, newest first, a page at a time.
 pub async fn list_tokens(
-    _permit: Permit<TokensRead>,
+    _permit: Authorized<TokensRead>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
@@ -213,30 +217,30 @@ pub struct ListTokens {
 
 impl ListTokens {
     /// Reads it, and names all that is wrong with it.
-    pub fn from_query(query: &str) -> Result<Self, Faults> {
-        let mut faults = Faults::default();
+    pub fn from_query(query: &str) -> Result<Self, FieldErrors> {
+        let mut errors = FieldErrors::default();
         let [user_id, country, bank, is_valid, from, to, limit, cursor] =
-            parameters(query, FILTER, &mut faults);
+            parameters(query, FILTER, &mut errors);
         let filter = TokenFilter {
-            user_id: user_id.and_then(|text| faults.query("userId", fields::user_id(text))),
-            country: country.and_then(|text| faults.query("country", fields::country(&text))),
-            bank: bank.and_then(|text| faults.query("bank", fields::bank(text))),
-            is_valid: is_valid.and_then(|text| faults.query("isValid", query::boolean(&text))),
-            from: from.and_then(|text| faults.query("from", query::timestamp(&text))),
-            to: to.and_then(|text| faults.query("to", query::timestamp(&text))),
+            user_id: user_id.and_then(|text| errors.query("userId", fields::user_id(text))),
+            country: country.and_then(|text| errors.query("country", fields::country(&text))),
+            bank: bank.and_then(|text| errors.query("bank", fields::bank(text))),
+            is_valid: is_valid.and_then(|text| errors.query("isValid", query::boolean(&text))),
+            from: from.and_then(|text| errors.query("from", query::timestamp(&text))),
+            to: to.and_then(|text| errors.query("to", query::timestamp(&text))),
         };
         if let (Some(from), Some(to)) = (filter.from, filter.to)
             && from > to
         {
-            faults.parameter("to", "must not lie before from");
+            errors.parameter("to", "must not lie before from");
         }
-        let limit = faults.query("limit", query::limit(limit));
-        let after = cursor.and_then(|text| faults.query("cursor", Cursor::decode(&text, &filter)));
+        let limit = errors.query("limit", query::limit(limit));
+        let after = cursor.and_then(|text| errors.query("cursor", Cursor::decode(&text, &filter)));
         let query = limit.map(|limit| ListTokens {
             filter,
             limit,
             after,
         });
-        faults.check(query)
+        errors.check(query)
     }
 }

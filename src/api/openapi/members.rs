@@ -8,7 +8,7 @@ use crate::api::extract::fields::{MAX_BANK, MAX_TOKEN_STRING, MAX_USER_ID};
 use crate::api::extract::query::{DEFAULT_LIMIT, MAX_LIMIT};
 use crate::api::handlers::maintenance::{BATCH_SIZES, RUNTIMES};
 use crate::api::handlers::tokens::{DEFAULT_LIFETIME, LIFETIMES};
-use crate::jobs::cleanup::Run;
+use crate::jobs::cleanup::CleanupOptions;
 use crate::model::event_format::EventFormat;
 
 /// The schema of the member or query parameter of that name. One that is missing fails the test of
@@ -23,7 +23,7 @@ pub fn member(name: &str) -> Value {
             "description": "The company's own opaque id of its user; no e-mail address."}),
         "tokenString" => json!({"type": "string", "minLength": 1, "maxLength": MAX_TOKEN_STRING,
             "description": "The bearer secret that the upstream minted."}),
-        "expiration" => moment("When it ends, by the upstream's word."),
+        "expiration" => timestamp("When it ends, by the upstream's word."),
         "expiresIn" => json!({"type": "integer", "minimum": 0, "description": "Whole seconds of life left, by the service's clock."}),
         "isValid" => json!({"type": "boolean", "description": "Not ended, and its time not over: as of the reading."}),
         "country" => described(reference("schemas", "Country"), "The country of the bank; none is any."),
@@ -32,7 +32,7 @@ pub fn member(name: &str) -> Value {
             "description": "The bank as the upstream names it, without control characters and without white space at either end; none is any."}),
         "access" => reference("schemas", "Access"),
         "accounts" | "balances" | "transactions" => json!({"type": "boolean", "description": format!("Whether the {name} may be read.")}),
-        "issuedAt" => moment("When it was recorded."),
+        "issuedAt" => timestamp("When it was recorded."),
         "lifetime" => json!({"type": "integer", "minimum": LIFETIMES.start(), "maximum": LIFETIMES.end(), "default": DEFAULT_LIFETIME,
             "description": "Seconds of life to ask of the upstream where a token is minted; 0 gives a token that is never handed out again."}),
         "fingerprint" => json!({"type": "string", "pattern": "^[0-9a-f]{64}$",
@@ -40,27 +40,27 @@ pub fn member(name: &str) -> Value {
         "outcome" => json!({"type": "string", "enum": ["minted", "reused"], "description": "Whether it was minted for this very request."}),
         "verificationUrl" => json!({"type": "string", "format": "uri",
             "description": "The link for the end user, as secret as the token string in it."}),
-        "invalidatedAt" => moment("When it was ended before its time."),
+        "invalidatedAt" => timestamp("When it was ended before its time."),
         "invalidationReason" | "reason" => reference("schemas", "InvalidationReason"),
         "invalidated" => json!({"type": "integer", "minimum": 0, "description": "Valid tokens that ended by this; 0 where nothing is known of them."}),
         "nextCursor" => json!({"type": "string", "description": "The `cursor` of the next page; null on the last."}),
-        "occurredAt" => moment("When, to the microsecond."),
+        "occurredAt" => timestamp("When, to the microsecond."),
         "kind" => json!({"anyOf": [reference("schemas", "EventKind"), {"type": "string"}], "description": "What happened; later versions may have more kinds."}),
         "client" => json!({"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": MAX_NAME, "description": "An API key."}),
         "requestId" => described(request_id(), "The caller's own `X-Request-Id`, or ours."),
         "sourceIp" => json!({"type": "string", "description": "The address that the request came from."}),
         "detail" => json!({"type": "object", "additionalProperties": true, "description": "What else there is to say, by kind."}),
-        "from" => moment("At or after."),
-        "to" => moment("Before; not before `from`."),
+        "from" => timestamp("At or after."),
+        "to" => timestamp("Before; not before `from`."),
         "order" => json!({"type": "string", "enum": ["asc", "desc"], "default": "desc", "description": "Oldest or newest first."}),
         "limit" => json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT, "description": "The size of a page."}),
         "cursor" => json!({"type": "string", "description": "The `nextCursor` of an answer to this very query."}),
         "format" => json!({"type": "string", "enum": EventFormat::ALL, "default": EventFormat::Ndjson, "description": meanings(EventFormat::ALL, EventFormat::meaning)}),
-        "dryRun" => json!({"type": "boolean", "default": Run::default().dry_run, "description": "Only count."}),
-        "batchSize" => json!({"type": "integer", "minimum": BATCH_SIZES.start(), "maximum": BATCH_SIZES.end(), "default": Run::default().batch_size,
+        "dryRun" => json!({"type": "boolean", "default": CleanupOptions::default().dry_run, "description": "Only count."}),
+        "batchSize" => json!({"type": "integer", "minimum": BATCH_SIZES.start(), "maximum": BATCH_SIZES.end(), "default": CleanupOptions::default().batch_size,
             "description": "Rows in one transaction."}),
         "maxRuntimeSeconds" => json!({"type": "integer", "minimum": RUNTIMES.start(), "maximum": RUNTIMES.end(),
-            "default": Run::default().max_runtime.as_secs(), "description": "It stops after this."}),
+            "default": CleanupOptions::default().max_runtime.as_secs(), "description": "It stops after this."}),
         "expired" => count("Tokens whose time was over, marked and wiped."),
         "abandonedMints" => count("Mints that nobody finished, marked as unknown."),
         "purgedTokens" => count("Token records past retention, deleted."),
@@ -71,11 +71,11 @@ pub fn member(name: &str) -> Value {
         "complete" => json!({"type": "boolean", "description": "Nothing was left to do."}),
         "elapsedMs" => count("Milliseconds it took."),
         "overdueTokens" => count("Expired tokens still marked valid."),
-        "oldestOverdue" => moment("When the oldest of them expired."),
-        "lastRunAt" => moment("When the last run ended, on whichever replica."),
-        "lastSuccessAt" => moment("When one last left nothing to do."),
+        "oldestOverdue" => timestamp("When the oldest of them expired."),
+        "lastRunAt" => timestamp("When the last run ended, on whichever replica."),
+        "lastSuccessAt" => timestamp("When one last left nothing to do."),
         "lastRun" => reference("schemas", "CleanupSummary"),
-        "nextDue" => moment("When the next one is due; null where an outside scheduler has it."),
+        "nextDue" => timestamp("When the next one is due; null where an outside scheduler has it."),
         "status" => json!({"type": "string", "const": "ok"}),
         "version" => json!({"type": "string", "description": "The version of the service."}),
         _ => panic!("the member {name} has no schema"),
@@ -87,7 +87,7 @@ pub fn request_id() -> Value {
     json!({"type": "string", "pattern": "^[ -~]+$", "maxLength": MAX_NAME})
 }
 
-fn moment(description: &str) -> Value {
+fn timestamp(description: &str) -> Value {
     json!({"type": "string", "format": "date-time", "description": description})
 }
 

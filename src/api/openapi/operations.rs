@@ -13,7 +13,7 @@ use crate::model::FailureKind as F;
 
 /// An Operation Object in part: its parameters and problems are names.
 #[rustfmt::skip]
-fn words(id: &str) -> Value {
+fn operation_doc(id: &str) -> Value {
     match id {
         "issue_token" => json!({"tags": ["tokens"], "summary": "Get a token",
             "description": "Gives back a token of this user, country, bank and access that is still valid and has enough life left: \
@@ -106,7 +106,7 @@ fn response(description: &str, headers: &[&str], content: Value) -> Value {
 
 /// The Operation Object. The answers to problems, which operations share, go into `responses`.
 pub fn describe(operation: &Operation, responses: &mut Map<String, Value>) -> Value {
-    let mut object = words(operation.id);
+    let mut object = operation_doc(operation.id);
     object["operationId"] = json!(operation.id);
     let mut common = vec!["X-Request-Id", "traceparent"];
     common.extend(operation.has_id.then_some("id"));
@@ -118,9 +118,9 @@ pub fn describe(operation: &Operation, responses: &mut Map<String, Value>) -> Va
         Some(scope) => json!([{"client": [scope]}]),
     };
     if let Some(scope) = operation.scope {
-        let words = object["description"].as_str().unwrap_or_default();
-        let words = format!("{words}\n\nScope `{scope}`: {}", scope.meaning());
-        object["description"] = words.into();
+        let operation_doc = object["description"].as_str().unwrap_or_default();
+        let operation_doc = format!("{operation_doc}\n\nScope `{scope}`: {}", scope.meaning());
+        object["description"] = operation_doc.into();
     }
 
     let further = object

@@ -24,7 +24,7 @@ pub fn parameters() -> Value {
         "Cache-Control": {"name": "Cache-Control", "in": "header", "schema": {"type": "string"}, "example": "min-fresh=600",
             "description": "RFC 9111. `min-fresh=N` asks for at least N seconds of life left, at most `lifetime`. `no-cache` asks \
                 for a new token and needs the scope `tokens:renew`, without which it is ignored; callers who ask at the same \
-                moment share one mint. Other directives are ignored."},
+                timestamp share one mint. Other directives are ignored."},
     });
     for name in FILTER.iter().chain(&LIST).chain(&EXPORT) {
         let mut schema = match *name {

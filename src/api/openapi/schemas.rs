@@ -6,7 +6,7 @@ use super::members::{meanings, member};
 use super::reference;
 use crate::api::handlers::invalidation::{LOOKUP, REASON};
 use crate::api::handlers::maintenance::RUN;
-use crate::api::handlers::tokens::{ACCESS, ORDER};
+use crate::api::handlers::tokens::{ACCESS, TOKEN_REQUEST};
 use crate::api::problem::ProblemKind;
 use crate::model::{Country, EventKind, InvalidationReason};
 
@@ -75,7 +75,7 @@ pub fn schemas() -> Value {
         "partitionsCreated": 0, "partitionsDropped": 0, "dryRun": false, "complete": true, "elapsedMs": 48});
     let reason = json!({"reason": "used"});
 
-    let mut order = request("What a token is asked for: the upstream's own request, and `userId`.", &ORDER, &["userId"], &any,
+    let mut order = request("What a token is asked for: the upstream's own request, and `userId`.", &TOKEN_REQUEST, &["userId"], &any,
         json!({"userId": "u-1", "country": "LT", "bank": "Swedbank", "access": {"accounts": true}, "lifetime": 3600}));
     order["properties"]["access"] = reference("schemas", "AccessRequest");
     let mut flags = request("What may be read; absent is false.", &ACCESS, &[], &[], json!({"accounts": true}));

@@ -14,7 +14,7 @@ pub type Detail = Cow<'static, str>;
 
 /// One thing that is wrong, and where.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Fault {
+pub struct FieldError {
     detail: Detail,
     #[serde(flatten)]
     place: Place,
@@ -31,7 +31,7 @@ enum Place {
     Header(&'static str),
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = match &self.place {
             Place::Pointer(name) | Place::Parameter(name) => name,
@@ -43,9 +43,9 @@ impl fmt::Display for Fault {
 
 /// All that is wrong with a request so far.
 #[derive(Default, Debug)]
-pub struct Faults(Vec<Fault>);
+pub struct FieldErrors(Vec<FieldError>);
 
-impl Faults {
+impl FieldErrors {
     /// Notes a fault in the body.
     pub fn pointer(&mut self, pointer: impl Into<String>, detail: impl Into<Detail>) {
         self.note(Place::Pointer(pointer.into()), detail.into());
@@ -72,11 +72,11 @@ impl Faults {
     }
 
     fn note(&mut self, place: Place, detail: Detail) {
-        self.0.push(Fault { detail, place });
+        self.0.push(FieldError { detail, place });
     }
 
     /// The value, unless something is wrong; a value of `None` comes with a fault.
-    pub fn check<T>(self, value: Option<T>) -> Result<T, Faults> {
+    pub fn check<T>(self, value: Option<T>) -> Result<T, FieldErrors> {
         match value {
             Some(value) if self.0.is_empty() => Ok(value),
             _ => Err(self),
@@ -84,7 +84,7 @@ impl Faults {
     }
 
     /// The faults, in the order in which they were noted.
-    pub fn into_vec(self) -> Vec<Fault> {
+    pub fn into_vec(self) -> Vec<FieldError> {
         self.0
     }
 }

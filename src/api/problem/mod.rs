@@ -10,7 +10,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde::Serialize;
 
-use self::field_error::{Fault, Faults};
+use self::field_error::{FieldError, FieldErrors};
 use crate::db::DbError;
 use crate::model::{Failure, FailureKind, UpstreamAnswer};
 
@@ -129,7 +129,7 @@ pub struct Problem {
     /// One sentence for the caller.
     pub detail: Cow<'static, str>,
     /// All that is wrong with the request.
-    pub errors: Vec<Fault>,
+    pub errors: Vec<FieldError>,
     upstream: Option<Box<UpstreamAnswer>>,
     retry_after: Option<u32>,
     allow: Option<&'static str>,
@@ -237,16 +237,16 @@ struct ProblemView<'a> {
     #[serde(rename = "traceId", skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    errors: &'a [Fault],
+    errors: &'a [FieldError],
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream: Option<&'a UpstreamAnswer>,
 }
 
-impl From<Faults> for Problem {
-    fn from(faults: Faults) -> Self {
+impl From<FieldErrors> for Problem {
+    fn from(errors: FieldErrors) -> Self {
         let detail = "the request has errors, each listed under `errors`";
         Problem {
-            errors: faults.into_vec(),
+            errors: errors.into_vec(),
             ..Problem::new(ProblemKind::Validation, detail)
         }
     }

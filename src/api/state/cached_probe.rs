@@ -8,24 +8,24 @@ use tokio::time::timeout;
 use crate::db::DbError;
 
 /// A database that takes longer to answer counts as down.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the last look showed, and when; `None` = the database was down.
 #[derive(Debug)]
-pub struct Glance<T>(Mutex<Option<(Instant, Option<T>)>>);
+pub struct CachedProbe<T>(Mutex<Option<(Instant, Option<T>)>>);
 
-impl<T> Default for Glance<T> {
+impl<T> Default for CachedProbe<T> {
     fn default() -> Self {
-        Glance(Mutex::default())
+        CachedProbe(Mutex::default())
     }
 }
 
-impl<T: Clone> Glance<T> {
+impl<T: Clone> CachedProbe<T> {
     /// What a look at most `age` ago showed. Those who ask during a look wait for it.
     pub async fn latest(
         &self,
         age: Duration,
-        look: impl Future<Output = Result<T, DbError>>,
+        probe: impl Future<Output = Result<T, DbError>>,
     ) -> Option<T> {
         let mut last = self.0.lock().await;
         if let Some((at, seen)) = &*last
@@ -33,9 +33,9 @@ impl<T: Clone> Glance<T> {
         {
             return seen.clone();
         }
-        let looked = timeout(LOOK_TIMEOUT, look).await;
-        let looked = looked.unwrap_or(Err(DbError::TimedOut(LOOK_TIMEOUT)));
-        let seen = looked
+        let outcome = timeout(PROBE_TIMEOUT, probe).await;
+        let outcome = outcome.unwrap_or(Err(DbError::TimedOut(PROBE_TIMEOUT)));
+        let seen = outcome
             .inspect_err(|cause| tracing::warn!(%cause, "a look at the database failed"))
             .ok();
         *last = Some((Instant::now(), seen.clone()));

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use self::cached_probe::Glance;
+use self::cached_probe::CachedProbe;
 use self::rate_limit::RateLimit;
-use crate::auth::Clients;
+use crate::auth::Authenticator;
 use crate::db::schema::{DatabaseHealth, find_database_health};
 use crate::db::{Database, DbError};
 use crate::jobs::cleanup::{Backlog, Cleaner};
-use crate::jobs::denials::Denials;
+use crate::jobs::denials::DenialCounter;
 use crate::metrics::Metrics;
 use crate::vending::Vendor;
 
@@ -25,7 +25,7 @@ pub struct ApiState {
     /// The decisions.
     pub vendor: Vendor,
     /// Authenticates callers.
-    pub clients: Clients,
+    pub authenticator: Authenticator,
     /// The primary: writes, and reads by id.
     pub db: Database,
     /// Where lists are read instead, if there is one.
@@ -37,17 +37,17 @@ pub struct ApiState {
     /// What a percent-encoded token string is appended to.
     pub verification_base_url: String,
     /// Counts what is refused with 401 and 403.
-    pub denials: Denials,
+    pub denials: DenialCounter,
     /// Each client's own limit.
     pub rate_limit: RateLimit,
     /// True once the service is to stop: readiness says so, requests are still served.
     pub stopping: Arc<AtomicBool>,
     /// The look at the database behind readiness.
-    pub database_check: DatabaseCheck,
+    pub database_check: DatabaseProbe,
     /// What is counted and measured.
     pub metrics: Metrics,
     /// The look at the database behind some of it.
-    pub figures: Figures,
+    pub metrics_probe: MetricsProbe,
 }
 
 impl ApiState {
@@ -61,13 +61,13 @@ impl ApiState {
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The last look at the state of the database.
-pub type DatabaseCheck = Glance<DatabaseHealth>;
+pub type DatabaseProbe = CachedProbe<DatabaseHealth>;
 
-impl DatabaseCheck {
+impl DatabaseProbe {
     /// The state of the database a moment ago; `None` if it is down.
     pub async fn latest_health(&self, db: &Database) -> Option<DatabaseHealth> {
-        let look = db.run(|pool| async move { find_database_health(&pool).await });
-        self.latest(CHECK_INTERVAL, look).await
+        let probe_metrics = db.run(|pool| async move { find_database_health(&pool).await });
+        self.latest(CHECK_INTERVAL, probe_metrics).await
     }
 }
 
@@ -75,13 +75,16 @@ impl DatabaseCheck {
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The last look at what the database alone can tell: the budget left and the cleanup's backlog.
-pub type Figures = Glance<(Option<u32>, Backlog)>;
+pub type MetricsProbe = CachedProbe<(Option<u32>, Backlog)>;
 
 /// The figures of a moment ago; `None` while the database does not tell.
-pub async fn look(state: &ApiState) -> Option<(Option<u32>, Backlog)> {
-    let look = async {
+pub async fn probe_metrics(state: &ApiState) -> Option<(Option<u32>, Backlog)> {
+    let probe_metrics = async {
         let budget = state.vendor.find_budget_left().await?;
         Ok::<_, DbError>((budget, state.cleaner.find_backlog().await?))
     };
-    state.figures.latest(LOOK_INTERVAL, look).await
+    state
+        .metrics_probe
+        .latest(LOOK_INTERVAL, probe_metrics)
+        .await
 }

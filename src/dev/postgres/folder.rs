@@ -147,14 +147,14 @@ impl Folder {
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => bail!(error),
             }
-            let patience = match self.ready_postmaster() {
+            let max_wait = match self.ready_postmaster() {
                 Some(postmaster) if join => return Ok(Claim::Theirs(postmaster)),
                 Some(_) => noticing,
                 None if join => STARTING,
                 None => STOPPING,
             };
             ensure!(
-                began.elapsed() < patience,
+                began.elapsed() < max_wait,
                 "another `token-vendor dev`, or its Postgres, is running on {}: stop it first",
                 self.path.display()
             );
