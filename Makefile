@@ -1,24 +1,25 @@
-.PHONY: run test e2e bench openapi lint prepare prepare-check postgres sqlx-cli
+.PHONY: run test e2e bench openapi lint deny prepare prepare-check postgres sqlx-cli cargo-deny
 
 SQLX_VERSION = 0.9.0
+DENY_VERSION = 0.20.2
 
-# Everything on this machine: `make run ARGS=--fresh`. The dev profile, because it is built sooner.
+# Runs everything on this machine: `make run ARGS=--fresh`. Uses the dev profile, which builds faster.
 run: postgres
 	cargo run -- dev $(ARGS)
 
 test: postgres
 	cargo test --locked $(ARGS)
 
-# Checks that need packages of npm and PyPI, which go into target/e2e: `make e2e CHECKS=python`.
+# Runs the checks that need packages from npm and PyPI: `make e2e CHECKS=python`. Installs the packages in target/e2e.
 e2e: postgres
 	tests/e2e/run $(CHECKS)
 
-# The speed, beside what it is compared to: some twenty minutes. `make bench ARGS="warm export"` for parts of it.
+# Runs the benchmark, about twenty minutes. `make bench ARGS="warm export"` runs parts of it.
 bench: postgres
 	benches/speed/find-tools target/bench
 	PATH="$$(scripts/find-postgres):$$PATH" cargo bench --locked --bench speed -- $(ARGS)
 
-# Writes the document that the code makes; a test compares.
+# Writes docs/openapi.json from the code. A test compares the two.
 openapi:
 	cargo run --locked -- openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
@@ -27,19 +28,28 @@ lint:
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
-# Writes what the `query!` macros know of the schema to `.sqlx`, which is committed: run it after
-# changing a query or a migration.
+# Checks licences, bans, sources and advisories of the dependencies: deny.toml. Fetches the advisory database.
+deny: cargo-deny
+	cargo deny --locked check
+
+# Updates .sqlx, the query metadata for offline builds. Run it after you change a query or a migration, and commit
+# the result.
 prepare: sqlx-cli
 	scripts/with-postgres sh -c 'cargo sqlx migrate run && cargo sqlx prepare -- --all-targets'
 
-# Without `--all-targets` the queries of the tests would pass unseen.
+# `--all-targets` includes the queries of the tests.
 prepare-check: sqlx-cli
 	scripts/with-postgres sh -c 'cargo sqlx migrate run && cargo sqlx prepare --check -- --all-targets'
 
 postgres:
 	@scripts/find-postgres >/dev/null
 
-# One version for all, or what it writes differs. Unoptimised, because building it takes longer than using it.
+# Pins one version, because other versions write other files. Builds without optimisation to save time.
 sqlx-cli:
 	@cargo sqlx --version 2>/dev/null | grep -qF 'sqlx $(SQLX_VERSION)' || \
 		cargo install sqlx-cli --version $(SQLX_VERSION) --locked --debug --no-default-features --features postgres,rustls
+
+# Installs one version for all, because a later one may reject deny.toml.
+cargo-deny:
+	@cargo deny --version 2>/dev/null | grep -qxF 'cargo-deny $(DENY_VERSION)' || \
+		cargo install cargo-deny --version $(DENY_VERSION) --locked
