@@ -140,7 +140,7 @@ async fn list(pool: &PgPool) -> Result<(), CliError> {
 }
 
 async fn disable(pool: &PgPool, key: &str) -> Result<(), CliError> {
-    if disable_client(pool, key, &actor()).await?.is_none() {
+    if !disable_client(pool, key, &actor()).await? {
         return Err(no_client(key).into());
     }
     print_json(&json!({ "apiKey": key, "isEnabled": false }))

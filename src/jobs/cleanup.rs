@@ -11,8 +11,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::db::cleanup::{
-    abandon_mints, count_due, expire_tokens, find_last_run, purge_mints, purge_slots, purge_tokens,
-    record_run, was_handing_out,
+    abandon_mints, count_due, expire_tokens, find_last_run, has_recent_handouts, purge_mints,
+    purge_slots, purge_tokens, record_run,
 };
 use crate::db::overview::{ROLL_UP, roll_up_minutes};
 use crate::db::partitions::{create_partitions, drop_partition, list_expired_partitions};
@@ -355,7 +355,7 @@ impl Batches<'_> {
     async fn pause_between_batches(&self, took: Duration) -> Result<(), DbError> {
         let is_busy = self
             .db
-            .run(move |pool| async move { was_handing_out(&pool, took).await });
+            .run(move |pool| async move { has_recent_handouts(&pool, took).await });
         let pause = if is_busy.await? { took * 2 } else { took / 8 };
         sleep(pause).await;
         Ok(())
