@@ -14,7 +14,7 @@ use super::{CliError, print, print_json, start_logs};
 use crate::config::{DatabaseCommandConfig, DatabaseConfig, Flags, Source};
 use crate::db::clients::{disable_client, find_client, insert_client, list_clients, rotate_client};
 use crate::db::{PgPool, schema};
-use crate::model::{Client, Scope, ScopeSet};
+use crate::model::{Client, Scope};
 
 /// A secret that lives longer beside its successor was not rotated.
 const MAX_GRACE: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -80,7 +80,7 @@ async fn create(pool: &PgPool, name: String, scopes: &[Scope]) -> Result<(), Cli
         name,
         secret_sha256: Sha256::digest(&secret).to_vec(),
         previous_secret_sha256: None,
-        scopes: scopes.iter().copied().collect::<ScopeSet>(),
+        scopes: scopes.iter().copied().collect(),
         is_enabled: true,
     };
     if !insert_client(pool, &client, &actor()).await? {
@@ -111,7 +111,7 @@ fn print_with_secret(client: &Client, secret: &str) -> Result<(), CliError> {
         "apiKey": client.api_key,
         "apiSecret": secret,
         "name": client.name,
-        "scopes": client.scopes.iter().collect::<Vec<_>>(),
+        "scopes": client.scopes,
     });
     let key = &client.api_key;
     // The secret is nowhere else, and the client is on record already.
@@ -131,7 +131,7 @@ async fn list(pool: &PgPool) -> Result<(), CliError> {
             json!({
                 "apiKey": client.api_key,
                 "name": client.name,
-                "scopes": client.scopes.iter().collect::<Vec<_>>(),
+                "scopes": client.scopes,
                 "isEnabled": client.is_enabled,
             })
         })

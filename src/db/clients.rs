@@ -1,5 +1,6 @@
 //! Reads and writes API clients.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -8,7 +9,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::DbError;
-use crate::model::{Client, EventKind, Scope, ScopeSet};
+use crate::model::{Client, EventKind, Scope};
 
 /// Finds a client by its key, even if it is disabled. Also returns the database's clock at the time of the read.
 pub async fn find_client(
@@ -150,7 +151,7 @@ pub async fn rotate_client(
 }
 
 /// Drops the scopes that this version does not know.
-fn known_scopes(names: &[String]) -> ScopeSet {
+fn known_scopes(names: &[String]) -> BTreeSet<Scope> {
     names
         .iter()
         .filter_map(|name| Scope::from_name(name))

@@ -67,7 +67,7 @@ pub struct Authorized<S> {
 impl<S> Authorized<S> {
     /// Whether the client holds a further scope.
     pub fn also(&self, scope: Scope) -> bool {
-        self.client.scopes.contains(scope)
+        self.client.scopes.contains(&scope)
     }
 
     /// The client.
@@ -96,7 +96,7 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
                 }
             })?;
             let mut needed = [Some(S::SCOPE), S::ALSO].into_iter().flatten();
-            if let Some(lacking) = needed.find(|scope| !client.scopes.contains(*scope)) {
+            if let Some(lacking) = needed.find(|scope| !client.scopes.contains(scope)) {
                 note_denial(state, &request, Some(caller.client));
                 let detail = format!("the client lacks the scope {lacking}");
                 return Err(Problem::new(ProblemKind::Forbidden, detail));
