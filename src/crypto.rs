@@ -1,8 +1,8 @@
-//! Token strings at rest: sealed under a key ring, named by a fingerprint.
+//! Encrypts, decrypts and fingerprints token strings.
 //!
-//! A sealed token is `version (1) ‖ key id length (1) ‖ key id ‖ nonce (24) ‖ ciphertext ‖ tag (16)`,
-//! XChaCha20-Poly1305 with a random nonce. The row's id and combination are associated data: a
-//! ciphertext opens only in its own row.
+//! An encrypted token is `version (1) ‖ key id length (1) ‖ key id ‖ nonce (24) ‖ ciphertext ‖ tag (16)`. The numbers are
+//! bytes. The cipher is XChaCha20-Poly1305 with a random nonce. The associated data contains the id and the combination of
+//! the row, so a ciphertext decrypts only in its own row.
 
 use std::fmt;
 
@@ -17,38 +17,40 @@ use crate::model::{Combination, Fingerprint, TokenString};
 const VERSION: u8 = 1;
 const NONCE_LEN: usize = 24;
 
-/// A stored token does not open. Says why without a byte of it.
+/// The reason why a stored token does not decrypt. Contains no byte of the token.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecryptError {
-    /// It is empty, cut off, or of a version that we do not write.
-    #[error("the stored token is not in a format of ours")]
+    /// The ciphertext is empty, truncated or of an unknown version.
+    #[error("the stored token has an unknown format or is truncated")]
     Format,
-    /// It was sealed under a key that is not configured.
-    #[error("the stored token is sealed under key {0:?}, which is not in TOKEN_KEYS")]
+    /// The key of the ciphertext is not configured.
+    #[error("the stored token is encrypted under key {0:?}, which is not in TOKEN_KEYS")]
     UnknownKey(String),
-    /// It was changed, or belongs to another row.
-    #[error("the stored token fails authentication: changed, or of another row")]
+    /// The ciphertext was changed, or it was copied from another row.
+    #[error(
+        "the stored token fails authentication: it was changed or copied from another row, or its key has another value"
+    )]
     Forged,
 }
 
-/// A token string as it is stored.
+/// An encrypted token string.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EncryptedToken {
-    /// The format above.
+    /// The bytes to store, in the format of this module.
     pub bytes: Vec<u8>,
-    /// The key that it is sealed under.
+    /// The id of the key that encrypted it.
     pub key_id: String,
 }
 
 impl fmt::Debug for EncryptedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SealedToken")
+        f.debug_struct("EncryptedToken")
             .field("key_id", &self.key_id)
             .finish_non_exhaustive()
     }
 }
 
-/// The keys that open stored tokens, the first of which seals, and the fingerprint key.
+/// The token keys and the fingerprint key. The first token key encrypts. All token keys decrypt.
 pub struct KeyRing {
     keys: Vec<(String, XChaCha20Poly1305)>,
     fingerprint: Hmac<Sha256>,
@@ -62,7 +64,10 @@ impl fmt::Debug for KeyRing {
 }
 
 impl KeyRing {
-    /// A ring of at least one key; ids are 1–32 bytes.
+    /// Creates a key ring. Each key has an id of 1 to 32 bytes.
+    ///
+    /// # Panics
+    /// Panics if there is no token key.
     pub fn new<'a>(
         keys: impl IntoIterator<Item = (&'a str, &'a [u8; 32])>,
         fingerprint_key: &[u8; 32],
@@ -71,7 +76,7 @@ impl KeyRing {
             .into_iter()
             .map(|(id, key)| (id.to_owned(), XChaCha20Poly1305::new(key.into())))
             .collect();
-        assert!(!keys.is_empty(), "a key ring needs a key to seal with");
+        assert!(!keys.is_empty(), "a key ring needs a key that encrypts");
         KeyRing {
             keys,
             fingerprint: KeyInit::new_from_slice(fingerprint_key)
@@ -79,12 +84,12 @@ impl KeyRing {
         }
     }
 
-    /// The id of the key that seals.
+    /// Returns the id of the key that encrypts.
     pub fn primary_key_id(&self) -> &str {
         &self.keys[0].0
     }
 
-    /// Seals a token string for its row.
+    /// Encrypts a token string for the row with this id and combination.
     pub fn encrypt(
         &self,
         token: &TokenString,
@@ -114,20 +119,20 @@ impl KeyRing {
         }
     }
 
-    /// Opens the token string of that row.
+    /// Decrypts the token string of the row with this id and combination.
     pub fn decrypt(
         &self,
         encrypted: &[u8],
         id: Uuid,
         combination: &Combination,
     ) -> Result<TokenString, DecryptError> {
-        let [VERSION, id_len, rest @ ..] = encrypted else {
+        let [VERSION, id_len, body @ ..] = encrypted else {
             return Err(DecryptError::Format);
         };
-        let (key_id, rest) = rest
+        let (key_id, body) = body
             .split_at_checked(usize::from(*id_len))
             .ok_or(DecryptError::Format)?;
-        let (nonce, ciphertext) = rest
+        let (nonce, ciphertext) = body
             .split_at_checked(NONCE_LEN)
             .ok_or(DecryptError::Format)?;
         let nonce = XNonce::try_from(nonce).map_err(|_| DecryptError::Format)?;
@@ -149,7 +154,7 @@ impl KeyRing {
         Ok(TokenString::new(text))
     }
 
-    /// Names a token string without telling it.
+    /// Returns the fingerprint of a token string: its HMAC-SHA256 under the fingerprint key.
     pub fn fingerprint(&self, token: &str) -> Fingerprint {
         let mut mac = self.fingerprint.clone();
         mac.update(token.as_bytes());
@@ -158,7 +163,9 @@ impl KeyRing {
     }
 }
 
-/// Row id and combination, each part behind its length, so that no two rows encode alike.
+/// Returns the associated data of a row: its id and the parts of its combination.
+///
+/// The length of each part precedes it, so that two different rows never have the same encoding.
 fn associated_data(id: Uuid, combination: &Combination) -> Vec<u8> {
     let access = combination.access.bits().to_be_bytes();
     let parts: [&[u8]; 5] = [
@@ -196,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn opens_in_its_own_row_only() {
+    fn a_ciphertext_decrypts_only_in_its_own_row() {
         let ring = ring();
         let id = Uuid::now_v7();
         let own = combination("u-1", Some("Swedbank"));
@@ -224,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_is_noticed() {
+    fn a_ciphertext_with_a_flipped_bit_or_cut_short_does_not_decrypt() {
         let ring = ring();
         let (id, own) = (Uuid::now_v7(), combination("u", None));
         let encrypted = ring
@@ -244,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn older_keys_open_and_unknown_ones_are_named() {
+    fn older_keys_decrypt_and_the_error_names_an_unknown_key() {
         let (id, own) = (Uuid::now_v7(), combination("u", None));
         let old = KeyRing::new([("old", &[1; 32])], &[9; 32]);
         let encrypted = old.encrypt(&TokenString::new("secret".into()), id, &own);
@@ -260,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_tells_ids_only() {
+    fn debug_output_contains_only_key_ids() {
         let text = format!("{:?} {:?}", ring(), TokenString::new("secret".into()));
         assert_eq!(text, r#"["new", "old"] TokenString([REDACTED])"#);
     }

@@ -1,4 +1,4 @@
-//! Who calls, and what they may do.
+//! Clients, their scopes, and the caller of a request.
 
 use std::collections::BTreeSet;
 
@@ -7,55 +7,55 @@ use super::named_enum::named_enum;
 named_enum! {
     /// A permission of an API key.
     pub enum Scope {
-        /// Get a token.
+        /// Request tokens.
         TokensIssue = "tokens:issue",
-        /// Pass over a fresh token with `no-cache`.
+        /// Request a new token with `no-cache` although a valid one can be reused.
         TokensRenew = "tokens:renew",
         /// Read token records.
         TokensRead = "tokens:read",
-        /// End tokens.
+        /// Invalidate tokens.
         TokensInvalidate = "tokens:invalidate",
-        /// Read the audit trail.
+        /// Read the audit log.
         AuditRead = "audit:read",
-        /// See and run maintenance.
+        /// Read the state of the cleanup and run it.
         Maintenance = "maintenance",
     }
 }
 
-/// An API key and what it may do. Its secret is known only as a hash.
+/// An API key with its scopes. Only the hash of the secret is stored.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// The username of HTTP Basic, `[A-Za-z0-9_-]+`.
     pub api_key: String,
-    /// What people call it.
+    /// The display name.
     pub name: String,
-    /// SHA-256 of its secret.
+    /// SHA-256 of the secret.
     pub secret_sha256: Vec<u8>,
-    /// SHA-256 of the secret before it, while that is still good: as of the reading, by our
-    /// database's clock.
+    /// SHA-256 of the previous secret. `None` unless that secret was valid when the client was read, by the database's
+    /// clock.
     pub previous_secret_sha256: Option<Vec<u8>>,
-    /// What it may do.
+    /// The permissions.
     pub scopes: BTreeSet<Scope>,
-    /// False once disabled.
+    /// False after the client was disabled.
     pub is_enabled: bool,
 }
 
-/// Who had something done that is not a handout.
+/// The origin of a maintenance operation.
 #[derive(Clone, Debug)]
 pub enum Origin {
-    /// A request.
+    /// An HTTP request.
     Request(Caller),
-    /// Somebody at a command line, `cli:USER@HOST`, or the service itself.
+    /// An operator at a command line, `cli:USER@HOST`, or `schedule` for the service itself.
     Actor(String),
 }
 
-/// Who is behind a request, as the audit names them.
+/// The caller of a request, as the audit log records it.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// The API key.
+    /// The API key of the client.
     pub client: String,
-    /// The caller's own `X-Request-Id`, or ours.
+    /// The `X-Request-Id` of the request, or the id that the service created.
     pub request_id: String,
-    /// The address that the request came from.
+    /// The source address of the request.
     pub source_ip: Option<String>,
 }

@@ -1,27 +1,27 @@
-//! What a token is for: the key under which tokens are reused.
+//! The combination: the key under which tokens are reused.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// The 28 country codes of the upstream's contract (`BankTokenCountryEnum`).
+/// The 28 country codes of the provider's contract (`BankTokenCountryEnum`).
 const COUNTRIES: [&str; 28] = [
     "AT", "BE", "BG", "HR", "CY", "DK", "EE", "FI", "FR", "DE", "GR", "HU", "IS", "IE", "IT", "LV",
     "LT", "LU", "MT", "NL", "NO", "PL", "PT", "RO", "SK", "SI", "ES", "SE",
 ];
 
-/// One of the 28 countries that the upstream verifies banks in, exactly as it spells them.
+/// One of the 28 countries in which the provider verifies banks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Country(u8);
 
 impl Country {
-    /// Every country, in the order of the upstream's contract.
+    /// Returns every country, in the order of the provider's contract.
     pub fn all() -> impl Iterator<Item = Country> {
         (0..COUNTRIES.len() as u8).map(Country)
     }
 
-    /// The two upper-case letters.
+    /// Returns the two upper-case letters of the country.
     pub fn code(self) -> &'static str {
         COUNTRIES[usize::from(self.0)]
     }
@@ -33,7 +33,7 @@ impl Serialize for Country {
     }
 }
 
-/// The text is none of the 28 codes.
+/// Error: the text is not one of the 28 country codes.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be one of {}", COUNTRIES.join(", "))]
 pub struct UnknownCountry;
@@ -48,7 +48,7 @@ impl FromStr for Country {
     }
 }
 
-/// What the holder of a token may read of an account.
+/// The account data that the holder of a token may read.
 #[derive(
     Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize,
 )]
@@ -56,19 +56,19 @@ impl FromStr for Country {
 pub struct Access {
     /// The accounts themselves.
     pub accounts: bool,
-    /// Their balances.
+    /// The balances of the accounts.
     pub balances: bool,
-    /// Their transactions.
+    /// The transactions of the accounts.
     pub transactions: bool,
 }
 
 impl Access {
-    /// Three bits: accounts 1, balances 2, transactions 4.
+    /// Returns three bits: accounts 1, balances 2, transactions 4.
     pub fn bits(self) -> i16 {
         i16::from(self.accounts) | i16::from(self.balances) << 1 | i16::from(self.transactions) << 2
     }
 
-    /// The inverse of [`bits`](Access::bits); higher bits are ignored.
+    /// Reverses [`bits`](Access::bits). Ignores higher bits.
     pub fn from_bits(bits: i16) -> Self {
         Access {
             accounts: bits & 1 != 0,
@@ -78,29 +78,28 @@ impl Access {
     }
 }
 
-/// The key of reuse: two requests share a token only if all four parts are equal, to the byte.
+/// The key of reuse. Two requests share a token only if all four parts are equal, byte by byte.
 ///
-/// An absent country or bank means "any" and is a value of its own: it equals only another
-/// absent one.
+/// An absent country or bank means "any". It equals only another absent one.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Combination {
-    /// The company's own opaque id for its user, 1–128 characters.
+    /// The calling company's opaque id of its user, 1–128 characters.
     pub user_id: Box<str>,
-    /// The country of the bank, or any.
+    /// The country of the bank. `None` means any country.
     pub country: Option<Country>,
-    /// The bank as the upstream names it, 1–32 characters, or any.
+    /// The bank, as the provider names it, 1–32 characters. `None` means any bank.
     pub bank: Option<Box<str>>,
-    /// What may be read.
+    /// The account data that may be read.
     pub access: Access,
 }
 
 impl Combination {
-    /// The country as the database keys it: empty for "any".
+    /// Returns the country as the database stores it. Empty means "any".
     pub fn country_key(&self) -> &str {
         self.country.map_or("", Country::code)
     }
 
-    /// The bank as the database keys it: empty for "any" (a bank's name is never empty).
+    /// Returns the bank as the database stores it. Empty means "any", because the name of a bank is never empty.
     pub fn bank_key(&self) -> &str {
         self.bank.as_deref().unwrap_or("")
     }
@@ -117,14 +116,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn access_survives_its_bits() {
+    fn access_converts_to_bits_and_back() {
         for bits in 0..8 {
             assert_eq!(Access::from_bits(bits).bits(), bits);
         }
     }
 
     #[test]
-    fn countries_are_exact() {
+    fn only_the_exact_country_codes_parse() {
         assert_eq!("LT".parse::<Country>().unwrap().code(), "LT");
         for wrong in ["lt", "LT ", "", "US", "GB"] {
             assert_eq!(wrong.parse::<Country>(), Err(UnknownCountry));

@@ -1,4 +1,4 @@
-//! What is written to the audit trail.
+//! Audit events and their kinds.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -13,70 +13,69 @@ use super::time::serialize_time;
 named_enum! {
     /// The kind of an audit event.
     pub enum EventKind {
-        /// A token was minted, for the request named.
+        /// A token was minted for the request with this `requestId`.
         TokenMinted = "token.minted",
-        /// A token on record was handed out, or authorised to be.
+        /// A token on record was handed out, or its handout was authorised.
         TokenReused = "token.reused",
-        /// A mint failed, and the upstream made nothing that we know of.
+        /// A mint failed. `detail.possiblyMinted` counts the attempts that may have minted a token.
         TokenMintFailed = "token.mint_failed",
-        /// Nobody knows whether the upstream minted.
+        /// The outcome of a mint is unknown: the provider may have minted a token.
         TokenMintUnknown = "token.mint_unknown",
-        /// A token was ended before its time.
+        /// A token was invalidated.
         TokenInvalidated = "token.invalidated",
-        /// A token's time was over.
+        /// A token expired.
         TokenExpired = "token.expired",
-        /// A cleanup did something.
+        /// A cleanup run made changes.
         CleanupRan = "cleanup.ran",
-        /// Calls were refused with 401 or 403; how many, `detail.count` says.
+        /// Requests were refused with 401 or 403. `detail.count` is their number.
         AccessDenied = "access.denied",
-        /// The trail was read.
+        /// The audit log was read.
         AuditRead = "audit.read",
         /// A client was created.
         ClientCreated = "client.created",
         /// A client was disabled.
         ClientDisabled = "client.disabled",
-        /// A client was given a new secret.
+        /// The secret of a client was rotated.
         ClientRotated = "client.rotated",
-        /// Stored tokens were sealed anew, under the first key.
+        /// Stored tokens were encrypted again, under the first key.
         KeysRotated = "keys.rotated",
     }
 }
 
-/// An event as it is on record; as JSON, its members are the contract's. It owns what it says unless
-/// it is an [`EventRef`].
+/// A recorded audit event. Its JSON form is part of the public interface. It owns its data, except as [`EventRef`].
 #[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditEvent<Text = String, Detail = Value> {
-    /// Unique, given by whoever wrote it.
+    /// The unique id.
     pub id: Uuid,
-    /// When, to the microsecond.
+    /// The time of the event, in microseconds.
     #[serde(serialize_with = "serialize_time")]
     pub occurred_at: DateTime<Utc>,
-    /// An [`EventKind`], or a later version's.
+    /// The name of an [`EventKind`], or of a kind that a later version added.
     pub kind: Text,
     /// The API key of the caller.
     pub client: Option<Text>,
-    /// The caller's own `X-Request-Id`, or ours.
+    /// The `X-Request-Id` of the request, or the id that the service created.
     pub request_id: Option<Text>,
-    /// The address that the request came from.
+    /// The source address of the request.
     pub source_ip: Option<Text>,
-    /// The user whose token it is about.
+    /// The user of the token.
     pub user_id: Option<Text>,
-    /// The token's country; none for "any" and where it is about no token. So is the bank.
+    /// The country of the token. `None` for "any" and for events without a token.
     pub country: Option<Text>,
-    /// The token's bank.
+    /// The bank of the token. `None` for "any" and for events without a token.
     pub bank: Option<Text>,
-    /// What the token gives access to.
+    /// The access of the token.
     pub access: Option<Access>,
-    /// The token, or the mint that made none.
+    /// The id of the token, or of the mint that gave no token.
     pub token_id: Option<Uuid>,
-    /// The name of the token string.
+    /// The fingerprint of the token string.
     pub fingerprint: Option<Text>,
-    /// What else there is to say, by kind.
+    /// Further members, which depend on the kind.
     pub detail: Option<Detail>,
 }
 
-/// An event that is in a row as it came from the database.
+/// An event that borrows its data from a database row.
 pub type EventRef<'r> = AuditEvent<&'r str, &'r RawValue>;
 
 impl From<&EventRef<'_>> for AuditEvent {

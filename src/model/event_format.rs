@@ -1,4 +1,4 @@
-//! The trail as a file: a row for each event, the same from HTTP and from the command line.
+//! The file formats of an audit export. HTTP and the command line write the same bytes.
 
 use chrono::SecondsFormat;
 use serde_json::value::RawValue;
@@ -7,20 +7,20 @@ use super::EventRef;
 use super::named_enum::named_enum;
 
 named_enum! {
-    /// How an export is written.
+    /// The format of an export.
     pub enum EventFormat {
-        /// A JSON object a line, the items of the list.
+        /// One JSON object per line, with the same members as the items of the list.
         Ndjson = "ndjson",
-        /// RFC 4180, UTF-8, with a header row; access and detail are JSON in their cells.
+        /// CSV as in RFC 4180, in UTF-8, with a header row. The cells of `access` and `detail` contain JSON.
         Csv = "csv",
     }
 }
 
-/// The header row.
+/// The header row of a CSV file.
 const HEADER: &str = "id,occurredAt,kind,client,requestId,sourceIp,userId,country,bank,access,tokenId,fingerprint,detail\r\n";
 
 impl EventFormat {
-    /// Its media type.
+    /// Returns the media type.
     pub fn media_type(self) -> &'static str {
         match self {
             EventFormat::Ndjson => "application/x-ndjson",
@@ -28,7 +28,7 @@ impl EventFormat {
         }
     }
 
-    /// What comes before the first event.
+    /// Returns the text before the first event.
     pub fn head(self) -> Option<&'static str> {
         (self == EventFormat::Csv).then_some(HEADER)
     }
@@ -77,7 +77,9 @@ fn push_record(out: &mut Vec<u8>, event: &EventRef<'_>) {
     out.extend(b"\r\n");
 }
 
-/// A cell that no spreadsheet takes for a formula, quoted where RFC 4180 §2 asks for it.
+/// Returns the text as a CSV cell, quoted where RFC 4180 section 2 requires it.
+///
+/// Prefixes a text that a spreadsheet would run as a formula with a single quote (OWASP, CSV injection).
 fn csv_cell(text: &str) -> String {
     let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let text = format!("{}{text}", if is_formula { "'" } else { "" });
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_are_harmless_and_quoted() {
+    fn cells_are_quoted_and_formulas_are_disarmed() {
         for (text, cell) in [
             ("", ""),
             ("a b", "a b"),

@@ -1,57 +1,56 @@
-//! How a mint can fail, in the caller's terms.
+//! The failures of a token request, as the caller sees them.
 
 use serde::{Deserialize, Serialize};
 
 use super::named_enum::named_enum;
 
 named_enum! {
-    /// What the caller is told of a mint that did not give a token. The names are the contract's
-    /// problem slugs.
+    /// The class of a failure. The names are problem slugs of the public interface.
     pub enum FailureKind {
-        /// The upstream refused this request itself (its 400, 409, 422).
+        /// The provider rejected this request (its status 400, 409 or 422).
         UpstreamRejected = "upstream-rejected",
-        /// The upstream refused us: credentials, credit, contract (its 401, 402, 403, 404).
+        /// The provider refused this service because of its credentials, credit or contract (its status 401 to 404).
         UpstreamRefused = "upstream-refused",
-        /// It failed, was lost after sending, or answered what is not its contract.
+        /// The provider failed, the connection to it was lost after sending, or its answer breaks its contract.
         UpstreamFailed = "upstream-failed",
-        /// It could not be reached, limits our rate, or our circuit is open.
+        /// The provider cannot be reached, limits the rate of this service, or failed so often that the circuit breaker is open.
         UpstreamUnavailable = "upstream-unavailable",
-        /// The hourly budget of calls is used up.
+        /// The hourly budget of calls to the provider is spent.
         UpstreamBudgetSpent = "upstream-budget-spent",
-        /// No answer in time, or the token's life was over before it could be handed out.
+        /// The provider did not answer in time, or the token expired before it could be handed out.
         UpstreamTimeout = "upstream-timeout",
-        /// This replica has too much in hand.
+        /// This replica has too many requests in progress.
         Overloaded = "overloaded",
-        /// The database cannot be reached or did not say whether it committed.
+        /// The database is unavailable, or the outcome of a COMMIT is unknown.
         DatabaseUnavailable = "database-unavailable",
-        /// A stored token does not open: tampered with, or its key is missing.
+        /// A stored token cannot be decrypted: it was changed, or its key is missing in TOKEN_KEYS.
         TokenUnreadable = "token-unreadable",
-        /// A fault of this program.
+        /// An error in this service.
         Internal = "internal",
     }
 }
 
-/// What the upstream said when it refused, for the caller to see.
+/// The provider's error answer, as the caller sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct UpstreamAnswer {
-    /// Its HTTP status.
+    /// The HTTP status.
     pub status: u16,
-    /// Its error identifier (`BAD_VALUE`, …), if it gave one.
+    /// The error identifier, such as `BAD_VALUE`, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identifier: Option<String>,
-    /// Its message, if it gave one.
+    /// The message, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// What is kept of the upstream's message, in characters.
+/// The maximum length of the provider's message, in characters. The rest is cut off.
 const MAX_MESSAGE: usize = 300;
 
 impl UpstreamAnswer {
-    /// Drops the texts that may not be told, and cuts what remains to 300 characters.
-    pub fn shorten(&mut self, may_be_told: impl Fn(&str) -> bool) {
-        self.identifier.take_if(|text| !may_be_told(text));
-        self.message.take_if(|text| !may_be_told(text));
+    /// Removes texts that contain a secret, and cuts the message to 300 characters.
+    pub fn redact(&mut self, is_secret: impl Fn(&str) -> bool) {
+        self.identifier.take_if(|text| is_secret(text));
+        self.message.take_if(|text| is_secret(text));
         if let Some(message) = &mut self.message
             && let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE)
         {
@@ -60,25 +59,27 @@ impl UpstreamAnswer {
     }
 }
 
-/// Why there is no token: shared by all who wait for the same mint, and kept in the slot for its
-/// cooldown so that other replicas repeat it.
+/// The reason why a request got no token.
+///
+/// All requests that wait for the same mint get the same failure. The slot stores it during the cooldown, so that other
+/// replicas repeat it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("{}: {detail}", kind.name())]
 pub struct Failure {
     /// The class of failure.
     pub kind: FailureKind,
-    /// One sentence for the caller; nothing internal.
+    /// One sentence for the caller, without internal data.
     pub detail: String,
-    /// The upstream's own answer, where there was one.
+    /// The provider's answer, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<UpstreamAnswer>,
-    /// Seconds after which trying again makes sense, if ever.
+    /// Seconds after which the caller may retry. `None` if the caller must not retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u32>,
 }
 
 impl Failure {
-    /// A failure that may be tried again after a second.
+    /// Creates a failure with a `retry_after` of 1 second, or of `None` if a retry of the same request does not help.
     pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
         let retry_after = !matches!(
             kind,
@@ -92,39 +93,42 @@ impl Failure {
         }
     }
 
-    /// The database cannot be used now, or did not say whether it committed.
+    /// Creates the failure of a database that is unavailable or whose COMMIT has an unknown outcome.
     pub fn database() -> Self {
         Failure::new(
             FailureKind::DatabaseUnavailable,
-            "the database is unavailable; nothing was handed out",
+            "the database is unavailable; no token was handed out",
         )
     }
 
-    /// This replica has too much in hand.
+    /// Creates the failure of an overloaded replica.
     pub fn overloaded() -> Self {
-        Failure::new(FailureKind::Overloaded, "too many requests are in hand")
+        Failure::new(
+            FailureKind::Overloaded,
+            "this replica has too many requests in progress",
+        )
     }
 
-    /// There was no token in time.
+    /// Creates the failure of a request that got no token in time.
     pub fn timeout() -> Self {
         Failure::new(
             FailureKind::UpstreamTimeout,
-            "there was no token in time; one that comes later is kept for the next request",
+            "no token was available in time; a token that arrives later is kept for the next request",
         )
     }
 
-    /// A fault of this program.
+    /// Creates the failure of an error in this service.
     pub fn internal() -> Self {
-        Failure::new(FailureKind::Internal, "something went wrong here")
+        Failure::new(FailureKind::Internal, "an internal error occurred")
     }
 
-    /// Sets the upstream's own answer.
+    /// Sets the provider's answer.
     pub fn with_upstream(mut self, answer: UpstreamAnswer) -> Self {
         self.upstream = Some(answer);
         self
     }
 
-    /// Sets the seconds to wait before trying again.
+    /// Sets the seconds after which the caller may retry, at least 1.
     pub fn with_retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds.max(1));
         self

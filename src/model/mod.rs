@@ -1,6 +1,6 @@
-//! The vocabulary: what a token, a combination, a caller and an event are.
+//! The types that all other folders share: tokens, combinations, clients, events and failures.
 //!
-//! Imports nothing of ours, does no I/O, and knows neither HTTP nor SQL.
+//! Imports no other folder, does no I/O, and contains neither HTTP nor SQL.
 
 pub mod client;
 pub mod combination;

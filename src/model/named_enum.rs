@@ -1,6 +1,9 @@
 //! A macro for enums whose variants have fixed names.
 
-/// An enum whose variants have fixed names in JSON, SQL and on the command line.
+/// Defines an enum whose variants have the same fixed names in JSON, in SQL and on the command line.
+///
+/// The doc comments of the variants are shown to users, in the OpenAPI document and in the help. They are sentences for
+/// users.
 macro_rules! named_enum {
     ($(#[$meta:meta])* pub enum $name:ident { $($(#[doc = $meaning:literal])+ $variant:ident = $text:literal,)+ }) => {
         $(#[$meta])*
@@ -8,20 +11,20 @@ macro_rules! named_enum {
         pub enum $name { $($(#[doc = $meaning])+ #[serde(rename = $text)] $variant,)+ }
 
         impl $name {
-            /// Every variant, in order.
+            /// All variants, in the order of their definition.
             pub const ALL: &'static [$name] = &[$($name::$variant),+];
 
-            /// The fixed name.
+            /// Returns the fixed name.
             pub fn name(self) -> &'static str {
                 match self { $($name::$variant => $text,)+ }
             }
 
-            /// What it means, in a sentence: its documentation.
+            /// Returns the doc comment of the variant.
             pub fn meaning(self) -> &'static str {
                 match self { $($name::$variant => concat!($($meaning),+).trim_start(),)+ }
             }
 
-            /// The variant of that name, compared exactly.
+            /// Finds a variant by its exact name.
             pub fn from_name(name: &str) -> Option<Self> {
                 match name { $($text => Some($name::$variant),)+ _ => None }
             }

@@ -3,13 +3,14 @@
 use chrono::{DateTime, Datelike, SecondsFormat, TimeDelta, Utc};
 use serde::Serializer;
 
-/// The text is not a timestamp that the service accepts.
+/// Error: the text is not a timestamp that the service accepts.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be an RFC 3339 time with its offset")]
 pub struct InvalidTimestamp;
 
-/// A moment, RFC 3339 with its offset, rounded up to the microsecond that times on record have:
-/// so that `from` ≤ t < `to` holds as written.
+/// Parses an RFC 3339 timestamp with an offset, and rounds it up to a microsecond.
+///
+/// Recorded times have microseconds. Rounding up makes `from <= t < to` hold for bounds with nanoseconds.
 pub fn parse_timestamp(text: &str) -> Result<DateTime<Utc>, InvalidTimestamp> {
     let time = DateTime::parse_from_rfc3339(text)
         .ok()
@@ -20,8 +21,9 @@ pub fn parse_timestamp(text: &str) -> Result<DateTime<Utc>, InvalidTimestamp> {
     Ok(time + TimeDelta::nanoseconds((1000 - past) % 1000))
 }
 
-/// A time as chrono writes it, RFC 3339, but in one piece: JSON looks at each piece anew for what is
-/// to be escaped, and chrono's are characters.
+/// Serializes a time in RFC 3339, like chrono, but as one string.
+///
+/// chrono writes single characters, and serde_json would check each of them for escaping.
 pub fn serialize_time<S: Serializer>(
     time: &DateTime<Utc>,
     serializer: S,

@@ -1,4 +1,4 @@
-//! A bank token: the secret string, and the record that we keep of it.
+//! Bank tokens: the secret token string and its record.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,17 +10,17 @@ use uuid::Uuid;
 
 use super::{Combination, named_enum::named_enum};
 
-/// The bearer secret that the upstream minted. Redacted in `Debug`, wiped when dropped.
+/// The secret value of a token. `Debug` redacts it. Its memory is wiped when it is dropped.
 #[derive(Clone)]
 pub struct TokenString(SecretString);
 
 impl TokenString {
-    /// Wraps a secret as the upstream gave it.
+    /// Wraps a token string of the provider.
     pub fn new(text: String) -> Self {
         TokenString(text.into())
     }
 
-    /// The secret itself: for the answer to an authorised caller, sealing and fingerprinting only.
+    /// Returns the secret. Use it only for the response to an authorised caller, for encryption and for the fingerprint.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -32,15 +32,16 @@ impl fmt::Debug for TokenString {
     }
 }
 
-/// HMAC-SHA256 of a token string: names the token where its secret must not be. Lower-case hex
-/// outside.
+/// HMAC-SHA256 of a token string. It identifies the token in places where the secret must not appear.
+///
+/// Its text form has 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fingerprint([u8; 32]);
 
-/// The text is not 64 digits of hex.
+/// Error: the text does not have 64 hexadecimal digits.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be 64 digits of hex")]
-pub struct NoFingerprint;
+#[error("must have 64 hexadecimal digits")]
+pub struct InvalidFingerprint;
 
 impl From<[u8; 32]> for Fingerprint {
     fn from(tag: [u8; 32]) -> Self {
@@ -49,11 +50,11 @@ impl From<[u8; 32]> for Fingerprint {
 }
 
 impl FromStr for Fingerprint {
-    type Err = NoFingerprint;
+    type Err = InvalidFingerprint;
 
-    fn from_str(text: &str) -> Result<Self, NoFingerprint> {
+    fn from_str(text: &str) -> Result<Self, InvalidFingerprint> {
         let mut tag = [0; 32];
-        hex::decode_to_slice(text, &mut tag).map_err(|_| NoFingerprint)?;
+        hex::decode_to_slice(text, &mut tag).map_err(|_| InvalidFingerprint)?;
         Ok(Fingerprint(tag))
     }
 }
@@ -61,8 +62,8 @@ impl FromStr for Fingerprint {
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut digits = [0; 64];
-        hex::encode_to_slice(self.0, &mut digits).expect("two digits a byte");
-        f.pad(str::from_utf8(&digits).expect("digits are ASCII"))
+        hex::encode_to_slice(self.0, &mut digits).expect("the buffer has two digits per byte");
+        f.pad(str::from_utf8(&digits).expect("hexadecimal digits are ASCII"))
     }
 }
 
@@ -73,59 +74,60 @@ impl Serialize for Fingerprint {
 }
 
 named_enum! {
-    /// Why a token was ended before its time.
+    /// The reason for the invalidation of a token.
     pub enum InvalidationReason {
-        /// Its user has finished: the upstream takes it no more.
+        /// The user has finished, and the provider does not accept the token again.
         Used = "used",
-        /// It was seen where it should not be.
+        /// The token string appeared where it must not be.
         Compromised = "compromised",
-        /// Somebody asked for it.
+        /// The invalidation was requested for another reason.
         Requested = "requested",
     }
 }
 
-/// What an issued token is and was, without its secret. One row of `tokens`.
+/// The record of an issued token, without its token string. One row of `tokens`.
 #[derive(Clone, Debug)]
 pub struct Token {
-    /// UUIDv7; the same as that of the mint that made it.
+    /// The id, a UUIDv7. Its mint has the same id.
     pub id: Uuid,
-    /// What it is for.
+    /// The combination.
     pub combination: Combination,
-    /// When it ends by the upstream's word. Shown, never decided by.
+    /// The expiration that the provider returned. It is only displayed.
     pub expiration: DateTime<Utc>,
-    /// When it ends by our database's clock. Decides.
+    /// The expiration by the database's clock. It decides whether the token is valid.
     pub ends_at: DateTime<Utc>,
-    /// When it was recorded, by our database's clock.
+    /// The time at which the token was recorded, by the database's clock.
     pub issued_at: DateTime<Utc>,
-    /// Seconds that were asked of the upstream, 0…2592000.
+    /// The lifetime requested from the provider, in seconds, 0 to 2592000.
     pub lifetime: i32,
-    /// Not ended, and its time not over: as of the reading, by our database's clock.
+    /// True if the token was neither invalidated nor expired when it was read, by the database's clock.
     pub is_valid: bool,
-    /// When it was invalidated, if it was.
+    /// The time of the invalidation, if the token was invalidated.
     pub invalidated_at: Option<DateTime<Utc>>,
-    /// Why it was invalidated, if it was.
+    /// The reason for the invalidation, if the token was invalidated.
     pub invalidation_reason: Option<InvalidationReason>,
-    /// Names the token in the audit.
+    /// The fingerprint, which identifies the token in the audit log.
     pub fingerprint: Fingerprint,
 }
 
-/// A token with its secret, as it is handed out: of its [`Token`] what an answer tells, since many
-/// are held in memory.
+/// A token with its token string, as it is handed out.
+///
+/// It has only the members of [`Token`] that a response contains, because the cache holds many of these.
 #[derive(Debug)]
 pub struct TokenWithSecret {
-    /// That of its record.
+    /// The id of the record.
     pub id: Uuid,
-    /// What it is for.
+    /// The combination.
     pub combination: Combination,
-    /// When it ends by the upstream's word.
+    /// The expiration that the provider returned.
     pub expiration: DateTime<Utc>,
-    /// When it was recorded, by our database's clock.
+    /// The time at which the token was recorded, by the database's clock.
     pub issued_at: DateTime<Utc>,
-    /// Seconds that were asked of the upstream.
+    /// The lifetime requested from the provider, in seconds.
     pub lifetime: i32,
-    /// Names the token in the audit.
+    /// The fingerprint, which identifies the token in the audit log.
     pub fingerprint: Fingerprint,
-    /// The secret.
+    /// The token string.
     pub token_string: TokenString,
 }
 
@@ -134,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fingerprint_survives_its_hex() {
+    fn a_fingerprint_converts_to_text_and_back() {
         let tag = std::array::from_fn(|n| n as u8 * 8 + 7);
         let text = Fingerprint::from(tag).to_string();
         assert!(
@@ -143,7 +145,11 @@ mod tests {
         );
         assert_eq!(text.parse(), Ok(Fingerprint(tag)));
         for wrong in ["", &text[1..], &format!("{text}0"), &text.replace('f', "g")] {
-            assert_eq!(wrong.parse::<Fingerprint>(), Err(NoFingerprint), "{wrong}");
+            assert_eq!(
+                wrong.parse::<Fingerprint>(),
+                Err(InvalidFingerprint),
+                "{wrong}"
+            );
         }
     }
 }

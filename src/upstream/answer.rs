@@ -1,4 +1,4 @@
-//! Reading the provider's answers.
+//! Parses and checks the provider's answers.
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use reqwest::header::HeaderValue;
@@ -6,18 +6,18 @@ use serde::{Deserialize, Deserializer};
 
 use crate::model::{Combination, TokenString, UpstreamAnswer};
 
-/// The longest token that is taken, in characters.
+/// The maximum length of a token string, in characters.
 const MAX_TOKEN: usize = 512;
 
-/// A token as the provider minted it, checked against what was asked.
+/// A minted token that matches its request.
 #[derive(Debug)]
 pub struct Minted {
-    /// The secret.
+    /// The token string.
     pub token_string: TokenString,
-    /// When it ends by the provider's word.
+    /// The expiration that the provider returned.
     pub expiration: DateTime<Utc>,
-    /// How long it lives from the provider's answer on: its `expiration` less its own `Date`, so
-    /// that the error of its clock cancels. Without a `Date`, `None`.
+    /// The remaining life at the time of the answer: `expiration` minus the `Date` header, so that the error of the
+    /// provider's clock cancels out. `None` without a valid `Date`.
     pub life: Option<TimeDelta>,
 }
 
@@ -41,63 +41,65 @@ struct BankAccess {
     transactions: Option<bool>,
 }
 
-/// Tells a member that is null from one that is absent.
+/// Distinguishes a null member, `Some(None)`, from an absent one, `None`.
 fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(value).map(Some)
 }
 
-/// Reads a 201; the error says in what it is not the contract's.
+/// Parses the body of a 201 answer. The error says how the answer breaks the provider's contract.
 pub(super) fn read_minted(
     body: &[u8],
     date: Option<&HeaderValue>,
-    asked: &Combination,
+    requested: &Combination,
     lifetime: i32,
 ) -> Result<Minted, &'static str> {
     let token: BankToken =
-        serde_json::from_slice(body).map_err(|_| "the upstream's answer is not of its contract")?;
+        serde_json::from_slice(body).map_err(|_| "the provider's answer breaks its contract")?;
     let length = token.token_string.chars().count();
     if length == 0 || length > MAX_TOKEN {
-        return Err("the upstream's token is empty or over 512 characters");
+        return Err("the provider's token string is empty or over 512 characters");
     }
     if !token.is_valid {
-        return Err("the upstream's token is not valid");
+        return Err("the provider's token is not valid");
     }
-    let country = asked.country.map(|country| country.code());
+    let country = requested.country.map(|country| country.code());
     if token
         .country
-        .is_some_and(|given| given.as_deref() != country)
+        .is_some_and(|returned| returned.as_deref() != country)
     {
-        return Err("the upstream's token is for another country");
+        return Err("the provider's token is for another country");
     }
     if token
         .bank
-        .is_some_and(|given| given.as_deref() != asked.bank.as_deref())
+        .is_some_and(|returned| returned.as_deref() != requested.bank.as_deref())
     {
-        return Err("the upstream's token is for another bank");
+        return Err("the provider's token is for another bank");
     }
-    if let Some(given) = token.access {
-        let differs = |given: Option<bool>, asked: bool| given.is_some_and(|given| given != asked);
-        if differs(given.accounts, asked.access.accounts)
-            || differs(given.balances, asked.access.balances)
-            || differs(given.transactions, asked.access.transactions)
+    if let Some(access) = token.access {
+        let differs = |returned: Option<bool>, requested| {
+            returned.is_some_and(|returned| returned != requested)
+        };
+        if differs(access.accounts, requested.access.accounts)
+            || differs(access.balances, requested.access.balances)
+            || differs(access.transactions, requested.access.transactions)
         {
-            return Err("the upstream's token is for another access");
+            return Err("the provider's token is for another access");
         }
     }
     let expiration = DateTime::parse_from_rfc3339(&token.expiration)
-        .map_err(|_| "the upstream's expiration is no time")?
+        .map_err(|_| "the provider's expiration is not a time")?
         .to_utc()
-        // As it is stored: the record must not say another time than the first answer.
+        // The database stores microseconds. A later response must contain the same value as the first one.
         .trunc_subsecs(6);
     let life = date
         .and_then(|date| DateTime::parse_from_rfc2822(date.to_str().ok()?).ok())
         .map(|date| expiration - date.to_utc());
-    let is_over = match life {
+    let is_expired = match life {
         Some(life) => life <= TimeDelta::zero(),
-        None => expiration <= Utc::now() - CLOCK_DOUBT,
+        None => expiration <= Utc::now() - CLOCK_TOLERANCE,
     };
-    if is_over && lifetime != 0 {
-        return Err("the upstream's token has already expired");
+    if is_expired && lifetime != 0 {
+        return Err("the provider's token has already expired");
     }
     Ok(Minted {
         token_string: TokenString::new(token.token_string),
@@ -106,8 +108,8 @@ pub(super) fn read_minted(
     })
 }
 
-/// How far two clocks may be apart before an `expiration` without a `Date` is believed to be past.
-const CLOCK_DOUBT: TimeDelta = TimeDelta::seconds(5);
+/// The clock difference that is tolerated before an `expiration` without a `Date` counts as past.
+const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -116,7 +118,9 @@ struct ErrorBody {
     message: Option<String>,
 }
 
-/// Reads an error as far as it is one; what else stands there is dropped. Its message is whole.
+/// Parses the body of an error answer. Returns no texts if the body has another format.
+///
+/// Does not shorten the message, so that [`UpstreamAnswer::redact`] can check all of it.
 pub(super) fn read_error(status: u16, body: &[u8]) -> UpstreamAnswer {
     let body: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
     let is_identifier = |text: &String| {
@@ -140,7 +144,7 @@ mod tests {
     use super::*;
     use crate::model::Access;
 
-    fn asked() -> Combination {
+    fn requested() -> Combination {
         Combination {
             user_id: "u".into(),
             country: "LT".parse().ok(),
@@ -151,13 +155,13 @@ mod tests {
 
     fn read(body: &str, date: Option<&str>) -> Result<Minted, &'static str> {
         let date = date.map(|date| HeaderValue::from_str(date).unwrap());
-        read_minted(body.as_bytes(), date.as_ref(), &asked(), 3600)
+        read_minted(body.as_bytes(), date.as_ref(), &requested(), 3600)
     }
 
     const DATE: &str = "Sun, 22 Nov 2026 09:00:00 GMT";
 
     #[test]
-    fn life_is_by_the_providers_own_clock() {
+    fn life_is_measured_by_the_clock_of_the_provider() {
         let body =
             r#"{"tokenString":"t","expiration":"2026-11-22T12:00:00.5+02:00","isValid":true}"#;
         let minted = read(body, Some(DATE)).unwrap();
@@ -169,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_not_as_asked_is_refused() {
+    fn a_token_that_differs_from_the_request_is_rejected() {
         let with = |members: &str| {
             format!(
                 r#"{{"tokenString":"t","expiration":"2026-11-22T10:00:00Z","isValid":true{members}}}"#
@@ -206,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_read_as_far_as_it_is_one() {
+    fn an_error_body_in_another_format_gives_no_texts() {
         let answer = read_error(
             400,
             br#"{"identifier":"BAD_VALUE","message":"no\u0000pe","documentation":""}"#,

@@ -1,61 +1,66 @@
-//! The circuit breaker: a provider that is down is asked by one request at a time.
+//! The circuit breaker, which protects a provider that is down from most calls.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::model::{Failure, FailureKind};
 
-/// Mints that must fail in a row before the circuit opens.
+/// The number of failed mints in a row that opens the circuit.
 const TRIP_AFTER: u32 = 20;
-/// How long it stays open before one mint may try.
+/// The time between two mints while the circuit is open.
 const OPEN_FOR: Duration = Duration::from_secs(5);
 
-/// Opens after `TRIP_AFTER` failed mints in a row; then lets one mint through every
-/// `OPEN_FOR`, until one succeeds.
+/// A circuit breaker that opens after 20 failed mints in a row. It then lets one mint through every 5 s, until one
+/// succeeds.
 #[derive(Debug, Default)]
 pub struct Circuit(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     failed_in_a_row: u32,
-    opens_again: Option<Instant>,
+    /// The time from which one mint may try. `None` while the circuit is closed.
+    next_trial: Option<Instant>,
 }
 
 impl Circuit {
-    /// Whether a mint may go ahead. While open, says yes to one per `OPEN_FOR`.
+    /// Lets a mint through, or rejects it while the circuit is open.
+    ///
+    /// # Errors
+    /// Returns `upstream-unavailable` with the seconds until the next trial.
     pub fn admit(&self) -> Result<(), Failure> {
         let now = Instant::now();
         let mut state = self.state();
-        match state.opens_again {
-            Some(until) if now < until => {
-                let wait = until.duration_since(now).as_secs_f64().ceil() as u32;
-                let detail = "the upstream has been failing; it is left alone for a while";
+        match state.next_trial {
+            Some(trial) if now < trial => {
+                let wait = trial.duration_since(now).as_secs_f64().ceil() as u32;
+                let detail =
+                    "the last mints failed at the provider, so this service pauses its calls";
                 Err(Failure::new(FailureKind::UpstreamUnavailable, detail).with_retry_after(wait))
             }
             Some(_) => {
-                state.opens_again = Some(now + OPEN_FOR);
+                state.next_trial = Some(now + OPEN_FOR);
                 Ok(())
             }
             None => Ok(()),
         }
     }
 
-    /// Whether the provider is being left alone.
+    /// Returns true while the circuit is open.
     pub fn is_open(&self) -> bool {
-        self.state().opens_again.is_some()
+        self.state().next_trial.is_some()
     }
 
-    /// The provider answered as one that is up.
+    /// Records a call that shows that the provider is up, and closes the circuit.
     pub fn note_success(&self) {
         *self.state() = State::default();
     }
 
-    /// A mint came to nothing for want of the provider.
+    /// Records a mint that failed because of the provider.
     pub fn note_failure(&self) {
         let mut state = self.state();
         state.failed_in_a_row = state.failed_in_a_row.saturating_add(1);
         if state.failed_in_a_row >= TRIP_AFTER {
-            state.opens_again = Some(Instant::now() + OPEN_FOR);
+            state.next_trial = Some(Instant::now() + OPEN_FOR);
         }
     }
 
@@ -71,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn opens_after_failures_in_a_row_and_closes_on_success() {
+    fn the_circuit_opens_after_20_failures_in_a_row_and_closes_on_success() {
         let circuit = Circuit::default();
         for _ in 1..TRIP_AFTER {
             circuit.note_failure();
@@ -90,10 +95,10 @@ mod tests {
     }
 
     #[test]
-    fn lets_one_try_when_the_time_is_over() {
+    fn an_open_circuit_lets_one_mint_through_per_interval() {
         let circuit = Circuit::default();
         (0..TRIP_AFTER).for_each(|_| circuit.note_failure());
-        circuit.state().opens_again = Some(Instant::now());
+        circuit.state().next_trial = Some(Instant::now());
         assert!(circuit.admit().is_ok());
         assert!(circuit.admit().is_err());
     }

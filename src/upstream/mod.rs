@@ -1,4 +1,4 @@
-//! HTTP out: the provider's one call, `POST /bank/tokens/`, and nothing of what it says taken on trust.
+//! The HTTP client of the provider's `POST /bank/tokens/`. It validates every answer and bounds its size and duration.
 
 mod answer;
 mod circuit;
@@ -20,27 +20,27 @@ pub use circuit::Circuit;
 
 use crate::model::{Access, Combination, Failure, FailureKind, UpstreamAnswer};
 
-/// An answer larger than this is not the provider's.
+/// The maximum size of an answer, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
-/// A connection that does not come about in this time is retried rather than waited for.
+/// The time limit of a connection attempt. After it, the call is retried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Shorter than servers commonly keep connections, so that a request seldom meets a dying one.
+/// The time to keep an idle connection. Servers commonly keep it longer, so a request seldom uses a closed one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Where the provider is and who we are to it.
+/// The address of the provider and the credentials for it.
 #[derive(Clone, Debug)]
 pub struct UpstreamSettings {
-    /// Its base address.
+    /// The base address.
     pub base_url: Url,
-    /// Username of HTTP Basic.
+    /// The username of HTTP Basic.
     pub api_key: SecretString,
-    /// Password of HTTP Basic.
+    /// The password of HTTP Basic.
     pub api_secret: SecretString,
-    /// Calls at the same time.
+    /// The maximum number of calls in flight.
     pub max_in_flight: usize,
 }
 
-/// The provider, as this replica calls it.
+/// The client of the provider, one per replica.
 #[derive(Debug)]
 pub struct Upstream {
     client: Client,
@@ -48,20 +48,20 @@ pub struct Upstream {
     api_key: SecretString,
     api_secret: SecretString,
     in_flight: std::sync::Arc<Semaphore>,
-    /// Keeps calls away from a provider that is down.
+    /// The circuit breaker, which stops calls to a provider that is down.
     pub circuit: Circuit,
 }
 
-/// What went wrong with one call.
+/// The failure of one call.
 #[derive(Debug)]
 pub struct CallError {
-    /// What the caller is told if it is not tried again.
+    /// The failure for the caller, if the call is not retried.
     pub failure: Failure,
-    /// Trying again is safe, or advised by the provider.
+    /// True if a retry is safe, or if the provider advises it.
     pub is_retryable: bool,
-    /// The provider may have minted a token that we do not see.
+    /// True if the provider may have minted a token that the service did not receive.
     pub may_have_minted: bool,
-    /// No answer came: nobody knows what the provider did.
+    /// True if there was no answer, so that the outcome is unknown.
     pub is_lost: bool,
 }
 
@@ -76,9 +76,9 @@ struct BankTokenRequest<'a> {
 }
 
 impl Upstream {
-    /// Builds the client; opens nothing.
+    /// Builds the client. Opens no connection.
     pub fn new(settings: UpstreamSettings) -> anyhow::Result<Self> {
-        // The process's provider, unless another part has set one already.
+        // Sets the TLS implementation of the process. Fails if it is set already, which is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .http1_only()
@@ -90,7 +90,7 @@ impl Upstream {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .user_agent(concat!("token-vendor/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        // Joined by text: `Url::join` would drop the last segment of a base without a final slash.
+        // `Url::join` would drop the last segment of a base address without a final slash.
         let base = settings.base_url.as_str().trim_end_matches('/');
         Ok(Upstream {
             client,
@@ -102,7 +102,10 @@ impl Upstream {
         })
     }
 
-    /// A place among the calls in flight, if one comes free in time.
+    /// Waits for a permit for one of the `max_in_flight` calls.
+    ///
+    /// # Errors
+    /// Returns `overloaded` if no permit becomes free within `max_wait`.
     pub async fn reserve(&self, max_wait: Duration) -> Result<OwnedSemaphorePermit, Failure> {
         match timeout(max_wait, self.in_flight.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
@@ -110,12 +113,12 @@ impl Upstream {
         }
     }
 
-    /// One call. Takes no longer than `time`, and no more memory than the answer may have.
+    /// Makes one call, without retries. It takes at most `time_limit`, and reads at most 64 KiB of the answer.
     pub async fn mint(
         &self,
         combination: &Combination,
         lifetime: i32,
-        time: Duration,
+        time_limit: Duration,
     ) -> Result<Minted, CallError> {
         let request = BankTokenRequest {
             lifetime,
@@ -123,7 +126,7 @@ impl Upstream {
             bank: combination.bank.as_deref(),
             access: combination.access,
         };
-        let body = serde_json::to_vec(&request).expect("a request is plain data");
+        let body = serde_json::to_vec(&request).expect("a request has a JSON form");
         let call = async {
             let response = self
                 .client
@@ -139,25 +142,27 @@ impl Upstream {
                 .map_err(CallError::from_transport)?;
             read_answer(response, combination, lifetime).await
         };
-        let mut minted = timeout(time, call)
+        let mut minted = timeout(time_limit, call)
             .await
             .unwrap_or_else(|_| Err(CallError::timed_out()));
         if let Err(CallError { failure, .. }) = &mut minted
             && let Some(answer) = &mut failure.upstream
         {
-            answer.shorten(|text| !self.leaks_credentials(text));
+            answer.redact(|text| self.leaks_credentials(text));
         }
         minted
     }
 
-    /// Whether what the upstream says repeats our credentials: then it is passed on to nobody.
+    /// Returns true if a text of the provider contains the credentials. Such a text is never passed on.
     fn leaks_credentials(&self, text: &str) -> bool {
         let (key, secret) = (
             self.api_key.expose_secret(),
             self.api_secret.expose_secret(),
         );
         let basic = BASE64_STANDARD.encode(format!("{key}:{secret}"));
-        [key, secret, &basic].iter().any(|own| text.contains(own))
+        [key, secret, &basic]
+            .iter()
+            .any(|credential| text.contains(credential))
     }
 }
 
@@ -171,8 +176,8 @@ async fn read_answer(
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|_| CallError::lost())? {
         if body.len() + chunk.len() > MAX_ANSWER {
-            return Err(CallError::not_the_contract(
-                "its answer is over 64 KiB",
+            return Err(CallError::broken_contract(
+                "the provider's answer is over 64 KiB",
                 status,
             ));
         }
@@ -180,117 +185,99 @@ async fn read_answer(
     }
     if status == StatusCode::CREATED {
         answer::read_minted(&body, date.as_ref(), combination, lifetime)
-            .map_err(|why| CallError::not_the_contract(why, status))
+            .map_err(|reason| CallError::broken_contract(reason, status))
     } else {
         Err(CallError::from_status(status, &body))
     }
 }
 
 impl CallError {
-    /// The contract's mapping of the provider's statuses.
-    fn from_status(status: StatusCode, body: &[u8]) -> Self {
-        let answer = answer::read_error(status.as_u16(), body);
-        let (kind, detail, is_retryable, may_have_minted) = match status.as_u16() {
-            400 | 409 | 422 => (
-                FailureKind::UpstreamRejected,
-                "the upstream refused this request",
-                false,
-                false,
-            ),
-            401..=404 => (
-                FailureKind::UpstreamRefused,
-                "the upstream refused this service",
-                false,
-                false,
-            ),
-            429 => (
-                FailureKind::UpstreamUnavailable,
-                "the upstream limits our rate",
-                true,
-                false,
-            ),
-            503 => (
-                FailureKind::UpstreamFailed,
-                "the upstream is out of service",
-                true,
-                false,
-            ),
-            500 | 502 => (
-                FailureKind::UpstreamFailed,
-                "the upstream failed",
-                true,
-                true,
-            ),
-            300..=399 => (
-                FailureKind::UpstreamFailed,
-                "the upstream answered with a redirect",
-                false,
-                false,
-            ),
-            _ => (
-                FailureKind::UpstreamFailed,
-                "the upstream answered with a status that is not its contract's",
-                false,
-                true,
-            ),
-        };
+    /// Creates an error for a call that minted nothing and must not be retried.
+    fn new(kind: FailureKind, detail: &'static str) -> Self {
         CallError {
-            failure: Failure::new(kind, detail).with_upstream(answer),
-            is_retryable,
-            may_have_minted,
+            failure: Failure::new(kind, detail),
+            is_retryable: false,
+            may_have_minted: false,
             is_lost: false,
         }
     }
 
-    fn from_transport(error: reqwest::Error) -> Self {
-        if error.is_connect() || error.is_builder() {
-            tracing::warn!(error = %transport_cause(&error), "the upstream cannot be reached");
-            let detail = "the upstream cannot be reached";
-            return CallError {
-                failure: Failure::new(FailureKind::UpstreamUnavailable, detail),
-                is_retryable: true,
-                may_have_minted: false,
-                is_lost: false,
-            };
+    /// Maps an error status of the provider. The retries follow its documentation.
+    fn from_status(status: StatusCode, body: &[u8]) -> Self {
+        use FailureKind::{UpstreamFailed, UpstreamRefused, UpstreamRejected, UpstreamUnavailable};
+        let code = status.as_u16();
+        let (kind, detail) = match code {
+            400 | 409 | 422 => (UpstreamRejected, "the provider rejected this request"),
+            401..=404 => (UpstreamRefused, "the provider refused this service"),
+            429 => (
+                UpstreamUnavailable,
+                "the provider limits the rate of this service",
+            ),
+            503 => (UpstreamFailed, "the provider is out of service"),
+            500 | 502 => (UpstreamFailed, "the provider failed"),
+            300..=399 => (UpstreamFailed, "the provider answered with a redirect"),
+            _ => (
+                UpstreamFailed,
+                "the provider answered with an unexpected status",
+            ),
+        };
+        let error = CallError::new(kind, detail);
+        CallError {
+            failure: error.failure.with_upstream(answer::read_error(code, body)),
+            is_retryable: matches!(code, 429 | 500 | 502 | 503),
+            may_have_minted: !matches!(code, 300..=404 | 409 | 422 | 429 | 503),
+            ..error
         }
-        CallError::lost()
+    }
+
+    fn from_transport(error: reqwest::Error) -> Self {
+        if !error.is_connect() && !error.is_builder() {
+            return CallError::lost();
+        }
+        tracing::warn!(error = %transport_cause(&error), "the provider cannot be reached");
+        CallError {
+            is_retryable: true,
+            ..CallError::new(
+                FailureKind::UpstreamUnavailable,
+                "the provider cannot be reached",
+            )
+        }
     }
 
     fn lost() -> Self {
-        let detail = "the connection to the upstream was lost before its answer; nobody knows whether it minted";
+        let detail =
+            "the connection to the provider was lost before its answer; it may have minted a token";
         CallError {
-            failure: Failure::new(FailureKind::UpstreamFailed, detail),
-            is_retryable: false,
             may_have_minted: true,
             is_lost: true,
+            ..CallError::new(FailureKind::UpstreamFailed, detail)
         }
     }
 
     fn timed_out() -> Self {
-        let detail = "the upstream did not answer in time; nobody knows whether it minted";
+        let detail = "the provider did not answer in time; it may have minted a token";
         CallError {
             failure: Failure::new(FailureKind::UpstreamTimeout, detail),
             ..CallError::lost()
         }
     }
 
-    fn not_the_contract(why: &'static str, status: StatusCode) -> Self {
+    fn broken_contract(reason: &'static str, status: StatusCode) -> Self {
         let answer = UpstreamAnswer {
             status: status.as_u16(),
             identifier: None,
             message: None,
         };
+        let error = CallError::new(FailureKind::UpstreamFailed, reason);
         CallError {
-            failure: Failure::new(FailureKind::UpstreamFailed, why).with_upstream(answer),
-            is_retryable: false,
+            failure: error.failure.with_upstream(answer),
             may_have_minted: true,
-            is_lost: false,
+            ..error
         }
     }
 }
 
-/// What a GET of that address is answered with, any certificate taken if `trusts_all`. No
-/// credentials are sent.
+/// Sends a GET without credentials and returns the status. Accepts any certificate if `trusts_all` is true.
 pub async fn probe(url: &Url, max_wait: Duration, trusts_all: bool) -> anyhow::Result<StatusCode> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::builder()
@@ -305,7 +292,7 @@ pub async fn probe(url: &Url, max_wait: Duration, trusts_all: bool) -> anyhow::R
     }
 }
 
-/// The innermost cause: reqwest's own text would repeat the address.
+/// Returns the innermost cause, because the text of the outer errors repeats the address.
 fn transport_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
