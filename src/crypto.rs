@@ -1,8 +1,8 @@
 //! Encrypts, decrypts and fingerprints token strings.
 //!
-//! An encrypted token is `version (1) ‖ key id length (1) ‖ key id ‖ nonce (24) ‖ ciphertext ‖ tag (16)`. The numbers are
-//! bytes. The cipher is XChaCha20-Poly1305 with a random nonce. The associated data contains the id and the combination of
-//! the row, so a ciphertext decrypts only in its own row.
+//! An encrypted token is `version (1) ‖ key id length (1) ‖ key id ‖ nonce (24) ‖ ciphertext ‖ tag (16)`. The numbers
+//! are bytes. The cipher is XChaCha20-Poly1305 with a random nonce. The associated data contains the id and the
+//! combination of the row, so a ciphertext decrypts only in its own row.
 
 use std::fmt;
 

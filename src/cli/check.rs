@@ -43,12 +43,12 @@ pub(super) async fn check(check: Check) -> Result<(), CliError> {
 
 async fn check_database(config: &Config, report: &mut Report) -> Result<(), CliError> {
     let options = schema::connect_options(&config.database.url)?;
-    match schema::reach(&options, CONNECT_TIMEOUT).await {
+    match schema::try_connect(&options, CONNECT_TIMEOUT).await {
         Err(error) => report.failed("database", &error, error.hint()),
         Ok(_) => check_inside(config, &schema::open_pool(options, 1), report).await,
     }
     if let Some(url) = &config.database.read_url {
-        match schema::reach(&schema::connect_options(url)?, CONNECT_TIMEOUT).await {
+        match schema::try_connect(&schema::connect_options(url)?, CONNECT_TIMEOUT).await {
             Err(error) => report.failed("read database", &error, error.hint()),
             Ok(_) => report.ok("read database", "reached"),
         }

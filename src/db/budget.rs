@@ -1,10 +1,10 @@
-//! The hourly budget of calls to the upstream, shared by all replicas.
+//! The hourly budget of calls to the provider, which all replicas share.
 
 use sqlx::PgPool;
 
 use super::DbError;
 
-/// Counts the attempts taken in the window that [`take_attempt`] looks at.
+/// Counts the attempts in the current window of [`take_attempt`].
 pub async fn count_attempts(pool: &PgPool) -> Result<i64, DbError> {
     let used = sqlx::query_scalar!(
         r#"SELECT coalesce(sum(u.attempts), 0) AS "used!"
@@ -16,10 +16,10 @@ pub async fn count_attempts(pool: &PgPool) -> Result<i64, DbError> {
     Ok(used)
 }
 
-/// Takes one attempt from the budget and returns how many are left, or `None` if it is spent.
+/// Takes one attempt from the budget and returns how many are left. Returns `None` if the budget is spent.
 ///
-/// One UPDATE of one row: counting rows would let a race through. The window is the minutes from
-/// 60 ago to the current one, so never less than an hour.
+/// Updates one row, whose lock orders concurrent calls. Counting rows instead would let a race exceed the limit. The
+/// window is the current minute and the 60 before it, so it is never shorter than an hour.
 pub async fn take_attempt(pool: &PgPool, hourly_limit: u32) -> Result<Option<i64>, DbError> {
     let used = sqlx::query_scalar!(
         r#"UPDATE upstream_budget b

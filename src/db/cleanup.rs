@@ -15,7 +15,8 @@ use crate::model::{EventKind, Origin};
 /// The age after which an open mint is abandoned. It is far more than the longest `UPSTREAM_TIMEOUT` plus the margin of
 /// the lease.
 const ABANDONED_AFTER: Duration = Duration::from_secs(300);
-/// The minimum time to keep a slot after its last claim, whatever the retention. A late finish of the mint reads the slot.
+/// The minimum time to keep a slot after its last claim, whatever the retention. A late finish of the mint reads the
+/// slot.
 const SLOT_GRACE: Duration = Duration::from_secs(86_400);
 
 /// Marks expired tokens, empties their ciphertexts and inserts an event for each. Returns how many.
@@ -57,7 +58,7 @@ pub async fn abandon_mints(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
                                    country, bank, access, token_id, detail)
          SELECT gen_random_uuid(), a.finished_at, $2, a.user_id, a.client, a.request_id, a.source_ip,
                 nullif(a.country, ''), nullif(a.bank, ''), a.access, a.id,
-                jsonb_build_object('reason', 'nobody finished it', 'startedAt', a.started_at)
+                jsonb_build_object('reason', 'no replica finished it', 'startedAt', a.started_at)
          FROM abandoned a",
         limit,
         EventKind::TokenMintUnknown.name(),

@@ -1,20 +1,21 @@
-//! The database's clock, as this replica knows it.
+//! An estimate of the database's clock, with a lower bound.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
-/// The share of the time passed since the last sight of the database's clock that counts towards
-/// the floor. A clock that runs 0.1 % off is broken; any other stays ahead of the floor.
+/// The rate at which the lower bound grows, relative to the monotonic clock. A database clock that is less than 0.1 %
+/// slow therefore stays ahead of the lower bound.
 const LOWER_BOUND_RATE: f64 = 0.999;
 
-/// How far the database's clock may be behind the floor before no more is minted: what it would
-/// stamp now would be over before it could be handed out.
+/// The maximum lag of the database's clock behind the lower bound. Nothing is minted beyond it, because a token with
+/// the time of such a clock could expire before its handout.
 pub const STEP_TOLERANCE: TimeDelta = TimeDelta::seconds(2);
 
-/// Remembers the latest time that the database has shown, so that a clock that steps back revives
-/// no token, and estimates its time between two sights of it.
+/// Remembers the latest time of the database, and estimates its time between two observations.
+///
+/// The lower bound keeps a database clock that steps back from reviving an expired token.
 #[derive(Debug)]
 pub struct DatabaseClock(Mutex<Observation>);
 
@@ -25,7 +26,7 @@ struct Observation {
 }
 
 impl DatabaseClock {
-    /// Starts from a time of the database, or of its newest event if that is later.
+    /// Starts at a time of the database: its clock or its newest event, whichever is later.
     pub fn starting_at(time: DateTime<Utc>) -> Self {
         DatabaseClock(Mutex::new(Observation {
             time,
@@ -33,7 +34,7 @@ impl DatabaseClock {
         }))
     }
 
-    /// Takes note of what the database's clock just said.
+    /// Records a time that was just read from the database's clock.
     pub fn observe(&self, time: DateTime<Utc>) {
         let now = Instant::now();
         let mut observation = self.observation();
@@ -42,15 +43,15 @@ impl DatabaseClock {
         }
     }
 
-    /// The earliest that it can be by the database's clock, had that never stepped back.
+    /// Returns the earliest time that the database's clock can show now, unless it stepped back.
     pub fn lower_bound(&self) -> DateTime<Utc> {
         self.observation().lower_bound(Instant::now())
     }
 
-    /// About what the database's clock says, to the microsecond that Postgres keeps.
+    /// Estimates the database's clock, in microseconds, which is the precision of Postgres.
     pub fn estimate(&self) -> DateTime<Utc> {
         let observation = *self.observation();
-        (observation.time + delta(observation.at.elapsed())).trunc_subsecs(6)
+        (observation.time + time_delta(observation.at.elapsed())).trunc_subsecs(6)
     }
 
     fn observation(&self) -> MutexGuard<'_, Observation> {
@@ -63,11 +64,11 @@ impl DatabaseClock {
 impl Observation {
     fn lower_bound(&self, now: Instant) -> DateTime<Utc> {
         let passed = now.saturating_duration_since(self.at);
-        self.time + delta(passed.mul_f64(LOWER_BOUND_RATE))
+        self.time + time_delta(passed.mul_f64(LOWER_BOUND_RATE))
     }
 }
 
-fn delta(duration: Duration) -> TimeDelta {
+fn time_delta(duration: Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
 
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_back_lowers_neither_floor_nor_estimate() {
+    fn a_step_back_lowers_neither_the_lower_bound_nor_the_estimate() {
         let start = Utc::now();
         let clock = DatabaseClock::starting_at(start);
         clock.observe(start + TimeDelta::hours(1));
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_floor_stays_behind_a_clock_that_runs_well() {
+    fn the_lower_bound_lags_86_seconds_per_day() {
         let observation = Observation {
             time: Utc::now(),
             at: Instant::now(),

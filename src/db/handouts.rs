@@ -1,5 +1,4 @@
-//! The statement that decides handouts: a batch of them in, those that were valid and are now on
-//! record out.
+//! The statement that decides handouts. It takes a batch of handouts, and records those whose tokens are valid.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use uuid::Uuid;
 use super::DbError;
 use crate::model::{Caller, EventKind};
 
-/// The statement that decides handouts: it writes the events of those whose token may be handed out.
+/// A query that inserts the events of the handouts whose tokens may be handed out.
 macro_rules! insert {
     ($head:literal, $rows:literal, $on_conflict:literal, $returning:literal, $($value:expr),+ $(,)?) => {
         sqlx::query_scalar!(
@@ -35,7 +34,7 @@ macro_rules! insert {
     };
 }
 
-/// The same of a batch; its one row is an array of the ids that it wrote.
+/// The query for a batch. It returns one row with the array of the inserted ids.
 macro_rules! insert_batch {
     ($on_conflict:literal, $columns:ident, $lower_bound:ident) => {
         insert!(
@@ -58,27 +57,27 @@ macro_rules! insert_batch {
     };
 }
 
-/// The wish to hand out a token that is on record.
+/// A requested handout of a recorded token.
 #[derive(Debug)]
 pub struct HandoutRow<'a> {
-    /// The id of its event; the same in a replay.
+    /// The id of the event. It stays the same in a replay.
     pub event_id: Uuid,
-    /// When, by our estimate of the database's clock; the same in a replay.
+    /// The estimated time of the database's clock. It stays the same in a replay.
     pub occurred_at: DateTime<Utc>,
-    /// The token's user.
+    /// The user of the token.
     pub user_id: &'a str,
-    /// The token.
+    /// The id of the token.
     pub token_id: Uuid,
-    /// To whom.
+    /// The caller that gets the token.
     pub caller: &'a Caller,
-    /// The life that it must have left.
+    /// The minimum remaining life of the token.
     pub min_life: Duration,
 }
 
-/// Writes the events of those handouts whose token may be handed out at this moment, and returns
-/// their ids: once it has returned they are durable. `floor` is the earliest time that it can be.
+/// Inserts the events of the handouts whose tokens may be handed out now, and returns the ids of these events.
 ///
-/// The events must be new. Their being so is what makes this cheaper than [`replay_handouts`].
+/// The returned events are durable. Judges tokens at the later of the database's clock and `lower_bound`. The events
+/// must be new, which makes this cheaper than [`replay_handouts`].
 pub async fn insert_handouts(
     connection: &mut PgConnection,
     rows: &[HandoutRow<'_>],
@@ -93,7 +92,7 @@ pub async fn insert_handouts(
     Ok(ids.into_iter().collect())
 }
 
-/// One alone, as where there is little to do: without arrays it is a twentieth sooner.
+/// Inserts a single event. Without arrays, it takes 5 % less time than a batch of one.
 async fn insert_handout(
     connection: &mut PgConnection,
     row: &HandoutRow<'_>,
@@ -119,8 +118,10 @@ async fn insert_handout(
     Ok(id.into_iter().collect())
 }
 
-/// The same for events of which some may be on record already. Those that are, are left as they are
-/// and not named; what is being written at this moment is waited for.
+/// Inserts events of which some may exist already, after a COMMIT with an unknown outcome.
+///
+/// Skips existing events. Waits for a transaction that is inserting the same event. [`find_handouts`] then tells which
+/// events exist.
 pub async fn replay_handouts(
     connection: &mut PgConnection,
     rows: &[HandoutRow<'_>],
@@ -133,8 +134,8 @@ pub async fn replay_handouts(
     Ok(())
 }
 
-/// Which of those handouts are on record: after a replay, whose own answer names only what the
-/// first try had not written.
+/// Returns the ids of the handouts that are recorded. Use it after a replay, which returns only the events that the
+/// first attempt did not insert.
 pub async fn find_handouts(
     connection: &mut PgConnection,
     rows: &[HandoutRow<'_>],
@@ -153,7 +154,7 @@ pub async fn find_handouts(
     Ok(ids.into_iter().collect())
 }
 
-/// The connection that handouts are written through, opened when it is needed.
+/// The connection of the handout writer. It is opened on demand.
 #[derive(Debug)]
 pub struct WriterConnection {
     options: PgConnectOptions,
@@ -161,7 +162,7 @@ pub struct WriterConnection {
 }
 
 impl WriterConnection {
-    /// Opens nothing yet.
+    /// Stores the options. Opens no connection.
     pub fn new(options: PgConnectOptions) -> Self {
         WriterConnection {
             options,
@@ -169,7 +170,7 @@ impl WriterConnection {
         }
     }
 
-    /// The connection, opened if there is none.
+    /// Returns the connection. Opens it if there is none.
     pub async fn get(&mut self) -> Result<&mut PgConnection, DbError> {
         if self.connection.is_none() {
             self.connection = Some(self.options.connect().await?);
@@ -177,13 +178,14 @@ impl WriterConnection {
         Ok(self.connection.as_mut().expect("it was just opened"))
     }
 
-    /// Lets go of a connection whose state is not known. What it was doing is not cancelled: a
-    /// COMMIT that is cancelled while it waits for a standby would report success.
+    /// Drops a connection with an unknown state, without cancelling its statement. A COMMIT that is cancelled while it
+    /// waits for a synchronous standby reports success.
     pub fn abandon(&mut self) {
         self.connection = None;
     }
 }
 
+/// Handouts as one array per column, the parameters of a batch.
 struct Columns<'a> {
     event_id: Vec<Uuid>,
     occurred_at: Vec<DateTime<Utc>>,

@@ -1,4 +1,4 @@
-//! The protocol of a mint: claim before the call, finish or fail after it.
+//! Records of mints: the claim before the calls to the provider, the finish or the failure after them.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
@@ -8,42 +8,42 @@ use super::DbError;
 use crate::crypto::EncryptedToken;
 use crate::model::{Caller, Combination, EventKind, Failure, Fingerprint};
 
-/// The intent to call the upstream for a combination.
+/// The claim to mint for a combination.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// UUIDv7; becomes the id of the token.
+    /// The id of the mint and of its token, a UUIDv7.
     pub mint_id: Uuid,
-    /// What for.
+    /// The combination.
     pub combination: Combination,
-    /// Seconds that will be asked of the upstream.
+    /// The lifetime to request from the provider, in seconds.
     pub lifetime: i32,
-    /// The replica.
+    /// The id of this replica.
     pub holder: Uuid,
-    /// The request that it is made for.
+    /// The caller whose request starts the mint.
     pub caller: Caller,
-    /// The database's clock at the reading that led here.
+    /// The database's clock when the slot was read.
     pub now: DateTime<Utc>,
-    /// How long the lease holds from then.
+    /// The end of the lease.
     pub lease_until: DateTime<Utc>,
-    /// A pointer that is usable until later than this forbids the claim …
+    /// The claim fails if the current token is usable beyond this time, except as `renew_since` allows.
     pub fresh_until: DateTime<Utc>,
-    /// … unless it is passed over, and no mint has ended since this many had.
+    /// The `minted_seq` that a no-cache request read. It allows the claim if no mint has changed the pointer since.
     pub renew_since: Option<i64>,
 }
 
-/// The right to mint; the intent is on record.
+/// The lease of a claimed mint. The record of the mint is committed.
 #[derive(Clone, Copy, Debug)]
 pub struct Lease {
-    /// Fences the finish.
+    /// The epoch that fences the finish.
     pub epoch: i64,
-    /// The database's clock at the claim: the token's time counts from here.
+    /// The database's clock at the claim. The life of the token counts from this time.
     pub claimed_at: DateTime<Utc>,
 }
 
-/// Takes the lease of the combination and records the intent, or does neither.
+/// Takes the lease of the combination and records the mint. Returns `None` if it could not take the lease.
 ///
-/// `ON CONFLICT … WHERE` is evaluated on the locked, latest row, so only one of any number of
-/// claims wins. What an earlier holder left open is marked as unknown, with an event.
+/// Postgres evaluates `ON CONFLICT … WHERE` on the locked, latest row, so exactly one of many concurrent claims wins.
+/// The open mints of earlier holders are marked as unknown, with an event each.
 pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, DbError> {
     let combination = &claim.combination;
     let lease = sqlx::query!(
@@ -63,12 +63,12 @@ pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, D
                WHERE m.user_id = $1 AND m.country = $2 AND m.bank = $3 AND m.access = $4
                  AND m.outcome = 'open' AND m.lease_epoch < claim.lease_epoch
                RETURNING m.*
-           ), told AS (
+           ), event AS (
                INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
                                          country, bank, access, token_id, detail)
                SELECT gen_random_uuid(), a.finished_at, $10, a.user_id, a.client, a.request_id, a.source_ip,
                       nullif(a.country, ''), nullif(a.bank, ''), a.access, a.id,
-                      jsonb_build_object('reason', 'nobody finished it', 'startedAt', a.started_at)
+                      jsonb_build_object('reason', 'no replica finished it', 'startedAt', a.started_at)
                FROM abandoned a
            )
            INSERT INTO mints (user_id, id, country, bank, access, lifetime, lease_epoch, holder,
@@ -100,61 +100,60 @@ pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, D
     }))
 }
 
-/// What the calls to the upstream came to.
+/// The summary of the calls to the provider for one mint.
 #[derive(Clone, Debug, Default)]
 pub struct CallSummary {
-    /// Calls made.
+    /// The number of calls.
     pub attempts: i16,
-    /// Calls after which the upstream may have minted without our knowing.
+    /// The number of calls that may have minted a token that the service did not receive.
     pub unseen: i16,
-    /// The status of the last answer.
+    /// The HTTP status of the last answer.
     pub status: Option<u16>,
     /// The error identifier of the last answer.
     pub identifier: Option<String>,
-    /// From the first call to the last answer, in milliseconds.
+    /// The time from the first call to the last answer, in milliseconds.
     pub latency_ms: i32,
 }
 
-/// A token on its way into the record.
+/// A minted token to record.
 #[derive(Clone, Debug)]
 pub struct Finish {
-    /// The claim that it came of.
+    /// The claim of the mint.
     pub claim: Claim,
-    /// Its fence.
+    /// The lease of the claim, which fences the finish.
     pub lease: Lease,
-    /// When it ends by the upstream's word.
+    /// The expiration that the provider returned.
     pub expiration: DateTime<Utc>,
-    /// When it ends by our database's clock.
+    /// The expiration by the database's clock.
     pub ends_at: DateTime<Utc>,
-    /// The sealed secret.
+    /// The encrypted token string.
     pub encrypted: EncryptedToken,
-    /// Names the secret.
+    /// The fingerprint of the token string.
     pub fingerprint: Fingerprint,
-    /// How it was got.
+    /// The summary of the calls.
     pub calls: CallSummary,
     /// The id of the `token.minted` event.
     pub event_id: Uuid,
 }
 
-/// How a token was recorded.
+/// The result of recording a token.
 #[derive(Clone, Copy, Debug)]
 pub struct Finished {
-    /// When.
+    /// The time at which the token was recorded, by the database's clock.
     pub issued_at: DateTime<Utc>,
-    /// The combination was invalidated while the mint was under way: the token is recorded as ended.
+    /// True if the user's tokens were invalidated during the mint. The token is then recorded as invalidated.
     pub is_voided: bool,
 }
 
-/// Records the token, the pointer to it, the outcome of the mint and its event, all or nothing.
+/// Records the token, the pointer of the slot, the outcome of the mint and its event, in one statement.
 ///
-/// Fenced by holder and epoch, never by time. Who lost the lease meanwhile records a surplus token,
-/// which is not pointed to. A replay changes nothing and gives the same answer. `None` if the slot
-/// is gone.
+/// The fence is holder and epoch, never time. A holder that lost the lease records its token as surplus, without the
+/// pointer. A replay changes nothing and returns the same result. Returns `None` if the slot was deleted.
 pub async fn finish_mint(pool: &PgPool, finish: &Finish) -> Result<Option<Finished>, DbError> {
     let Finish { claim, calls, .. } = finish;
     let combination = &claim.combination;
-    // Each step reads the one before it: that is what orders the locks, slot before tokens before
-    // mints. A holder's old pointer was committed before its claim, so the statement sees it.
+    // Each step reads the step before it. This data dependency orders the locks: slot, tokens, mint. The snapshot of
+    // the statement contains the superseded token, because that token was committed before the claim.
     let row = sqlx::query!(
         r#"WITH slot AS (
                SELECT token_id AS old_id, void_reason, clock_timestamp() AS now,
@@ -193,7 +192,7 @@ pub async fn finish_mint(pool: &PgPool, finish: &Finish) -> Result<Option<Finish
                SET outcome = 'minted', finished_at = s.now, attempts = $13, unseen = $14,
                    upstream_status = $15, latency_ms = $16
                FROM slot s, token WHERE m.user_id = $1 AND m.id = $5
-           ), told AS (
+           ), event AS (
                INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
                                          country, bank, access, token_id, fingerprint, detail)
                SELECT $17, s.now, $18, $1, $19, $20, $21, nullif($2, ''), nullif($3, ''), $4, $5, $12,
@@ -237,7 +236,7 @@ pub async fn finish_mint(pool: &PgPool, finish: &Finish) -> Result<Option<Finish
     }
 }
 
-/// A replay: what the first try recorded, which may have been ended since.
+/// Finds what the first attempt recorded, for a replay. The token may have been invalidated since.
 async fn find_finished(pool: &PgPool, claim: &Claim) -> Result<Option<Finished>, DbError> {
     let row = sqlx::query!(
         "SELECT issued_at, is_valid FROM tokens WHERE user_id = $1 AND id = $2",
@@ -252,8 +251,9 @@ async fn find_finished(pool: &PgPool, claim: &Claim) -> Result<Option<Finished>,
     }))
 }
 
-/// Records that a mint gave no token, frees the lease and lets the combination cool down, all or
-/// nothing. Fenced like the finish; a replay changes nothing.
+/// Records a mint without a token, ends the lease and starts the cooldown, in one statement.
+///
+/// It has the same fence as the finish. A replay changes nothing.
 pub async fn fail_mint(
     pool: &PgPool,
     claim: &Claim,
@@ -269,7 +269,7 @@ pub async fn fail_mint(
     } else {
         ("failed", EventKind::TokenMintFailed)
     };
-    let stored = serde_json::to_value(failure).expect("a failure is plain data");
+    let stored = serde_json::to_value(failure).expect("a failure has a JSON form");
     let detail = serde_json::json!({
         "failure": failure.kind.name(),
         "attempts": calls.attempts,
@@ -278,6 +278,7 @@ pub async fn fail_mint(
         "upstreamIdentifier": calls.identifier,
         "latencyMs": calls.latency_ms,
     });
+    // `count(*) >= 0` makes the second step read the first one, which orders the locks: slot, mint.
     sqlx::query!(
         "WITH slot AS (
              UPDATE slots
@@ -323,7 +324,7 @@ pub async fn fail_mint(
     Ok(())
 }
 
-/// HTTP statuses are below 1000.
+/// Converts an HTTP status to the type of its column.
 fn status_column(status: u16) -> i16 {
     i16::try_from(status).unwrap_or(i16::MAX)
 }

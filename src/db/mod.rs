@@ -1,4 +1,4 @@
-//! Postgres: the only folder with SQL.
+//! Access to Postgres. This is the only folder with SQL.
 
 pub mod audit_events;
 pub mod budget;
@@ -24,50 +24,52 @@ pub use sqlx::PgPool;
 pub use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
 
-/// A statement did not do its work, or nobody knows whether it did.
+/// The failure of a statement, or its unknown outcome.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    /// Postgres or the way to it failed.
+    /// Postgres or the connection to it failed.
     #[error(transparent)]
     Sqlx(#[from] sqlx::Error),
-    /// No answer within the time allowed: the outcome is unknown.
-    #[error("no answer from the database within {0:?}")]
+    /// There was no answer within the time limit. The outcome is unknown.
+    #[error("the database did not answer within {0:?}")]
     TimedOut(Duration),
-    /// The runtime ended under the work: the outcome is unknown.
+    /// The runtime stopped before the work finished. The outcome is unknown.
     #[error("the service is shutting down")]
     ShuttingDown,
-    /// A row holds what this version cannot read.
-    #[error("a row of {table} is not readable: {what}")]
+    /// A row has a value that this version does not know.
+    #[error("this version cannot read a row of the table {table}: {what}")]
     Unreadable {
-        /// The table.
+        /// The name of the table.
         table: &'static str,
-        /// The value.
+        /// The value, or the parse error.
         what: String,
     },
 }
 
 impl DbError {
-    /// What mends it where not even a connection came about.
+    /// Returns what the user can do if a connection cannot be opened.
     pub fn hint(&self) -> &'static str {
         let code = match self {
             DbError::Sqlx(sqlx::Error::Database(error)) => error.code().unwrap_or_default(),
             _ => Default::default(),
         };
+        // The first two characters are the class of the SQLSTATE (PostgreSQL documentation, appendix A).
         match code.get(..2) {
             Some("28") => {
-                "mend role and password in its URL, or let this machine in by pg_hba.conf"
+                "correct the role and password in its URL, or allow this machine in pg_hba.conf"
             }
-            Some("3D") => "create that database, or mend the name in its URL",
-            Some("53") => "raise max_connections there, or lower DATABASE_MAX_CONNECTIONS here",
-            Some("57") => "it is starting or stopping: wait",
+            Some("3D") => "create the database, or correct the name in its URL",
+            Some("53") => "raise max_connections of the server, or lower DATABASE_MAX_CONNECTIONS",
+            Some("57") => "the server is starting or stopping: wait and try again",
             _ => {
-                "see that it runs, that host, port and sslmode in its URL are right, and that no firewall or network policy is between"
+                "check that Postgres runs, that host, port and sslmode in its URL are correct, and that no firewall or \
+                 network policy blocks the connection"
             }
         }
     }
 
-    /// The error is in the data of one row, not in the database: SQLSTATE classes 22 and 23, but
-    /// for 23514, which is what a missing partition gives.
+    /// Returns true if the data of one row caused the error: SQLSTATE classes 22 and 23, except 23514. A missing
+    /// partition gives 23514.
     pub fn is_data_error(&self) -> bool {
         let DbError::Sqlx(sqlx::Error::Database(error)) = self else {
             return false;
@@ -77,22 +79,22 @@ impl DbError {
     }
 }
 
-/// A pool, and the runtime that its connections live on.
+/// A pool with the runtime that its connections run on.
 ///
-/// Requests run on HTTP workers, whose runtimes end with them and whose futures are dropped when
-/// a caller hangs up. Statements run on the main runtime instead, in a task nobody cancels: no
-/// connection is left in the middle of a transaction.
+/// An HTTP worker drops the future of a request when the caller hangs up, and stops its own runtime when it ends. Both
+/// would leave a connection in the middle of a transaction. Statements therefore run on the main runtime, in a task
+/// that is never cancelled.
 #[derive(Clone, Debug)]
 pub struct Database {
     pool: PgPool,
     runtime: Handle,
 }
 
-/// No single piece of database work outside the handouts is waited for longer than this.
+/// The maximum time to wait for database work, except for handouts.
 const WORK_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Database {
-    /// Wraps a pool; call it on the runtime that the connections shall live on.
+    /// Wraps a pool. Call it on the runtime that the connections must run on.
     pub fn new(pool: PgPool) -> Self {
         Database {
             pool,
@@ -100,13 +102,14 @@ impl Database {
         }
     }
 
-    /// The pool itself, for work that already runs on the main runtime.
+    /// Returns the pool, for work that runs on the main runtime already.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
 
-    /// Starts the work on the main runtime at once, where it runs to its end even if nobody waits
-    /// for it any more.
+    /// Starts the work on the main runtime at once, and waits for it at most 5 s.
+    ///
+    /// The work runs to its end, even if the returned future is dropped or the wait times out.
     pub fn run<T, F, Fut>(
         &self,
         work: F,
@@ -120,7 +123,7 @@ impl Database {
         async {
             match tokio::time::timeout(WORK_TIMEOUT, work).await {
                 Ok(Ok(result)) => result,
-                Ok(Err(join)) => match join.try_into_panic() {
+                Ok(Err(error)) => match error.try_into_panic() {
                     Ok(panic) => std::panic::resume_unwind(panic),
                     Err(_) => Err(DbError::ShuttingDown),
                 },

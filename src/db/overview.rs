@@ -1,35 +1,37 @@
-//! The figures of the overview: a row a minute, made from the trail, so that a look at a day costs
-//! the same whatever happened in it.
+//! Figures per minute for the console's overview. They make the cost of a page view independent of the number of
+//! events.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
 use super::DbError;
 
-/// Minutes that are counted in one statement.
+/// The maximum number of minutes that one statement counts.
 pub const ROLL_UP: u64 = 30;
 
-/// What happened in a minute.
+/// The figures of one minute.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Minute {
-    /// Its beginning.
+    /// The start of the minute.
     pub minute: DateTime<Utc>,
-    /// Tokens handed out that were minted for their request.
+    /// Handouts of tokens that were minted for the request.
     pub minted: i64,
-    /// Tokens handed out that were on record.
+    /// Handouts of tokens that were reused.
     pub reused: i64,
-    /// Mints that failed.
+    /// Failed mints.
     pub failed: i64,
-    /// Mints whose outcome nobody knows.
+    /// Mints with an unknown outcome.
     pub unknown: i64,
-    /// The median of the upstream's latency, in milliseconds.
+    /// The median latency of the provider, in milliseconds.
     pub latency_p50: Option<i32>,
-    /// Its 95th percentile.
+    /// The 95th percentile of the latency, in milliseconds.
     pub latency_p95: Option<i32>,
 }
 
-/// Counts the next minutes of the last day that are not counted yet, at first those of an hour, up to
-/// a minute ago, for later events may still be committing; returns how many, at most [`ROLL_UP`].
+/// Counts the next minutes of the last day and stores them. Returns how many, at most [`ROLL_UP`].
+///
+/// The first run starts an hour ago. The newest counted minute is over for a minute, because later events may still be
+/// committing. Also deletes minutes that are over a day old.
 pub async fn roll_up_minutes(pool: &PgPool) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "WITH now AS (SELECT date_bin('1 minute', clock_timestamp(), 'epoch') AS now),
@@ -49,8 +51,10 @@ pub async fn roll_up_minutes(pool: &PgPool) -> Result<u64, DbError> {
     Ok(done.rows_affected())
 }
 
-/// The minutes of the last day, oldest first: those that are counted, and those since, which are
-/// counted now, up to an hour of them. Where the cleanup has not run for longer some are missing.
+/// Lists the minutes of the last day, oldest first.
+///
+/// Reads the stored minutes and counts the minutes since, up to an hour. If the cleanup did not run for longer, some
+/// minutes are missing.
 pub async fn list_minutes(pool: &PgPool) -> Result<Vec<Minute>, DbError> {
     let minutes = sqlx::query_as!(
         Minute,

@@ -1,7 +1,8 @@
-//! The months of the audit trail: made ahead, dropped when their retention is over.
+//! The monthly partitions of the audit log. They are created ahead and dropped after their retention.
 //!
-//! Making attaches a finished table, dropping detaches concurrently: neither makes a handout wait.
-//! `PARTITION OF`, `DROP` and a plain `DETACH` would, behind any long reader.
+//! A new partition is created as a table and then attached. An old one is detached concurrently and then dropped.
+//! Neither makes a handout wait. `PARTITION OF`, `DROP` and a plain `DETACH` would wait for every running read, and all
+//! later statements would wait for them.
 
 use std::time::Duration;
 
@@ -9,11 +10,12 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
 use super::DbError;
 
-/// Months of partitions that there must be beyond the current one.
+/// The number of months after the current one that must have a partition.
 pub const PARTITIONS_AHEAD: i32 = 3;
 
-/// Months after this one that have a partition without a gap, at most [`PARTITIONS_AHEAD`]; -1 where
-/// this one has none, so that nothing can be recorded.
+/// Counts the months after this one that have a partition, up to the first gap and at most [`PARTITIONS_AHEAD`].
+///
+/// Returns -1 if this month has none, so that no event can be recorded.
 pub async fn count_ahead(connection: &mut PgConnection) -> Result<i32, DbError> {
     let ahead = sqlx::query_scalar!(
         r#"SELECT coalesce(min(ahead), $1 + 1) - 1 AS "ahead!" FROM generate_series(0, $1) AS ahead
@@ -26,20 +28,20 @@ pub async fn count_ahead(connection: &mut PgConnection) -> Result<i32, DbError> 
     Ok(ahead.fetch_one(connection).await?)
 }
 
-/// Makes the partitions of this month and the next [`PARTITIONS_AHEAD`]; returns how many were
-/// missing. Does nothing while another does it.
+/// Creates the missing partitions of this month and the next [`PARTITIONS_AHEAD`], and returns how many it created.
+/// Does nothing while another replica does so.
 pub async fn create_partitions(pool: &PgPool) -> Result<u64, DbError> {
     let mut connection = pool.acquire().await?;
     if count_ahead(&mut connection).await? == PARTITIONS_AHEAD {
         return Ok(0);
     }
     let mut tx = connection.begin().await?;
-    let is_ours = sqlx::query_scalar!(
-        r#"SELECT pg_try_advisory_xact_lock(hashtext('token-vendor audit partitions')) AS "is_ours!""#
+    let has_lock = sqlx::query_scalar!(
+        r#"SELECT pg_try_advisory_xact_lock(hashtext('token-vendor audit partitions')) AS "has_lock!""#
     )
     .fetch_one(&mut *tx)
     .await?;
-    if !is_ours {
+    if !has_lock {
         return Ok(0);
     }
     let created = sqlx::query_scalar!(
@@ -53,17 +55,17 @@ pub async fn create_partitions(pool: &PgPool) -> Result<u64, DbError> {
     Ok(created.unsigned_abs())
 }
 
-/// A partition whose last event is past retention.
+/// A partition of a month that is past retention.
 #[derive(Debug)]
 pub struct ExpiredPartition {
     name: String,
     is_attached: bool,
-    /// A detach of it was cut off.
+    /// True if a concurrent detach was interrupted.
     is_half_detached: bool,
 }
 
-/// The partitions whose month ended longer ago than the retention, oldest first, those that were
-/// detached and not dropped among them.
+/// Lists the partitions whose month ended before the retention, oldest first. Includes partitions that were detached
+/// but not dropped.
 pub async fn list_expired_partitions(
     pool: &PgPool,
     retention: Duration,
@@ -86,11 +88,11 @@ pub async fn list_expired_partitions(
     Ok(partitions)
 }
 
-/// Drops a partition for good. Cut off at any point, it is taken up where it was left.
+/// Detaches and drops a partition. An interrupted run can be repeated and continues where it stopped.
 pub async fn drop_partition(pool: &PgPool, partition: &ExpiredPartition) -> Result<(), DbError> {
     let mut connection = pool.acquire().await?;
     let name = &partition.name;
-    // The name was read from the catalogue and is of digits but for its fixed beginning.
+    // The name is safe in SQL: it is `audit_events_` and digits.
     let statement = match partition {
         ExpiredPartition {
             is_half_detached: true,

@@ -1,4 +1,4 @@
-//! The database as a whole: reaching it, migrating it, and whether it is fit to serve from.
+//! Connects to the database, migrates it, and checks that the service can use it.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -19,86 +19,57 @@ pub static MIGRATOR: Migrator = sqlx::migrate!();
 ///
 /// The statements of these migrations are the same, but sqlx's checksum covers the comments too. sqlx would refuse
 /// such a database with "previously applied but has been modified".
+#[rustfmt::skip]
 pub const EARLIER_CHECKSUMS: [(i64, &str); 10] = [
-    (
-        20261122000001,
-        "26707dc0ea825e4f810ac9d400493d7370f6f7f72df01a259cfbc450717223d7ec4139cfb02a1dc6f476ff0ee88d98a3",
-    ),
-    (
-        20261122000002,
-        "ae3ed8479d8a1c6f39d0f47fc806e8900bdc6eda35b5a3b3d26920d3b683fae5ad8fb3b6bde6d061f6830c1f94f1a95f",
-    ),
-    (
-        20261122000003,
-        "d3a395058a92066f99fef444fa07c2becabb236cb707e243ec2e354c165bcb07466a9c31f632a8dd1f637f205a3cbd1d",
-    ),
-    (
-        20261122000004,
-        "94a7fc1180e537925163138d422e46d76b3d58f230bf2a0c1f64d0f02b0bf0ed1c7e3b598690a1cc686125890f34d8f8",
-    ),
-    (
-        20261122000005,
-        "5480245fa9abf4ab236c4ee28e2c4d7ccfd7de8a5ef21213460e1b7c52ac53e8ef4a4a926936d1b62a7b1215160f371f",
-    ),
-    (
-        20261122000006,
-        "d76ada227bbed484fe7a72cea5890c5917b50978cd1381b6edc748c800b47900d4ac709e555e8b6b48508d0ec30105b7",
-    ),
-    (
-        20261122000007,
-        "ef3bddb62b7fe51a7be2c89d109058a3f47b56e006007824edb3418c29e96bb4a81f8b8541f5934c10a57c05b0eb8b1a",
-    ),
-    (
-        20261122000008,
-        "4cf576c7e396b9ded45d0b08b22bf2e3e76f1d09522fb91a6f8eb0672a4ebe26df69b249f0270a2dfb0e547c869d65df",
-    ),
-    (
-        20261122000009,
-        "dd3e2f61944a823291949c77673604fbc814a3c178a92ad8f4806c142715b78a5b9e216e1962e043d666d0dcef99a340",
-    ),
-    (
-        20261122000010,
-        "c7e051b2a787d37e5b2a2ff15f5fa67c6d6341ff08ed8dec57ca48e72439dcb81844f00370df0eec730aca87f4d0663e",
-    ),
+    (20261122000001, "26707dc0ea825e4f810ac9d400493d7370f6f7f72df01a259cfbc450717223d7ec4139cfb02a1dc6f476ff0ee88d98a3"),
+    (20261122000002, "ae3ed8479d8a1c6f39d0f47fc806e8900bdc6eda35b5a3b3d26920d3b683fae5ad8fb3b6bde6d061f6830c1f94f1a95f"),
+    (20261122000003, "d3a395058a92066f99fef444fa07c2becabb236cb707e243ec2e354c165bcb07466a9c31f632a8dd1f637f205a3cbd1d"),
+    (20261122000004, "94a7fc1180e537925163138d422e46d76b3d58f230bf2a0c1f64d0f02b0bf0ed1c7e3b598690a1cc686125890f34d8f8"),
+    (20261122000005, "5480245fa9abf4ab236c4ee28e2c4d7ccfd7de8a5ef21213460e1b7c52ac53e8ef4a4a926936d1b62a7b1215160f371f"),
+    (20261122000006, "d76ada227bbed484fe7a72cea5890c5917b50978cd1381b6edc748c800b47900d4ac709e555e8b6b48508d0ec30105b7"),
+    (20261122000007, "ef3bddb62b7fe51a7be2c89d109058a3f47b56e006007824edb3418c29e96bb4a81f8b8541f5934c10a57c05b0eb8b1a"),
+    (20261122000008, "4cf576c7e396b9ded45d0b08b22bf2e3e76f1d09522fb91a6f8eb0672a4ebe26df69b249f0270a2dfb0e547c869d65df"),
+    (20261122000009, "dd3e2f61944a823291949c77673604fbc814a3c178a92ad8f4806c142715b78a5b9e216e1962e043d666d0dcef99a340"),
+    (20261122000010, "c7e051b2a787d37e5b2a2ff15f5fa67c6d6341ff08ed8dec57ca48e72439dcb81844f00370df0eec730aca87f4d0663e"),
 ];
 
-/// A database that takes longer to let us in counts as down.
+/// The time limit of a connection attempt.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What one try may take, however little of the patience is left.
-const SHORTEST_TRY: Duration = Duration::from_secs(1);
+/// The minimum time limit of a connection attempt, even if less of the total wait is left.
+const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whoever waits longer than this for the database hears why.
+/// The wait after which a warning with the last error is logged.
 const WARN_AFTER: Duration = Duration::from_secs(3);
 
-/// Why the service does not start on this database.
+/// The reason why the service cannot use a database.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseUnsuitable {
-    /// The address does not parse. Its text is not repeated: it may hold a password.
+    /// The address does not parse. The error does not repeat it, because it may contain a password.
     #[error("DATABASE_URL is not a Postgres address")]
     Address,
-    /// It did not answer in time.
-    #[error("no database within {waited:?}: {last}")]
+    /// The database could not be reached in time.
+    #[error("the database could not be reached within {waited:?}: {last}")]
     Unreachable {
-        /// How long it was tried.
+        /// The time limit of all attempts.
         waited: Duration,
-        /// The last error.
+        /// The error of the last attempt.
         last: DbError,
     },
-    /// A version that is not supported.
-    #[error("Postgres 15 or later is needed, this is {0}")]
+    /// The version of the server is not supported.
+    #[error("Postgres 15 or later is required, but the server has version {0}")]
     TooOld(String),
     /// The schema is older than this version needs.
     #[error(
         "the schema is at version {found}, this version needs {needed}: run `token-vendor migrate`"
     )]
     OldSchema {
-        /// The newest migration applied, 0 if none.
+        /// The newest applied migration, 0 if there is none.
         found: i64,
         /// The newest migration of this version.
         needed: i64,
     },
-    /// It does not keep what it commits.
+    /// The database can lose a committed transaction, or it is read-only.
     #[error("the database does not keep what it commits: {0}")]
     NotDurable(String),
     /// A statement failed.
@@ -107,7 +78,7 @@ pub enum DatabaseUnsuitable {
 }
 
 impl DatabaseUnsuitable {
-    /// What mends it.
+    /// Returns what the user can do.
     pub fn hint(&self) -> &'static str {
         match self {
             DatabaseUnsuitable::Address => {
@@ -116,19 +87,18 @@ impl DatabaseUnsuitable {
             DatabaseUnsuitable::Unreachable { last, .. } | DatabaseUnsuitable::Failed(last) => {
                 last.hint()
             }
-            DatabaseUnsuitable::TooOld(_) => "upgrade it",
+            DatabaseUnsuitable::TooOld(_) => "upgrade the server",
             DatabaseUnsuitable::OldSchema { .. } => {
-                "the version before this one goes on serving on the newer schema"
+                "the previous version also works on the newer schema"
             }
             DatabaseUnsuitable::NotDurable(_) => {
-                "connect to the primary, with fsync and synchronous_commit on"
+                "connect to the primary, and set fsync and synchronous_commit to on"
             }
         }
     }
 }
 
-/// How connections are made. Statements are prepared and sent without a transaction around them,
-/// so a transaction pooler in front is fine.
+/// Parses the address of a database into connection options. Statements that take over 1 s are logged.
 pub fn connect_options(url: &SecretString) -> Result<PgConnectOptions, DatabaseUnsuitable> {
     let options: PgConnectOptions = url
         .expose_secret()
@@ -139,9 +109,9 @@ pub fn connect_options(url: &SecretString) -> Result<PgConnectOptions, DatabaseU
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1)))
 }
 
-/// Whether the database is on this machine.
+/// Returns true if the database is on this machine: a loopback address or a Unix socket.
 pub fn is_local(options: &PgConnectOptions) -> bool {
-    // An IPv6 address keeps its brackets.
+    // The host of an IPv6 address includes the brackets.
     let host = options.get_host().trim_matches(['[', ']']);
     options.get_socket().is_some()
         || host.starts_with('/')
@@ -151,11 +121,13 @@ pub fn is_local(options: &PgConnectOptions) -> bool {
             .is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-/// A connection that was idle for no longer is used without asking whether it still is one, which
-/// would be as long a way as the statement itself. Where it is not, the caller is told so.
+/// The idle time after which a connection is pinged before use.
+///
+/// A ping takes as long as a statement. A connection that was idle for less is used without one. If it is broken, its
+/// statement fails and the caller gets the error.
 const PING_IF_IDLE: Duration = Duration::from_secs(1);
 
-/// A pool that opens connections as they are needed.
+/// Creates a pool, which opens connections on demand.
 pub fn open_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(max_connections)
@@ -171,7 +143,8 @@ pub fn open_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
         })
         .after_connect(|connection, _| {
             Box::pin(async move {
-                // Longer than any of ours takes; without an end a lost lock would hold the pool.
+                // No statement of the service takes this long. Without a limit, a lock that is never released would
+                // block every connection of the pool.
                 sqlx::raw_sql("SET statement_timeout = '5s'; SET lock_timeout = '2s'")
                     .execute(connection)
                     .await
@@ -181,38 +154,44 @@ pub fn open_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
         .connect_lazy_with(options)
 }
 
-/// Waits until the database answers, at most that long; a connection to it.
+/// Retries every 200 ms until the database accepts a connection.
+///
+/// # Errors
+/// Returns [`DatabaseUnsuitable::Unreachable`] after `max_wait`.
 pub async fn wait_for_database(
     options: &PgConnectOptions,
     max_wait: Duration,
 ) -> Result<PgConnection, DatabaseUnsuitable> {
-    let (started, mut is_told) = (Instant::now(), false);
+    let (started, mut has_warned) = (Instant::now(), false);
     loop {
         let left = max_wait.saturating_sub(started.elapsed());
-        let last = match reach(options, left.max(SHORTEST_TRY)).await {
+        let error = match try_connect(options, left.max(MIN_CONNECT_TIMEOUT)).await {
             Ok(connection) => return Ok(connection),
-            Err(last) => last,
+            Err(error) => error,
         };
         if started.elapsed() >= max_wait {
             return Err(DatabaseUnsuitable::Unreachable {
                 waited: max_wait,
-                last,
+                last: error,
             });
         }
-        if !is_told && started.elapsed() >= WARN_AFTER {
-            is_told = true;
-            tracing::warn!(cause = %last, "waiting for the database, at most {max_wait:?}");
+        if !has_warned && started.elapsed() >= WARN_AFTER {
+            has_warned = true;
+            tracing::warn!(%error, ?max_wait, "the database cannot be reached yet; still trying");
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-/// One try at a connection, at most that long and never longer than [`CONNECT_TIMEOUT`].
-pub async fn reach(options: &PgConnectOptions, at_most: Duration) -> Result<PgConnection, DbError> {
-    let at_most = at_most.min(CONNECT_TIMEOUT);
-    match tokio::time::timeout(at_most, options.connect()).await {
+/// Makes one connection attempt. It takes at most `max_wait` and never longer than [`CONNECT_TIMEOUT`].
+pub async fn try_connect(
+    options: &PgConnectOptions,
+    max_wait: Duration,
+) -> Result<PgConnection, DbError> {
+    let max_wait = max_wait.min(CONNECT_TIMEOUT);
+    match tokio::time::timeout(max_wait, options.connect()).await {
         Ok(connected) => Ok(connected?),
-        Err(_) => Err(DbError::TimedOut(at_most)),
+        Err(_) => Err(DbError::TimedOut(max_wait)),
     }
 }
 
@@ -254,7 +233,10 @@ async fn renew_earlier_checksums(connection: &mut PgConnection) -> Result<(), Db
     Ok(())
 }
 
-/// Refuses a database that is too old, behind in its schema, or does not keep what it commits.
+/// Checks that the service can use the database.
+///
+/// # Errors
+/// Returns an error if the server or the schema is too old, or if the server does not keep what it commits.
 pub async fn check_fitness(connection: &mut PgConnection) -> Result<(), DatabaseUnsuitable> {
     let row = sqlx::query!(
         r#"SELECT current_setting('server_version_num')::int AS "version!",
@@ -281,43 +263,43 @@ pub async fn check_fitness(connection: &mut PgConnection) -> Result<(), Database
     if !matches!(row.synchronous_commit.as_str(), "on" | "remote_apply") {
         let setting = row.synchronous_commit;
         return Err(DatabaseUnsuitable::NotDurable(format!(
-            "synchronous_commit is {setting}, below on"
+            "synchronous_commit is {setting} instead of on or remote_apply"
         )));
     }
-    let (found, needed) = (schema_version(connection).await?, needed_version());
+    let (found, needed) = (find_schema_version(connection).await?, required_version());
     if found < needed {
         return Err(DatabaseUnsuitable::OldSchema { found, needed });
     }
     Ok(())
 }
 
-/// What readiness tells of the database.
+/// The state of the database that readiness and `check --online` report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DatabaseHealth {
-    /// The schema is what this version needs, or newer.
+    /// True if the schema has the version that this version needs, or a newer one.
     pub is_schema_current: bool,
-    /// Months after this one that have an audit partition without a gap; -1 where this one has
-    /// none, so that nothing can be recorded.
+    /// The number of months after this one that have an audit partition, up to the first gap. -1 if this month has
+    /// none, so that no event can be recorded.
     pub partitions_ahead: i32,
-    /// A synchronous standby has what was acknowledged: it outlives the loss of the primary.
+    /// True if a synchronous standby is configured. Acknowledged commits then survive the loss of the primary.
     pub has_synchronous_standby: bool,
 }
 
-/// Asks the primary.
+/// Reads the state of the database from the primary.
 pub async fn find_database_health(pool: &PgPool) -> Result<DatabaseHealth, DbError> {
     let mut connection = pool.acquire().await?;
-    let has_standby = sqlx::query_scalar!(
+    let synchronous_standby = sqlx::query_scalar!(
         r#"SELECT current_setting('synchronous_standby_names') <> '' AS "has_standby!""#
     );
-    let has_synchronous_standby = has_standby.fetch_one(&mut *connection).await?;
+    let has_synchronous_standby = synchronous_standby.fetch_one(&mut *connection).await?;
     Ok(DatabaseHealth {
-        is_schema_current: schema_version(&mut connection).await? >= needed_version(),
+        is_schema_current: find_schema_version(&mut connection).await? >= required_version(),
         partitions_ahead: count_ahead(&mut connection).await?,
         has_synchronous_standby,
     })
 }
 
-/// The database's clock, and the time of the newest event: no time before it is now.
+/// Returns the database's clock and the time of the newest event. The event seeds the lower bound of the clock.
 pub async fn find_newest_time(
     connection: &mut PgConnection,
 ) -> Result<(DateTime<Utc>, DateTime<Utc>), DbError> {
@@ -331,7 +313,7 @@ pub async fn find_newest_time(
     Ok((row.now, row.newest))
 }
 
-fn needed_version() -> i64 {
+fn required_version() -> i64 {
     MIGRATOR
         .iter()
         .map(|migration| migration.version)
@@ -340,7 +322,7 @@ fn needed_version() -> i64 {
 }
 
 /// Returns the version of the newest applied migration, 0 if there is none.
-async fn schema_version(connection: &mut PgConnection) -> Result<i64, DbError> {
+async fn find_schema_version(connection: &mut PgConnection) -> Result<i64, DbError> {
     if !has_migrations_table(connection).await? {
         return Ok(0);
     }

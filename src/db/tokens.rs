@@ -179,7 +179,8 @@ pub async fn list_token_ids(pool: &PgPool, fingerprint: Fingerprint) -> Result<V
     Ok(ids.fetch_all(pool).await?)
 }
 
-/// Lists at most `limit` token records, newest first, after the (issued at, id) of the last record of the previous page.
+/// Lists at most `limit` token records, newest first, after the (issued at, id) of the last record of the previous
+/// page.
 pub async fn list_tokens(
     pool: &PgPool,
     filter: &TokenFilter,

@@ -13,7 +13,7 @@ named_enum! {
         UpstreamRefused = "upstream-refused",
         /// The provider failed, the connection to it was lost after sending, or its answer breaks its contract.
         UpstreamFailed = "upstream-failed",
-        /// The provider cannot be reached, limits the rate of this service, or failed so often that the circuit breaker is open.
+        /// The provider cannot be reached, limits the rate of this service, or failed 20 mints in a row.
         UpstreamUnavailable = "upstream-unavailable",
         /// The hourly budget of calls to the provider is spent.
         UpstreamBudgetSpent = "upstream-budget-spent",

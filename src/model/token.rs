@@ -20,7 +20,8 @@ impl TokenString {
         TokenString(text.into())
     }
 
-    /// Returns the secret. Use it only for the response to an authorised caller, for encryption and for the fingerprint.
+    /// Returns the secret. Use it only for the response to an authorised caller, for encryption and for the
+    /// fingerprint.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }

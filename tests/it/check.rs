@@ -100,13 +100,13 @@ async fn online_it_says_what_is_wrong_and_what_mends_it() {
             ("DATABASE_URL", nowhere),
             "database",
             "refused",
-            "see that it runs",
+            "check that Postgres runs",
         ),
         (
             ("READ_DATABASE_URL", nowhere),
             "read database",
             "refused",
-            "see that it runs",
+            "check that Postgres runs",
         ),
         (
             ("DATABASE_URL", &*stranger),
@@ -118,7 +118,7 @@ async fn online_it_says_what_is_wrong_and_what_mends_it() {
             ("DATABASE_URL", &*other_database),
             "database",
             "no_such_database",
-            "create that database",
+            "create the database",
         ),
         (
             ("DATABASE_URL", &*empty),

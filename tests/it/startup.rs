@@ -16,7 +16,7 @@ async fn serve_refuses_a_database_that_is_not_fit() {
         run(&["serve"], &variables).await
     };
     let absent = serve("postgres://u:pass-word@127.0.0.1:1/x").await;
-    absent.refused(1, "no database within 300ms");
+    absent.refused(1, "could not be reached within 300ms");
     assert!(!absent.err.contains("pass-word"), "{absent:?}");
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("postgres://{}/x", silent.local_addr().unwrap());
