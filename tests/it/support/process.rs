@@ -91,7 +91,7 @@ impl Process {
 
 /// The address in the line that says where it serves, as text or JSON.
 fn serving_address(line: &str) -> Option<String> {
-    const SERVING: [&str; 2] = ["serving", "standing in for the upstream"];
+    const SERVING: [&str; 2] = ["service started", "sandbox started"];
     if let Some((before, address)) = line.split_once(" address=") {
         let serves = SERVING.iter().any(|message| before.ends_with(message));
         return serves.then(|| address.trim().to_owned());

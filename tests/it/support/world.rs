@@ -124,7 +124,7 @@ impl World {
 
     /// Starts a replica with other settings.
     pub async fn replica_with(&self, more: &[(&str, &str)]) -> Replica {
-        let source = Source::of_environment(self.variables(more));
+        let source = Source::from_environment(self.variables(more));
         let config = Config::load(source).unwrap();
         let service = Service::start(config).await.unwrap();
         let api = Api::at(format!("http://{}", service.addr()));
