@@ -54,8 +54,8 @@ pub fn serve(
             .app_data(state.clone())
             .app_data(web::Data::new(OpenApiDocument(&openapi::DOCUMENT)))
             .app_data(HtmlProblems {
-                applies_to: console::has,
-                render: console::refuse,
+                applies_to: console::is_console_path,
+                render: console::render_problem,
             })
             .configure(configure)
             .wrap(from_fn(request_context))
