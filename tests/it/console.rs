@@ -180,7 +180,7 @@ async fn it_takes_the_scopes() {
         &question,
     ] {
         let nobody = Page::of(replica.anonymous(Method::GET, path)).await;
-        nobody.has(401, "<h1>Not authenticated</h1>");
+        nobody.has(401, "<h1>Authentication required</h1>");
         assert_eq!(
             nobody.header("www-authenticate"),
             r#"Basic realm="token-vendor", charset="UTF-8""#

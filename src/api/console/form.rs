@@ -10,7 +10,7 @@ use actix_web::http::header::{self, HeaderName};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::api::extract::authorization::{Authorized, note_denial};
+use crate::api::extract::authorization::{Authorized, count_denial};
 use crate::api::middleware::header::single_header;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::state::ApiState;
@@ -73,7 +73,7 @@ pub fn check_token<S>(
 }
 
 fn refuse<S>(request: &HttpRequest, state: &ApiState, authorized: &Authorized<S>) -> Problem {
-    note_denial(state, request, Some(authorized.client().api_key.clone()));
+    count_denial(state, request, Some(authorized.client().api_key.clone()));
     let detail = "this form was not sent from a page of this console; open the page again";
     Problem::new(ProblemKind::Forbidden, detail)
 }
