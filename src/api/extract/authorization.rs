@@ -96,8 +96,7 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
                 .find(|scope| !client.scopes.contains(**scope));
             if let Some(missing) = missing {
                 count_denial(state, &request, Some(caller.client));
-                let detail =
-                    format!("the client lacks the scope {missing}; use a client that has it");
+                let detail = format!("use another client: this one lacks the scope {missing}");
                 return Err(Problem::new(ProblemKind::Forbidden, detail));
             }
             state.rate_limit.check(&caller.client)?;

@@ -117,8 +117,7 @@ fn read_filter(
     ]: [Option<String>; 8],
     errors: &mut FieldErrors,
 ) -> EventFilter {
-    let [from, to] = query::time_range(from, to, errors);
-    EventFilter {
+    let filter = EventFilter {
         user_id: user_id.and_then(|text| errors.check_parameter("userId", fields::user_id(text))),
         token_id: token_id.and_then(|text| errors.check_parameter("tokenId", uuid(&text))),
         client: client.and_then(|text| errors.check_parameter("client", client_key(text))),
@@ -127,9 +126,10 @@ fn read_filter(
             .and_then(|text| errors.check_parameter("requestId", printable(text))),
         fingerprint: fingerprint
             .and_then(|text| errors.check_parameter("fingerprint", printable(text))),
-        from,
-        to,
-    }
+        ..EventFilter::default()
+    };
+    let [from, to] = query::time_range(from, to, errors);
+    EventFilter { from, to, ..filter }
 }
 
 /// Parses a UUID in its 36-character form with hyphens.

@@ -224,7 +224,6 @@ impl ListTokens {
         let mut errors = FieldErrors::default();
         let [user_id, country, bank, is_valid, from, to, limit, cursor] =
             read_parameters(query, FILTER, &mut errors);
-        let [from, to] = query::time_range(from, to, &mut errors);
         let filter = TokenFilter {
             user_id: user_id
                 .and_then(|text| errors.check_parameter("userId", fields::user_id(text))),
@@ -233,9 +232,10 @@ impl ListTokens {
             bank: bank.and_then(|text| errors.check_parameter("bank", fields::bank(text))),
             is_valid: is_valid
                 .and_then(|text| errors.check_parameter("isValid", query::boolean(&text))),
-            from,
-            to,
+            ..TokenFilter::default()
         };
+        let [from, to] = query::time_range(from, to, &mut errors);
+        let filter = TokenFilter { from, to, ..filter };
         let limit = errors.check_parameter("limit", query::limit(limit));
         let after = cursor
             .and_then(|text| errors.check_parameter("cursor", Cursor::decode(&text, &filter)));
