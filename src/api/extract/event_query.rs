@@ -118,14 +118,12 @@ fn read_filter(
     errors: &mut FieldErrors,
 ) -> EventFilter {
     let filter = EventFilter {
-        user_id: user_id.and_then(|text| errors.check_parameter("userId", fields::user_id(text))),
-        token_id: token_id.and_then(|text| errors.check_parameter("tokenId", uuid(&text))),
-        client: client.and_then(|text| errors.check_parameter("client", client_key(text))),
-        kind: kind.and_then(|text| errors.check_parameter("kind", event_kind(&text))),
-        request_id: request_id
-            .and_then(|text| errors.check_parameter("requestId", printable(text))),
-        fingerprint: fingerprint
-            .and_then(|text| errors.check_parameter("fingerprint", printable(text))),
+        user_id: errors.check_optional("userId", user_id, fields::user_id),
+        token_id: errors.check_optional("tokenId", token_id, |text| uuid(&text)),
+        client: errors.check_optional("client", client, client_key),
+        kind: errors.check_optional("kind", kind, event_kind),
+        request_id: errors.check_optional("requestId", request_id, printable),
+        fingerprint: errors.check_optional("fingerprint", fingerprint, printable),
         ..EventFilter::default()
     };
     let [from, to] = query::time_range(from, to, errors);
@@ -148,8 +146,8 @@ fn client_key(text: String) -> Result<String, Detail> {
     Ok(text)
 }
 
-fn event_kind(text: &str) -> Result<EventKind, Detail> {
-    EventKind::from_name(text).ok_or_else(|| {
+fn event_kind(text: String) -> Result<EventKind, Detail> {
+    EventKind::from_name(&text).ok_or_else(|| {
         let names: Vec<_> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
         format!("must be one of {}", names.join(", ")).into()
     })

@@ -84,7 +84,7 @@ pub fn token_string(text: String) -> Result<String, Detail> {
 }
 
 /// Parses one of the 28 country codes.
-pub fn country(text: &str) -> Result<Country, Detail> {
+pub fn country(text: String) -> Result<Country, Detail> {
     text.parse::<Country>()
         .map_err(|error| error.to_string().into())
 }

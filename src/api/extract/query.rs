@@ -91,7 +91,7 @@ pub fn limit(text: Option<String>) -> Result<u32, Detail> {
 }
 
 /// Parses `true` or `false`.
-pub fn boolean(text: &str) -> Result<bool, Detail> {
+pub fn boolean(text: String) -> Result<bool, Detail> {
     text.parse()
         .map_err(|_| Detail::Borrowed("must be true or false"))
 }
@@ -102,8 +102,8 @@ pub fn time_range(
     to: Option<String>,
     errors: &mut FieldErrors,
 ) -> [Option<DateTime<Utc>>; 2] {
-    let from = from.and_then(|text| errors.check_parameter("from", timestamp(&text)));
-    let to = to.and_then(|text| errors.check_parameter("to", timestamp(&text)));
+    let from = errors.check_optional("from", from, timestamp);
+    let to = errors.check_optional("to", to, timestamp);
     if from.zip(to).is_some_and(|(from, to)| from > to) {
         errors.add_parameter("to", "must not be before from");
     }
@@ -111,8 +111,8 @@ pub fn time_range(
 }
 
 /// Parses an RFC 3339 timestamp with an offset.
-fn timestamp(text: &str) -> Result<DateTime<Utc>, Detail> {
-    parse_timestamp(text).map_err(|_| {
+fn timestamp(text: String) -> Result<DateTime<Utc>, Detail> {
+    parse_timestamp(&text).map_err(|_| {
         Detail::Borrowed(
             "must be an RFC 3339 time with an offset, such as 2026-11-22T09:39:08Z \
              or 2026-11-22T11:39:08%2B02:00 (write a plus sign as %2B)",

@@ -119,7 +119,7 @@ impl<'a> RecordView<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PageView<T> {
-    /// At most `limit` items.
+    /// The items, at most `limit`.
     pub items: Vec<T>,
     /// The cursor of the next page. Null on the last page.
     pub next_cursor: Option<String>,

@@ -96,7 +96,7 @@ fn check_members(
     let user_id = fields::required_string(user_id).and_then(fields::user_id);
     let user_id = errors.check_member("#/userId", user_id);
     let lifetime = errors.check_member("#/lifetime", fields::optional_integer(lifetime, LIFETIMES));
-    let country = fields::nullable_string(country, |text| fields::country(&text));
+    let country = fields::nullable_string(country, fields::country);
     let country = errors.check_member("#/country", country);
     let bank = errors.check_member("#/bank", fields::nullable_string(bank, fields::bank));
     let access = match access {
@@ -225,13 +225,10 @@ impl ListTokens {
         let [user_id, country, bank, is_valid, from, to, limit, cursor] =
             read_parameters(query, FILTER, &mut errors);
         let filter = TokenFilter {
-            user_id: user_id
-                .and_then(|text| errors.check_parameter("userId", fields::user_id(text))),
-            country: country
-                .and_then(|text| errors.check_parameter("country", fields::country(&text))),
-            bank: bank.and_then(|text| errors.check_parameter("bank", fields::bank(text))),
-            is_valid: is_valid
-                .and_then(|text| errors.check_parameter("isValid", query::boolean(&text))),
+            user_id: errors.check_optional("userId", user_id, fields::user_id),
+            country: errors.check_optional("country", country, fields::country),
+            bank: errors.check_optional("bank", bank, fields::bank),
+            is_valid: errors.check_optional("isValid", is_valid, query::boolean),
             ..TokenFilter::default()
         };
         let [from, to] = query::time_range(from, to, &mut errors);

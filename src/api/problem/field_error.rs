@@ -75,6 +75,16 @@ impl FieldErrors {
             .ok()
     }
 
+    /// Applies the rule to a query parameter if it is present. Returns `None` if it is absent or invalid.
+    pub fn check_optional<T>(
+        &mut self,
+        name: &str,
+        text: Option<String>,
+        rule: impl FnOnce(String) -> Result<T, Detail>,
+    ) -> Option<T> {
+        text.and_then(|text| self.check_parameter(name, rule(text)))
+    }
+
     fn add(&mut self, location: Location, detail: Detail) {
         self.0.push(FieldError { detail, location });
     }
