@@ -180,7 +180,7 @@ async fn pages_need_audit_read_and_invalidation_also_needs_tokens_invalidate() {
         &confirmation,
     ] {
         let anonymous = Page::of(replica.anonymous(Method::GET, path)).await;
-        anonymous.has(401, "<h1>Not authenticated</h1>");
+        anonymous.has(401, "<h1>Authentication required</h1>");
         assert_eq!(
             anonymous.header("www-authenticate"),
             r#"Basic realm="token-vendor", charset="UTF-8""#

@@ -71,7 +71,7 @@ fn every_problem_kind_is_in_the_document_and_in_a_response() {
     let source = include_str!("../../src/api/problem/mod.rs");
     let rows = source
         .lines()
-        .filter_map(|line| line.trim().split_once(" = (\"")?.1.split('"').next());
+        .filter_map(|line| line.trim().split_once(" => (\"")?.1.split('"').next());
     let slugs: BTreeSet<_> = rows
         .chain(FailureKind::ALL.iter().map(|kind| kind.name()))
         .collect();

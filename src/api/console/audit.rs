@@ -12,7 +12,7 @@ use super::{page, text};
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::event_query::ListEvents;
 use crate::api::handlers::audit::read_events;
-use crate::api::middleware::request_context::Outcome;
+use crate::api::middleware::request_context::LoggedOutcome;
 use crate::api::problem::field_error::FieldError;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::state::ApiState;
@@ -119,7 +119,7 @@ pub async fn show_audit(
             let mut response = page(StatusCode::BAD_REQUEST, &view)?;
             response
                 .extensions_mut()
-                .insert(Outcome(ProblemKind::Validation.slug()));
+                .insert(LoggedOutcome(ProblemKind::Validation.slug()));
             Ok(response)
         }
     }

@@ -13,7 +13,7 @@ use actix_web::http::header::{self, HeaderName};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::api::extract::authorization::{Authorized, note_denial};
+use crate::api::extract::authorization::{Authorized, count_denial};
 use crate::api::middleware::header::single_header;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::state::ApiState;
@@ -80,7 +80,7 @@ pub fn check_token<S>(
 
 /// Counts the rejected form as `access.denied` and returns its problem.
 fn reject<S>(request: &HttpRequest, state: &ApiState, authorized: &Authorized<S>) -> Problem {
-    note_denial(state, request, Some(authorized.client().api_key.clone()));
+    count_denial(state, request, Some(authorized.client().api_key.clone()));
     let detail = "the form was not sent from a page of this console; reload the page and submit the form again";
     Problem::new(ProblemKind::Forbidden, detail)
 }

@@ -11,7 +11,7 @@ use crate::api::extract::authorization::{Authorized, ConsoleInvalidate};
 use crate::api::extract::body::Body;
 use crate::api::extract::event_query::uuid;
 use crate::api::extract::fields;
-use crate::api::extract::query::parameters;
+use crate::api::extract::query::read_parameters;
 use crate::api::problem::Problem;
 use crate::api::problem::field_error::FieldErrors;
 use crate::api::state::ApiState;
@@ -39,24 +39,26 @@ impl Invalidation {
         mut errors: FieldErrors,
     ) -> Result<Self, FieldErrors> {
         let reason = InvalidationReason::from_name(&reason.unwrap_or_default());
-        let reason = errors.query(
+        let reason = errors.check_parameter(
             "reason",
             reason.ok_or("must be one of used, compromised, requested".into()),
         );
         let target = match (token_id, user_id) {
-            (Some(text), None) => errors.query("tokenId", uuid(&text)).map(Target::Token),
+            (Some(text), None) => errors
+                .check_parameter("tokenId", uuid(&text))
+                .map(Target::Token),
             (None, Some(text)) => errors
-                .query("userId", fields::user_id(text))
+                .check_parameter("userId", fields::user_id(text))
                 .map(Target::User),
             _ => {
-                errors.parameter("tokenId", "or userId is required, but not both");
+                errors.add_parameter("tokenId", "or userId is required, but not both");
                 None
             }
         };
         let parsed = target
             .zip(reason)
             .map(|(target, reason)| Invalidation { target, reason });
-        errors.check(parsed)
+        errors.into_result(parsed)
     }
 
     /// The action that the form token authorizes.
@@ -102,7 +104,7 @@ pub async fn confirm_invalidation(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let mut errors = FieldErrors::default();
-    let values = parameters(
+    let values = read_parameters(
         request.query_string(),
         ["tokenId", "userId", "reason"],
         &mut errors,

@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{page, text};
 use crate::api::extract::authorization::{AuditRead, Authorized};
-use crate::api::extract::query::no_parameters;
+use crate::api::extract::query::reject_parameters;
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
 use crate::api::state::probe_metrics;
@@ -148,7 +148,7 @@ pub async fn show_overview(
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    no_parameters(request.query_string())?;
+    reject_parameters(request.query_string())?;
     let minutes = state
         .reads()
         .run(|pool| async move { list_minutes(&pool).await })

@@ -9,8 +9,8 @@ use super::{form, page, see_other};
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::body::Body;
 use crate::api::extract::fields;
-use crate::api::extract::query::no_parameters;
-use crate::api::middleware::request_context::Outcome;
+use crate::api::extract::query::reject_parameters;
+use crate::api::middleware::request_context::LoggedOutcome;
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
 
@@ -29,7 +29,7 @@ pub async fn show_search(
     authorized: Authorized<AuditRead>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    no_parameters(request.query_string())?;
+    reject_parameters(request.query_string())?;
     let form_token = form::token(authorized.client(), LOOK_UP);
     page(
         StatusCode::OK,
@@ -57,8 +57,8 @@ pub async fn look_up(
         Some(encoded) => percent_decode_str(encoded).decode_utf8_lossy().into_owned(),
         None => text.trim().to_owned(),
     };
-    let token_string = errors.query("tokenString", fields::token_string(token_string));
-    let token_string = errors.check(token_string)?;
+    let token_string = errors.check_parameter("tokenString", fields::token_string(token_string));
+    let token_string = errors.into_result(token_string)?;
     if let Some(token) = state.vendor.look_up(&token_string).await? {
         return Ok(see_other(format!("/console/tokens/{}", token.id)));
     }
@@ -70,6 +70,6 @@ pub async fn look_up(
             is_unknown: true,
         },
     )?;
-    response.extensions_mut().insert(Outcome("not-found"));
+    response.extensions_mut().insert(LoggedOutcome("not-found"));
     Ok(response)
 }

@@ -10,7 +10,7 @@ use super::audit::FormQuery;
 use super::{page, text};
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::event_query::ListEvents;
-use crate::api::extract::query::parameters;
+use crate::api::extract::query::read_parameters;
 use crate::api::handlers::audit::read_events;
 use crate::api::handlers::tokens::{ListTokens, read_tokens};
 use crate::api::problem::Problem;
@@ -51,7 +51,7 @@ pub async fn show_user(
     let list = ListTokens::from_query(&fields.to_query(&["done"], &[]))?;
     let Some(user_id) = list.filter.user_id.clone() else {
         let mut errors = FieldErrors::default();
-        errors.parameter("userId", "is required");
+        errors.add_parameter("userId", "is required");
         return Err(errors.into());
     };
     // A standby may not have received the invalidation yet.
@@ -61,7 +61,7 @@ pub async fn show_user(
         user_id,
         tokens,
         next: next.map(|cursor| fields.to_query(&["cursor", "done"], &[("cursor", &cursor)])),
-        may_invalidate: authorized.also(Scope::TokensInvalidate),
+        may_invalidate: authorized.holds_scope(Scope::TokensInvalidate),
         is_done,
         reasons: InvalidationReason::ALL,
     };
@@ -113,8 +113,8 @@ pub async fn show_token(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let mut errors = FieldErrors::default();
-    let [done] = parameters(request.query_string(), ["done"], &mut errors);
-    errors.check(Some(()))?;
+    let [done] = read_parameters(request.query_string(), ["done"], &mut errors);
+    errors.into_result(Some(()))?;
     let id = id.into_inner();
     let token = state
         .db
@@ -129,7 +129,7 @@ pub async fn show_token(
         limit: MAX_EVENTS,
         after: None,
     };
-    let may_invalidate = authorized.also(Scope::TokensInvalidate);
+    let may_invalidate = authorized.holds_scope(Scope::TokensInvalidate);
     let keep = |events: &mut Vec<AuditEvent>, event: &EventRef<'_>| events.push(event.into());
     let (events, next) = read_events(&state, &list, authorized.into_caller(), keep).await?;
     let recorded_user = token

@@ -88,7 +88,7 @@ pub fn problem_examples() -> Value {
                 value["errors"] = json!([
                     {"detail": "must have 1 to 32 characters", "pointer": "#/bank"},
                     {"detail": "is not a parameter of this path", "parameter": "page"},
-                    {"detail": "min-fresh takes a number of seconds", "header": "Cache-Control"},
+                    {"detail": "min-fresh must be a whole number of seconds", "header": "Cache-Control"},
                 ]);
             }
             ProblemKind::Failed(FailureKind::UpstreamRejected) => {
