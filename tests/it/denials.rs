@@ -120,7 +120,7 @@ async fn what_could_not_be_written_is_kept_for_the_next_minute() {
     refuse().await.is_problem(401, "unauthenticated");
     // At the start of the next minute.
     process
-        .logs_with("refused calls could not be put on record")
+        .logs_with("denied requests could not be recorded")
         .await;
     execute("ALTER TABLE elsewhere RENAME TO audit_events").await;
     refuse().await.is_problem(401, "unauthenticated");

@@ -47,7 +47,7 @@ pub struct TokenView<'a> {
 impl<'a> TokenView<'a> {
     /// Creates the body of a handout. The percent-encoded token string is appended to the base URL.
     pub fn new(issued: &'a IssuedToken, verification_base_url: &str) -> Self {
-        let token = issued.issued();
+        let token = issued.token();
         let token_string = token.token_string.expose();
         let encoded = utf8_percent_encode(token_string, RESERVED);
         TokenView {

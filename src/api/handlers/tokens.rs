@@ -130,7 +130,7 @@ fn read_access(value: Json, errors: &mut FieldErrors) -> Option<Access> {
 
 fn respond_with_token(issued: &IssuedToken, verification_base_url: &str) -> HttpResponse {
     let mut response = if issued.minted {
-        let location = format!("/bank/tokens/{}", issued.issued().id);
+        let location = format!("/bank/tokens/{}", issued.token().id);
         let mut created = HttpResponse::Created();
         created.insert_header((header::LOCATION, location));
         created
