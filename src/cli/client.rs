@@ -13,7 +13,7 @@ use super::{CliError, actor, connect, print, print_json, random_bytes, start_log
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::PgPool;
 use crate::db::clients::{disable_client, find_client, insert_client, list_clients, rotate_client};
-use crate::model::{Client, Scope, ScopeSet};
+use crate::model::{Client, Scope};
 
 /// The longest time for which the old secret of a rotated client stays valid.
 const MAX_GRACE: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -85,7 +85,7 @@ async fn create(pool: &PgPool, name: String, scopes: &[Scope]) -> Result<(), Cli
         name,
         secret_sha256: Sha256::digest(&secret).to_vec(),
         previous_secret_sha256: None,
-        scopes: scopes.iter().copied().collect::<ScopeSet>(),
+        scopes: scopes.iter().copied().collect(),
         is_enabled: true,
     };
     if !insert_client(pool, &client, &actor()).await? {
@@ -116,7 +116,7 @@ fn print_with_secret(client: &Client, secret: &str) -> Result<(), CliError> {
         "apiKey": client.api_key,
         "apiSecret": secret,
         "name": client.name,
-        "scopes": client.scopes.iter().collect::<Vec<_>>(),
+        "scopes": client.scopes,
     });
     let key = &client.api_key;
     // The secret is committed, but only its hash is stored.
@@ -138,7 +138,7 @@ async fn list(pool: &PgPool) -> Result<(), CliError> {
             json!({
                 "apiKey": client.api_key,
                 "name": client.name,
-                "scopes": client.scopes.iter().collect::<Vec<_>>(),
+                "scopes": client.scopes,
                 "isEnabled": client.is_enabled,
             })
         })
@@ -147,7 +147,7 @@ async fn list(pool: &PgPool) -> Result<(), CliError> {
 }
 
 async fn disable(pool: &PgPool, key: &str) -> Result<(), CliError> {
-    if disable_client(pool, key, &actor()).await?.is_none() {
+    if !disable_client(pool, key, &actor()).await? {
         return Err(unknown_client(key).into());
     }
     print_json(&json!({ "apiKey": key, "isEnabled": false }))

@@ -14,7 +14,7 @@ use crate::db::clients::insert_client;
 use crate::db::{PgConnectOptions, schema};
 use crate::dev::postgres::{self, LocalPostgres, LocalPostgresOptions, default_data_dir};
 use crate::dev::sandbox::{Sandbox, SandboxOptions};
-use crate::model::{Client, ScopeSet};
+use crate::model::{Client, Scope};
 
 /// API key and secret of the client that `dev` creates. Both are public.
 const CLIENT: &str = "dev";
@@ -131,7 +131,7 @@ async fn add_client(options: &PgConnectOptions) -> Result<(), CliError> {
         name: CLIENT.into(),
         secret_sha256: Sha256::digest(CLIENT).to_vec(),
         previous_secret_sha256: None,
-        scopes: ScopeSet::all(),
+        scopes: Scope::ALL.iter().copied().collect(),
         is_enabled: true,
     };
     let pool = schema::open_pool(options.clone(), 1);

@@ -12,8 +12,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::db::cleanup::{
-    abandon_mints, count_due, expire_tokens, find_last_run, purge_mints, purge_slots, purge_tokens,
-    record_run, was_handing_out,
+    abandon_mints, count_due, expire_tokens, find_last_run, has_recent_handouts, purge_mints,
+    purge_slots, purge_tokens, record_run,
 };
 use crate::db::overview::{ROLL_UP, roll_up_minutes};
 use crate::db::partitions::{
@@ -327,7 +327,7 @@ impl Pass<'_> {
         let is_busy = self
             .cleaner
             .db
-            .run(move |pool| async move { was_handing_out(&pool, batch_duration).await })
+            .run(move |pool| async move { has_recent_handouts(&pool, batch_duration).await })
             .await?;
         let wait = if is_busy {
             batch_duration * 2

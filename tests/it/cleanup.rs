@@ -9,8 +9,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor};
 use token_vendor::db::cleanup::{
-    abandon_mints, count_due, expire_tokens, purge_mints, purge_slots, purge_tokens,
-    was_handing_out,
+    abandon_mints, count_due, expire_tokens, has_recent_handouts, purge_mints, purge_slots,
+    purge_tokens,
 };
 use token_vendor::model::Scope;
 
@@ -158,13 +158,16 @@ async fn it_sees_whether_anybody_is_handed_a_token() {
     let replica = world.replica().await;
     let hour = Duration::from_secs(3600);
     replica.issue(json!({"userId": "u-1"})).await;
-    assert!(!was_handing_out(&world.db, hour).await.unwrap(), "a mint");
+    assert!(
+        !has_recent_handouts(&world.db, hour).await.unwrap(),
+        "a mint"
+    );
     replica.issue(json!({"userId": "u-1"})).await;
-    assert!(was_handing_out(&world.db, hour).await.unwrap());
+    assert!(has_recent_handouts(&world.db, hour).await.unwrap());
     tokio::time::sleep(Duration::from_millis(20)).await;
     let since = Duration::from_millis(10);
     assert!(
-        !was_handing_out(&world.db, since).await.unwrap(),
+        !has_recent_handouts(&world.db, since).await.unwrap(),
         "long ago"
     );
 }

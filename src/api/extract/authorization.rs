@@ -63,7 +63,7 @@ pub struct Authorized<S> {
 impl<S> Authorized<S> {
     /// Returns true if the client holds this further scope.
     pub fn holds_scope(&self, scope: Scope) -> bool {
-        self.client.scopes.contains(scope)
+        self.client.scopes.contains(&scope)
     }
 
     /// Returns the client.
@@ -93,7 +93,7 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
             })?;
             let missing = S::SCOPES
                 .iter()
-                .find(|scope| !client.scopes.contains(**scope));
+                .find(|scope| !client.scopes.contains(scope));
             if let Some(missing) = missing {
                 count_denial(state, &request, Some(caller.client));
                 let detail = format!("use another client: this one lacks the scope {missing}");

@@ -15,7 +15,7 @@ use token_vendor::app::Service;
 use token_vendor::config::{CommandConfig, Config, Source};
 use token_vendor::db::clients::insert_client;
 use token_vendor::dev::sandbox::{Sandbox, SandboxOptions};
-use token_vendor::model::{Client, Scope, ScopeSet};
+use token_vendor::model::{Client, Scope};
 
 use super::answer::Answer;
 use super::cluster::create_database;
@@ -89,7 +89,7 @@ impl World {
             name: key.into(),
             secret_sha256: Sha256::digest(secret).to_vec(),
             previous_secret_sha256: None,
-            scopes: scopes.iter().copied().collect::<ScopeSet>(),
+            scopes: scopes.iter().copied().collect(),
             is_enabled: true,
         };
         assert!(insert_client(&self.db, &client, "test").await.unwrap());
