@@ -1,4 +1,4 @@
-//! The one integration test binary: the real service on a real Postgres, the sandbox as upstream.
+//! Integration tests: the real service on a real Postgres, with the sandbox as the provider.
 
 mod access;
 mod answers;

@@ -1,4 +1,4 @@
-//! What the tests stand on: a real Postgres, the real sandbox, the real router on a real port.
+//! The test harness: a real Postgres, the real sandbox, and the real service on a TCP port.
 
 mod answer;
 pub mod cluster;
