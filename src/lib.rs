@@ -53,6 +53,11 @@
 //! - Rows are locked in one order: slots, then tokens, then mints.
 //! - Secrets live in types whose `Debug` is redacted; the audit names a token by its fingerprint.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests read clocks and settings")
+)]
+
 pub mod api;
 pub mod app;
 pub mod auth;

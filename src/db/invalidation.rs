@@ -16,6 +16,10 @@ pub async fn invalidate_token(
     reason: InvalidationReason,
     caller: &Caller,
 ) -> Result<bool, DbError> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "callers run this in a task that nobody cancels"
+    )]
     let mut tx = pool.begin().await?;
     let key = sqlx::query!(
         "SELECT user_id, country, bank, access FROM tokens WHERE id = $1",
@@ -80,6 +84,10 @@ pub async fn invalidate_user_tokens(
     reason: InvalidationReason,
     caller: &Caller,
 ) -> Result<u64, DbError> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "callers run this in a task that nobody cancels"
+    )]
     let mut tx = pool.begin().await?;
     // With its slots locked nobody else moves this user's tokens.
     sqlx::query!(

@@ -49,12 +49,20 @@ impl DenialCounter {
 
     /// Counts a refusal. Does not wait for anything.
     pub fn note(&self, denied: DenialKey) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the minute is informative, nothing is decided by it"
+        )]
         self.add(denied, 1, Utc::now());
     }
 
     async fn run(self, db: Database, stop: CancellationToken) {
         while !stop.is_cancelled() {
             // By the clock's minutes: no minute has two flushes.
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "counts are grouped by the minutes of this clock"
+            )]
             let into_minute = Utc::now().timestamp_millis().rem_euclid(60_000);
             let rest = Duration::from_millis(60_000 - into_minute as u64);
             tokio::select! {

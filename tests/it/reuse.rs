@@ -1,4 +1,4 @@
-//! When a request reuses a token and when it mints a new one.
+//! The choice between reuse of a token and a new mint.
 
 use std::time::Duration;
 

@@ -145,6 +145,10 @@ pub async fn show_overview(
         .reads()
         .run(|pool| async move { list_minutes(&pool).await })
         .await?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an empty chart ends at this time"
+    )]
     let now = minutes.last().map_or_else(Utc::now, |minute| minute.minute);
     let first = minutes.first().map_or(now, |minute| minute.minute);
     let known: HashMap<_, _> = minutes
@@ -162,6 +166,10 @@ pub async fn show_overview(
         .count();
     let hour = &slots[slots.len() - 60..];
     let found = OverviewPage {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the page shows ages relative to this time"
+        )]
         now: Utc::now(),
         database_metrics: probe_metrics(&state).await,
         ranges: [
