@@ -3,20 +3,15 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use serde_json::{Value, json};
 use token_vendor::dev::sandbox::Answer as Upstream;
 
-use crate::support::{Answer, Replica, World, eventually};
+use crate::support::{Answer, Api, World, eventually, issue_at_once};
 
 /// Requests a token for each of `users` users at once, spread over the replicas.
-async fn issue_for_users(replicas: &[&Replica], prefix: &str, users: usize) -> Vec<Answer> {
-    let requests = (0..users).map(|number| {
-        let body = json!({"userId": format!("{prefix}-{number}")});
-        let replica = replicas[number % replicas.len()];
-        async move { replica.issue(body).await }
-    });
-    join_all(requests).await
+async fn issue_for_users(replicas: &[&Api], prefix: &str, users: usize) -> Vec<Answer> {
+    let bodies = (0..users).map(|number| json!({"userId": format!("{prefix}-{number}")}));
+    issue_at_once(replicas, bodies).await
 }
 
 fn count_status(answers: &[Answer], status: u16) -> usize {
@@ -44,7 +39,7 @@ async fn replicas_share_one_hourly_budget() {
     let settings = [("UPSTREAM_HOURLY_BUDGET", "7")];
     let first = world.replica_with(&settings).await;
     let second = world.replica_with(&settings).await;
-    let both = [&first, &second];
+    let both: [&Api; 2] = [&first, &second];
 
     let answers = issue_for_users(&both, "early", 40).await;
     assert_eq!(world.sandbox.requests(), 7);
@@ -164,11 +159,8 @@ async fn only_mints_beyond_the_in_flight_limit_are_shed() {
     world.sandbox.set_latency(Duration::from_secs(2));
     let body = json!({"userId": "slow"});
     let others = async {
-        eventually("the call is under way", async || {
-            world.sandbox.requests() > 0
-        })
-        .await;
-        let replicas = [&replica];
+        world.upstream_is_called(1).await;
+        let replicas: [&Api; 1] = [&replica];
         tokio::join!(
             issue_for_users(&replicas, "shed", 5),
             replica.issue(body.clone())

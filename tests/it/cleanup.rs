@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor};
@@ -16,7 +15,7 @@ use token_vendor::model::Scope;
 
 use crate::audit_plans::{one_connection, pages_fetched};
 use crate::metrics::scrape;
-use crate::support::{Answer, Process, World, eventually, program};
+use crate::support::{Process, World, eventually, program, send, send_signal};
 
 const VALID: &str = "SELECT count(*) FROM tokens WHERE is_valid";
 
@@ -49,16 +48,9 @@ async fn cleanup(world: &World, arguments: &[&str], more: &[(&str, &str)]) -> (i
     (output.status.code().unwrap(), summary)
 }
 
-/// Creates an environment without the check of invariants, because seeded tokens have no mint events.
-pub async fn world() -> World {
-    let mut world = World::new().await;
-    world.is_checked = false;
-    world
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn cleanup_expires_and_purges_exactly_what_is_due() {
-    let world = world().await;
+    let world = World::unchecked().await;
     seed(&world, "expired", 30, "1 hour", true).await;
     seed(&world, "old", 20, "500 days", false).await;
     let replica = world.replica().await;
@@ -125,7 +117,7 @@ async fn cleanup_expires_and_purges_exactly_what_is_due() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cleanup_reads_only_rows_that_are_due() {
-    let world = world().await;
+    let world = World::unchecked().await;
     seed(&world, "live", 20_000, "-20 days", true).await;
     seed(&world, "kept", 20_000, "5 days", false).await;
     seed(&world, "due", 5, "1 hour", true).await;
@@ -174,7 +166,7 @@ async fn recent_handouts_are_detected() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn retention_keep_purges_nothing() {
-    let world = world().await;
+    let world = World::unchecked().await;
     seed(&world, "old", 5, "5000 days", false).await;
     let keep = [("TOKEN_RETENTION", "keep"), ("AUDIT_RETENTION", "keep")];
     let (_, done) = cleanup(&world, &[], &keep).await;
@@ -193,19 +185,17 @@ async fn retention_keep_purges_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_and_killed_runs_expire_each_token_once() {
-    let world = world().await;
+    let world = World::unchecked().await;
     seed(&world, "expired", 4000, "1 hour", true).await;
     let variables = world.variables(&[]);
     let arguments = ["cleanup", "--batch-size", "10"];
     let mut killed = program(&arguments, &variables).spawn().unwrap();
-    let pid = Pid::from_raw(i32::try_from(killed.id().unwrap()).unwrap());
     let expired = "SELECT count(*) FROM audit_events WHERE kind = 'token.expired'";
     eventually("300 tokens are expired", async || {
         world.count(expired).await >= 300
     })
     .await;
-    kill(pid, Signal::SIGKILL).unwrap();
-    killed.wait().await.unwrap();
+    killed.kill().await.unwrap();
 
     let runs = join_all((0..4).map(|_| cleanup(&world, &["--batch-size", "100"], &[]))).await;
     assert!(runs.iter().all(|(code, _)| *code == 0));
@@ -217,7 +207,7 @@ async fn concurrent_and_killed_runs_expire_each_token_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cleanup_stops_at_sigterm_and_at_its_max_runtime() {
-    let world = world().await;
+    let world = World::unchecked().await;
     seed(&world, "expired", 3000, "1 hour", true).await;
     let (_, done) = cleanup(
         &world,
@@ -234,11 +224,7 @@ async fn cleanup_stops_at_sigterm_and_at_its_max_runtime() {
         world.count(VALID).await < before
     })
     .await;
-    kill(
-        Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()),
-        Signal::SIGTERM,
-    )
-    .unwrap();
+    send_signal(&child, Signal::SIGTERM);
     let output = child.wait_with_output().await.unwrap();
     let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
@@ -250,7 +236,7 @@ async fn cleanup_stops_at_sigterm_and_at_its_max_runtime() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_schedule_cleans_up_and_the_endpoint_reports_its_state() {
-    let world = world().await;
+    let world = World::unchecked().await;
     seed(&world, "expired", 10, "1 hour", true).await;
     let unscheduled = world.replica_with(&[("CLEANUP_INTERVAL", "off")]).await;
     let before = unscheduled.get("/maintenance/cleanup").await;
@@ -278,17 +264,13 @@ async fn the_schedule_cleans_up_and_the_endpoint_reports_its_state() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_endpoint_runs_a_cleanup_and_names_invalid_members() {
-    let world = world().await;
+    let world = World::unchecked().await;
     seed(&world, "expired", 10, "1 hour", true).await;
     world
         .add_client(("issuer", "x"), &[Scope::TokensIssue])
         .await;
     let replica = world.replica_with(&[("CLEANUP_INTERVAL", "off")]).await;
-    let post = async |body: Value| {
-        Answer::of(replica.post("/maintenance/cleanup", &body))
-            .await
-            .unwrap()
-    };
+    let post = async |body: Value| send(replica.post("/maintenance/cleanup", &body)).await;
     for (body, pointer) in [
         (json!({"batchSize": 0}), "#/batchSize"),
         (json!({"batchSize": 10_001}), "#/batchSize"),
@@ -310,15 +292,12 @@ async fn the_endpoint_runs_a_cleanup_and_names_invalid_members() {
     let ran = "SELECT count(*) FROM audit_events WHERE kind = 'cleanup.ran' AND client = 'admin'";
     assert_eq!(world.count(ran).await, 1);
     let refused = replica.request_by(("issuer", "x"), Method::GET, "/maintenance/cleanup");
-    Answer::of(refused)
-        .await
-        .unwrap()
-        .is_problem(403, "forbidden");
+    send(refused).await.is_problem(403, "forbidden");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_are_created_and_dropped_without_blocking_handouts() {
-    let world = world().await;
+    let world = World::unchecked().await;
     world
         .db
         .execute(
@@ -340,7 +319,7 @@ async fn partitions_are_created_and_dropped_without_blocking_handouts() {
         .unwrap();
     let run = tokio::spawn({
         let request = replica.post("/maintenance/cleanup", &json!({"maxRuntimeSeconds": 5}));
-        async move { Answer::of(request).await.unwrap() }
+        async move { send(request).await }
     });
     for _ in 0..30 {
         let answer = replica.issue(body.clone()).await;
@@ -372,7 +351,7 @@ async fn partitions_are_created_and_dropped_without_blocking_handouts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_show_the_backlog_and_the_work_of_cleanup() {
-    let world = world().await;
+    let world = World::unchecked().await;
     seed(&world, "expired", 30, "2 hours", true).await;
     seed(&world, "old", 20, "500 days", false).await;
     let off = [("CLEANUP_INTERVAL", "off")];
@@ -386,7 +365,7 @@ async fn metrics_show_the_backlog_and_the_work_of_cleanup() {
 
     let before = chrono::Utc::now().timestamp();
     let run = replica.post("/maintenance/cleanup", &json!({}));
-    assert_eq!(Answer::of(run).await.unwrap().status, 200);
+    assert_eq!(send(run).await.status, 200);
     // The backlog is read from the database, so every replica reports it. The row counters belong to the replica that ran
     // the cleanup.
     let another = world.replica_with(&off).await;
@@ -407,7 +386,7 @@ async fn metrics_show_the_backlog_and_the_work_of_cleanup() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_million_tokens_are_expired_while_the_service_hands_out_tokens() {
-    let world = world().await;
+    let world = World::unchecked().await;
     let expired = "INSERT INTO tokens (user_id, id, country, bank, access, lifetime, issued_at, expiration, ends_at,
                                        is_valid, ciphertext, key_id, fingerprint)
                    SELECT 'u-' || n % 1000, gen_random_uuid(), '', 'bank-' || n, 0, 3600, now() - interval '2 hours',
@@ -423,7 +402,7 @@ async fn a_million_tokens_are_expired_while_the_service_hands_out_tokens() {
         let request = replica
             .post("/maintenance/cleanup", &body)
             .timeout(Duration::from_secs(300));
-        async move { Answer::of(request).await.unwrap() }
+        async move { send(request).await }
     });
     let mut handouts = 0;
     while !run.is_finished() {

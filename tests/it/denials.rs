@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 use token_vendor::model::Scope;
@@ -124,7 +123,7 @@ async fn counts_that_cannot_be_written_are_kept_for_the_next_minute() {
         .await;
     execute("ALTER TABLE elsewhere RENAME TO audit_events").await;
     send_denied().await.is_problem(401, "unauthenticated");
-    kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
+    process.signal(Signal::SIGTERM);
     assert_eq!(process.child.wait().await.unwrap().code(), Some(0));
     let found = denials(&world).await;
     assert_eq!(

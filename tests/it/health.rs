@@ -1,11 +1,10 @@
 //! Health endpoints, the `health` command, and HTTPS.
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{ADMIN, Answer, Api, Process, Replica, World, eventually, run};
+use crate::support::{ADMIN, Answer, Api, Process, Replica, World, eventually, run, send};
 
 async fn get_readiness(api: &Api) -> Option<Answer> {
     Answer::of(api.anonymous(Method::GET, "/health/ready")).await
@@ -21,17 +20,13 @@ async fn health_needs_no_authentication() {
         "/health/ready",
         "/health/ready/",
     ] {
-        let answer = Answer::of(replica.anonymous(Method::GET, path))
-            .await
-            .unwrap();
+        let answer = send(replica.anonymous(Method::GET, path)).await;
         assert_eq!(
             (answer.status, answer.text("status")),
             (200, "ok"),
             "{path}: {answer:?}"
         );
-        let head = Answer::of(replica.anonymous(Method::HEAD, path))
-            .await
-            .unwrap();
+        let head = send(replica.anonymous(Method::HEAD, path)).await;
         assert_eq!(head.status, 200, "{path}");
         replica
             .get(&format!("{path}?x=1"))
@@ -165,7 +160,7 @@ async fn the_health_command_distinguishes_ready_not_ready_and_unreachable() {
     let ready = run(&["health"], &variables).await;
     assert_eq!((ready.code, ready.out.as_str()), (0, ""), "{ready:?}");
 
-    kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
+    process.signal(Signal::SIGTERM);
     let is_not_ready = async || run(&["health"], &variables).await.err.contains("503");
     eventually("readiness fails", is_not_ready).await;
     run(&["health"], &variables).await.refused(1, "503");

@@ -1,12 +1,13 @@
 //! I3: one upstream call for any number of simultaneous requests, on any number of replicas.
 
+use std::iter::repeat_n;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
 use token_vendor::dev::sandbox::Answer as Upstream;
 
-use crate::support::{Answer, Api, Process, World, eventually, send};
+use crate::support::{Answer, Api, Process, World, eventually, issue_at_once, send};
 
 fn count_status(answers: &[Answer], status: u16) -> usize {
     answers
@@ -27,7 +28,7 @@ async fn five_hundred_requests_to_three_cold_processes_make_one_upstream_call() 
         .collect();
 
     let body = json!({"userId": "u-1", "country": "LT"});
-    let answers = join_all((0..500).map(|n| apis[n % 3].issue(body.clone()))).await;
+    let answers = issue_at_once(&apis.iter().collect::<Vec<_>>(), repeat_n(body, 500)).await;
 
     assert_eq!(world.sandbox.requests(), 1);
     assert_eq!(count_status(&answers, 201), 1);
@@ -59,8 +60,7 @@ async fn all_waiting_requests_on_all_replicas_share_a_failure() {
     let (one, two) = tokio::join!(world.replica(), world.replica());
 
     let body = json!({"userId": "u-1", "bank": "nowhere"});
-    let requests = (0..100).map(|n| if n % 2 == 0 { &one } else { &two });
-    let answers = join_all(requests.map(|replica| replica.issue(body.clone()))).await;
+    let answers = issue_at_once(&[&one, &two], repeat_n(body.clone(), 100)).await;
 
     assert_eq!(world.sandbox.requests(), 1);
     for answer in &answers {
@@ -111,8 +111,7 @@ async fn a_short_lived_token_serves_all_requests_that_waited_for_it() {
 
     // The token arrives with 0.8 s left, less than half of its lifetime.
     let body = json!({"userId": "u-1", "lifetime": 2});
-    let requests = (0..60).map(|n| if n % 2 == 0 { &one } else { &two });
-    let answers = join_all(requests.map(|replica| replica.issue(body.clone()))).await;
+    let answers = issue_at_once(&[&one, &two], repeat_n(body.clone(), 60)).await;
 
     assert_eq!(world.sandbox.requests(), 1);
     assert_eq!(
@@ -161,7 +160,7 @@ async fn requests_with_lifetime_0_never_share_a_token() {
     let replica = world.replica().await;
     let body = json!({"userId": "u-1", "lifetime": 0});
 
-    let answers = join_all((0..10).map(|_| replica.issue(body.clone()))).await;
+    let answers = issue_at_once(&[&replica], repeat_n(body, 10)).await;
 
     let mut tokens: Vec<&str> = answers.iter().map(|answer| answer.token()).collect();
     tokens.sort_unstable();
@@ -180,7 +179,7 @@ async fn waiting_requests_share_a_failure_even_without_a_cooldown() {
     let replica = world.replica_with(&[("MINT_COOLDOWN", "0s")]).await;
 
     let body = json!({"userId": "u-1"});
-    let answers = join_all((0..50).map(|_| replica.issue(body.clone()))).await;
+    let answers = issue_at_once(&[&replica], repeat_n(body, 50)).await;
 
     assert_eq!(world.sandbox.requests(), 1);
     assert_eq!(count_status(&answers, 422), 50);

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Answer, Replica, World};
+use crate::support::{Answer, Replica, World, send};
 
 /// Returns the ids of a page.
 pub fn ids(page: &Answer) -> Vec<String> {
@@ -98,16 +98,10 @@ async fn a_read_by_id_accepts_only_uuids() {
         &long,
     ] {
         let request = replica.anonymous(Method::GET, &format!("/bank/tokens/{not_a_uuid}"));
-        Answer::of(request)
-            .await
-            .unwrap()
-            .is_problem(404, "not-found");
+        send(request).await.is_problem(404, "not-found");
     }
     let anonymous = replica.anonymous(Method::GET, &format!("/bank/tokens/{id}"));
-    Answer::of(anonymous)
-        .await
-        .unwrap()
-        .is_problem(401, "unauthenticated");
+    send(anonymous).await.is_problem(401, "unauthenticated");
     let with_parameter = replica.get(&format!("/bank/tokens/{id}?x=1")).await;
     with_parameter.is_problem(400, "validation");
     assert_eq!(with_parameter.pointers(), ["x"]);

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use chrono::Utc;
 use futures_util::future::join_all;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use token_vendor::crypto::KeyRing;
 use token_vendor::db::keys::{list_tokens_under_key, replace_ciphertexts};
@@ -15,7 +14,7 @@ use tokio::process::Child;
 use uuid::Uuid;
 
 use crate::metrics::scrape;
-use crate::support::{Api, Ended, Process, World, eventually, program, run, send};
+use crate::support::{Api, Ended, Process, World, eventually, program, run, send, send_signal};
 
 /// A second key. `World::variables` configures only the old key.
 const NEW_KEY: &str = "k2:AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
@@ -177,11 +176,7 @@ async fn killed_rotations_under_load_lose_no_token() {
             );
         }
         let stopped = start_rotation(&world, &variables).await;
-        kill(
-            Pid::from_raw(stopped.id().unwrap().cast_signed()),
-            Signal::SIGTERM,
-        )
-        .unwrap();
+        send_signal(&stopped, Signal::SIGTERM);
         let stopped = stopped.wait_with_output().await.unwrap();
         assert_eq!(stopped.status.code(), Some(1), "{stopped:?}");
         let report: Value = serde_json::from_slice(&stopped.stdout).unwrap();

@@ -4,14 +4,13 @@ use std::fmt::Write;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 use token_vendor::dev::sandbox::Answer as Upstream;
 use token_vendor::model::Scope;
 
-use crate::support::{ADMIN, Answer, Api, Process, World};
+use crate::support::{ADMIN, Api, Process, World, send};
 
 const USER: &str = "user-that-no-log-contains";
 const WRONG_SECRET: &str = "wrong-secret-of-a-caller";
@@ -69,31 +68,18 @@ async fn send_all_kinds_of_requests(world: &World, api: &Api) -> Vec<String> {
     answers.push(api.get(&format!("/bank/tokens/?cursor={token}")).await);
     answers.push(api.get(&format!("/bank/tokens/{token}")).await);
     answers.push(api.get(&format!("/nowhere/{token}?{token}")).await);
-    let raw = |body: String| {
-        let request = api.request(Method::POST, "/bank/tokens/");
-        Answer::of(
-            request
-                .header("content-type", "application/json")
-                .body(body),
-        )
-    };
-    answers.push(
-        raw(format!("{{\"userId\": \"{USER}\", {token}"))
-            .await
-            .unwrap(),
-    );
+    let malformed = format!("{{\"userId\": \"{USER}\", {token}");
+    answers.push(send(api.post_body("/bank/tokens/", malformed)).await);
     for (key, secret) in [(ADMIN.0, WRONG_SECRET), ("unknown", ADMIN.1)] {
         let request = api.anonymous(Method::GET, "/bank/tokens/");
-        let answer = Answer::of(request.basic_auth(key, Some(secret)))
-            .await
-            .unwrap();
+        let answer = send(request.basic_auth(key, Some(secret))).await;
         answer.is_problem(401, "unauthenticated");
         answers.push(answer);
     }
     let reader = api
         .anonymous(Method::POST, "/bank/tokens/")
         .basic_auth("reader", Some(WRONG_SECRET));
-    answers.push(Answer::of(reader).await.unwrap());
+    answers.push(send(reader).await);
     let traced = api
         .post("/bank/tokens/", &token_request("traced"))
         .header(
@@ -105,7 +91,7 @@ async fn send_all_kinds_of_requests(world: &World, api: &Api) -> Vec<String> {
         .header("cookie", CALLER_HEADER)
         .header("x-request-id", CALLER_HEADER)
         .header("x-forwarded-for", CALLER_HEADER);
-    assert_eq!(Answer::of(traced).await.unwrap().status, 201);
+    assert_eq!(send(traced).await.status, 201);
     answers.iter().map(|answer| format!("{answer:?}")).collect()
 }
 
@@ -184,7 +170,7 @@ async fn assert_no_secret_leaks(log_format: &str) {
     ]);
     let mut process = Process::serve(&variables).await;
     let answers = send_all_kinds_of_requests(&world, &Api::at(process.base.clone())).await;
-    kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
+    process.signal(Signal::SIGTERM);
     let mut logs = process.early.clone();
     while let Some(line) = process.logs.recv().await {
         logs.push(line);

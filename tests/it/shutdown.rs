@@ -3,16 +3,11 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Answer, Api, Process, World, eventually, program};
-
-fn terminate(process: &Process) {
-    kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
-}
+use crate::support::{Answer, Api, Process, World, eventually, program, send_signal};
 
 /// Waits until the process exits and returns its exit code, or `None` if a signal ended it.
 async fn exit_code(process: &mut Process) -> Option<i32> {
@@ -26,7 +21,7 @@ async fn readiness_fails_and_requests_are_served_during_the_shutdown_delay() {
     let mut process = Process::serve(&world.variables(&[("SHUTDOWN_DELAY", "4s")])).await;
     let api = Api::at(process.base.clone());
     assert_eq!(api.get("/health/ready").await.status, 200);
-    terminate(&process);
+    process.signal(Signal::SIGTERM);
     let mut last = None;
     eventually("readiness fails", async || {
         last = Answer::of(api.request(Method::GET, "/health/ready")).await;
@@ -71,7 +66,7 @@ async fn sigterm_loses_no_request_and_no_event() {
         api.issue(json!({"userId": "warm"})).await.token(),
         warm.token()
     );
-    terminate(&process);
+    process.signal(Signal::SIGTERM);
 
     let mut statuses: Vec<_> = join_all(requests)
         .await
@@ -103,20 +98,13 @@ async fn a_minted_token_without_callers_is_recorded_before_exit() {
     let api = Api::at(process.base.clone());
     world.sandbox.set_latency(Duration::from_secs(2));
     let caller = tokio::spawn(async move { api.issue(json!({"userId": "u"})).await });
-    eventually("the mint is under way", async || {
-        world.sandbox.requests() == 1
-    })
-    .await;
-    let mut lock = world.db.begin().await.unwrap();
-    sqlx::raw_sql("LOCK TABLE tokens")
-        .execute(&mut *lock)
-        .await
-        .unwrap();
+    world.upstream_is_called(1).await;
+    let lock = world.lock_table("tokens IN ACCESS EXCLUSIVE MODE").await;
     caller
         .await
         .unwrap()
         .is_problem(503, "database-unavailable");
-    terminate(&process);
+    process.signal(Signal::SIGTERM);
     for message in [
         "readiness is off",
         "could not be recorded yet",
@@ -141,11 +129,8 @@ async fn requests_are_cut_off_at_the_shutdown_timeout() {
     let api = Api::at(process.base.clone());
     let request = api.post("/bank/tokens/", &json!({"userId": "u"}));
     let caller = tokio::spawn(Answer::of(request));
-    eventually("the mint is under way", async || {
-        world.sandbox.requests() == 1
-    })
-    .await;
-    terminate(&process);
+    world.upstream_is_called(1).await;
+    process.signal(Signal::SIGTERM);
     assert_eq!(exit_code(&mut process).await, Some(0));
     assert!(
         caller
@@ -169,11 +154,7 @@ async fn a_hanging_database_does_not_delay_the_shutdown() {
     let world = World::new().await;
     let mut process = Process::serve(&world.variables(&[("SHUTDOWN_TIMEOUT", "1s")])).await;
     let api = Api::at(process.base.clone());
-    let mut lock = world.db.begin().await.unwrap();
-    sqlx::raw_sql("LOCK TABLE tokens")
-        .execute(&mut *lock)
-        .await
-        .unwrap();
+    let _lock = world.lock_table("tokens IN ACCESS EXCLUSIVE MODE").await;
     let caller = tokio::spawn(Answer::of(api.request(Method::GET, "/bank/tokens/")));
     let waiting =
         "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'tokens'::regclass";
@@ -184,7 +165,7 @@ async fn a_hanging_database_does_not_delay_the_shutdown() {
     world
         .signal_backends(SERVICE_BACKENDS, Signal::SIGSTOP)
         .await;
-    terminate(&process);
+    process.signal(Signal::SIGTERM);
     let exit = tokio::time::timeout(Duration::from_secs(30), process.child.wait()).await;
     world
         .signal_backends(SERVICE_BACKENDS, Signal::SIGCONT)
@@ -201,8 +182,7 @@ async fn a_service_that_waits_for_its_database_stops_at_sigterm() {
     let waiting = world.variables(&[("DATABASE_URL", &database), ("STARTUP_WAIT", "1h")]);
     let mut serve = program(&["serve", "--migrate"], &waiting).spawn().unwrap();
     let connection = silent.accept().await.unwrap();
-    let pid = i32::try_from(serve.id().unwrap()).unwrap();
-    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    send_signal(&serve, Signal::SIGTERM);
     let exit = tokio::time::timeout(Duration::from_secs(30), serve.wait());
     assert!(exit.await.expect("the process exits").unwrap().success());
     drop(connection);

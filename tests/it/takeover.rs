@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use futures_util::future::join_all;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::json;
 use sqlx::Executor;
 use token_vendor::db::mints::{Claim, claim_mint};
@@ -50,7 +49,7 @@ async fn another_replica_takes_over_the_lease_of_a_killed_one() {
     let body = json!({"userId": "u-1", "bank": "Swedbank"});
     let waiting = tokio::spawn(Answer::of(api.post("/bank/tokens/", &body)));
     world.upstream_is_called(1).await;
-    kill(Pid::from_raw(killed.pid()), Signal::SIGKILL).unwrap();
+    killed.signal(Signal::SIGKILL);
     assert!(waiting.await.unwrap().is_none());
 
     let other = world.replica().await;
@@ -144,10 +143,7 @@ async fn a_replayed_finish_records_the_mint_once() {
     let world = World::new().await;
     let replica = world.replica().await;
     for user in ["u-1", "u-2", "u-3"] {
-        let mut lock = world.db.begin().await.unwrap();
-        lock.execute("LOCK TABLE tokens IN SHARE MODE")
-            .await
-            .unwrap();
+        let lock = world.lock_table("tokens IN SHARE MODE").await;
         let api = replica.api.clone();
         let waiting = tokio::spawn(async move { api.issue(json!({ "userId": user })).await });
         world.terminate_waiting("WITH slot AS").await;
@@ -164,10 +160,7 @@ async fn a_minted_token_that_cannot_be_recorded_in_time_is_503_and_reused_later(
     let world = World::new().await;
     let replica = world.replica().await;
     let body = json!({"userId": "u-1"});
-    let mut lock = world.db.begin().await.unwrap();
-    lock.execute("LOCK TABLE tokens IN SHARE MODE")
-        .await
-        .unwrap();
+    let lock = world.lock_table("tokens IN SHARE MODE").await;
     replica
         .issue(body.clone())
         .await
@@ -181,8 +174,7 @@ async fn a_minted_token_that_cannot_be_recorded_in_time_is_503_and_reused_later(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exactly_one_of_forty_simultaneous_claims_wins() {
-    let mut world = World::new().await;
-    world.is_checked = false;
+    let world = World::unchecked().await;
     for n in 0..20 {
         let now = Utc::now();
         let claims: Vec<Claim> = (0..40)

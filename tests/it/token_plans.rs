@@ -13,7 +13,7 @@ use token_vendor::model::{Access, Caller, Combination};
 use uuid::Uuid;
 
 use crate::audit_plans::{one_connection, pages_fetched};
-use crate::cleanup::world;
+use crate::support::World;
 
 /// Inserts 200,000 tokens, 5,000 of them of the user `busy`. Every seventh token is invalid. Ten tokens of `busy` have
 /// expired and are due for cleanup.
@@ -42,7 +42,7 @@ async fn busy_tokens(db: &PgPool) -> Vec<(Uuid, String, DateTime<Utc>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_for_one_token_do_not_read_the_other_tokens_of_its_user() {
-    let world = world().await;
+    let world = World::unchecked().await;
     for statement in SEED.split_inclusive(';') {
         world.db.execute(statement).await.unwrap();
     }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use actix_web::{App, HttpResponse, HttpServer, web};
+use nix::sys::signal::Signal;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
@@ -10,7 +11,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use token_vendor::dev::sandbox;
 
-use crate::support::{Answer, Api, Process, World, eventually};
+use crate::support::{Answer, Api, Process, World, eventually, send};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -80,7 +81,7 @@ async fn issue(api: &Api, body: Value, traceparent: &str) -> Answer {
     let request = api
         .post("/bank/tokens/", &body)
         .header("traceparent", traceparent);
-    Answer::of(request).await.unwrap()
+    send(request).await
 }
 
 /// Returns the next log line that describes a request.
@@ -229,18 +230,12 @@ async fn an_unreachable_collector_delays_nothing_and_problems_keep_the_trace_id(
     let (mut process, api) = serve(&world, "http://127.0.0.1:9").await;
     assert_eq!(api.issue(json!({"userId": "u"})).await.status, 201);
     next_request_line(&mut process).await;
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(process.pid()),
-        nix::sys::signal::Signal::SIGTERM,
-    )
-    .unwrap();
+    process.signal(Signal::SIGTERM);
     assert_eq!(process.child.wait().await.unwrap().code(), Some(0));
 
     let replica = world.replica().await;
     let refused = issue(&replica, json!({}), &format!("00-{TRACE}-{PARENT}-01")).await;
     assert_eq!(refused.text("traceId"), TRACE);
-    let untraced = Answer::of(replica.anonymous(Method::GET, "/nothing"))
-        .await
-        .unwrap();
+    let untraced = send(replica.anonymous(Method::GET, "/nothing")).await;
     assert_eq!(untraced.body.get("traceId"), None);
 }

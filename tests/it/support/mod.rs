@@ -12,6 +12,6 @@ mod world;
 
 pub use answer::{Answer, send};
 pub use poll::eventually;
-pub use process::{Ended, Process, program, run};
+pub use process::{Ended, Process, program, run, send_signal};
 pub use wire::send_raw;
-pub use world::{ADMIN, Api, Replica, World, http_client};
+pub use world::{ADMIN, Api, Replica, World, http_client, issue_at_once};

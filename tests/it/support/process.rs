@@ -3,6 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -86,8 +88,22 @@ impl Process {
 
     /// Returns the process id.
     pub fn pid(&self) -> i32 {
-        i32::try_from(self.child.id().unwrap()).unwrap()
+        pid(&self.child)
     }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) {
+        send_signal(&self.child, signal);
+    }
+}
+
+/// Sends a signal to a child process.
+pub fn send_signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(pid(child)), signal).unwrap();
+}
+
+fn pid(child: &Child) -> i32 {
+    i32::try_from(child.id().unwrap()).unwrap()
 }
 
 /// Returns the address in the log line that announces it. Accepts the text and the JSON format.

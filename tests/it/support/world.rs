@@ -4,20 +4,21 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use futures_util::future::join_all;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, Executor, PgPool, Postgres, Transaction};
 use token_vendor::app::Service;
 use token_vendor::config::{CommandConfig, Config, Source};
 use token_vendor::db::clients::insert_client;
 use token_vendor::dev::sandbox::{Sandbox, SandboxOptions};
 use token_vendor::model::{Client, Scope, ScopeSet};
 
-use super::answer::Answer;
+use super::answer::{Answer, send};
 use super::cluster::create_database;
 use super::invariants::find_violations;
 use super::poll::eventually;
@@ -30,7 +31,7 @@ pub struct World {
     pub url: String,
     pub db: PgPool,
     pub sandbox: Sandbox,
-    /// Tests that write rows of their own set this to false.
+    /// Tells whether the invariants are asserted.
     pub is_checked: bool,
 }
 
@@ -59,6 +60,13 @@ impl World {
     /// Creates an environment with a new database and the client `admin`.
     pub async fn new() -> World {
         World::on(create_database().await).await
+    }
+
+    /// Creates an environment whose invariants are not asserted, for tests that write rows of their own.
+    pub async fn unchecked() -> World {
+        let mut world = World::new().await;
+        world.is_checked = false;
+        world
     }
 
     /// Creates an environment on an existing database, which must have the current schema.
@@ -140,6 +148,14 @@ impl World {
         .await;
     }
 
+    /// Locks a table until the transaction ends. `lock` names the table and the lock mode.
+    pub async fn lock_table(&self, lock: &str) -> Transaction<'static, Postgres> {
+        let mut transaction = self.db.begin().await.unwrap();
+        let statement = AssertSqlSafe(format!("LOCK TABLE {lock}"));
+        transaction.execute(statement).await.unwrap();
+        transaction
+    }
+
     /// Waits until a statement that contains this text waits for a lock, then terminates its connection.
     pub async fn terminate_waiting(&self, statement: &str) {
         let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -205,6 +221,16 @@ impl Drop for World {
     }
 }
 
+/// Sends the token requests at once, spread evenly over the replicas, and returns the responses in order.
+pub async fn issue_at_once(
+    replicas: &[&Api],
+    bodies: impl IntoIterator<Item = Value>,
+) -> Vec<Answer> {
+    let replicas = replicas.iter().cycle();
+    let requests = replicas.zip(bodies).map(|(api, body)| api.issue(body));
+    join_all(requests).await
+}
+
 /// Builds an HTTP client that follows no redirects and ignores the proxy settings. The timeout is 30 s.
 pub fn http_client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -242,7 +268,7 @@ impl Api {
 
     /// Sends a `GET` as the admin.
     pub async fn get(&self, path: &str) -> Answer {
-        Answer::of(self.request(Method::GET, path)).await.unwrap()
+        send(self.request(Method::GET, path)).await
     }
 
     /// Builds a `POST` of a JSON value as the admin.
@@ -259,15 +285,13 @@ impl Api {
 
     /// Requests a token as the admin.
     pub async fn issue(&self, body: Value) -> Answer {
-        Answer::of(self.post("/bank/tokens/", &body)).await.unwrap()
+        send(self.post("/bank/tokens/", &body)).await
     }
 
     /// Requests a token as the admin, with this `Cache-Control`.
     pub async fn issue_with(&self, body: Value, cache_control: &str) -> Answer {
         let request = self.post("/bank/tokens/", &body);
-        Answer::of(request.header("cache-control", cache_control))
-            .await
-            .unwrap()
+        send(request.header("cache-control", cache_control)).await
     }
 
     /// Builds a request without credentials.
