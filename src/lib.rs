@@ -107,6 +107,11 @@
 //! - Rows are locked in one order: slots, then tokens, then mints.
 //! - Secrets have types whose `Debug` is redacted. The audit log names a token by its fingerprint.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests read clocks and settings")
+)]
+
 pub mod api;
 pub mod app;
 pub mod auth;

@@ -35,6 +35,10 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// # Errors
 /// Returns a message for the user if `RUST_LOG` or `OTEL_EXPORTER_OTLP_ENDPOINT` is invalid.
 pub fn init(format: LogFormat, collector: Option<&Url>) -> Result<Traces, String> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "tracing-subscriber defines this variable"
+    )]
     let filter = env::var("RUST_LOG").unwrap_or_default();
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let traces = Traces(collector.map(tracer_provider).transpose()?);
@@ -67,6 +71,10 @@ fn tracer_provider(collector: &Url) -> Result<SdkTracerProvider, String> {
         .with_endpoint(endpoint)
         .build()
         .map_err(|error| format!("OTEL_EXPORTER_OTLP_ENDPOINT: {error}"))?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "OpenTelemetry defines this variable"
+    )]
     let name = env::var("OTEL_SERVICE_NAME").unwrap_or_else(|_| env!("CARGO_PKG_NAME").into());
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let resource = Resource::builder()

@@ -3,6 +3,11 @@
 //! `make bench`, or parts of it by name: `make bench ARGS="warm export"`. Results are printed and
 //! written to `target/bench`. See `docs/performance.md`.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "benchmarks read clocks and the environment"
+)]
+
 mod fill;
 mod huge_pages;
 mod load;

@@ -32,6 +32,7 @@ pub(super) enum KeysCommand {
 pub(super) async fn run(command: KeysCommand) -> Result<(), CliError> {
     match command {
         KeysCommand::Generate { id } => {
+            #[expect(clippy::disallowed_methods, reason = "the date is only a name")]
             let id = id.unwrap_or_else(|| Utc::now().format("k%Y%m%d").to_string());
             let key = BASE64_STANDARD.encode(random_bytes::<32>()?);
             Ok(print(format_args!("{id}:{key}"))?)

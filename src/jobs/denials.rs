@@ -50,12 +50,20 @@ impl DenialCounter {
 
     /// Counts a denied request, without waiting.
     pub fn note(&self, key: DenialKey) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the time is informative; nothing is decided by it"
+        )]
         self.add(key, 1, Utc::now());
     }
 
     async fn run(self, db: Database, stop: CancellationToken) {
         while !stop.is_cancelled() {
             // Aligned to the clock, so that no minute has two flushes.
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "counts are grouped by the minutes of this clock"
+            )]
             let into_minute = Utc::now().timestamp_millis().rem_euclid(60_000);
             let until_next_minute = Duration::from_millis(60_000 - into_minute as u64);
             tokio::select! {

@@ -52,6 +52,7 @@ pub(super) fn read_minted(
     date: Option<&HeaderValue>,
     asked: &Combination,
     lifetime: i32,
+    received_at: DateTime<Utc>,
 ) -> Result<Minted, &'static str> {
     let token: BankToken =
         serde_json::from_slice(body).map_err(|_| "the upstream's answer is not of its contract")?;
@@ -94,7 +95,7 @@ pub(super) fn read_minted(
         .map(|date| expiration - date.to_utc());
     let is_over = match life {
         Some(life) => life <= TimeDelta::zero(),
-        None => expiration <= Utc::now() - CLOCK_DOUBT,
+        None => expiration <= received_at - CLOCK_DOUBT,
     };
     if is_over && lifetime != 0 {
         return Err("the upstream's token has already expired");
@@ -151,7 +152,7 @@ mod tests {
 
     fn read(body: &str, date: Option<&str>) -> Result<Minted, &'static str> {
         let date = date.map(|date| HeaderValue::from_str(date).unwrap());
-        read_minted(body.as_bytes(), date.as_ref(), &asked(), 3600)
+        read_minted(body.as_bytes(), date.as_ref(), &asked(), 3600, Utc::now())
     }
 
     const DATE: &str = "Sun, 22 Nov 2026 09:00:00 GMT";

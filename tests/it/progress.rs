@@ -10,8 +10,8 @@ use serde_json::json;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::cleanup::{seed, world};
-use crate::support::{program, run};
+use crate::cleanup::seed;
+use crate::support::{World, program, run};
 
 const TWO_KEYS: &str = "k9:CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=,k1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
@@ -41,7 +41,7 @@ async fn run_on_terminal(arguments: &[&str], variables: &[(String, String)]) -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn long_commands_show_progress_on_a_terminal() {
-    let world = world().await;
+    let world = World::unchecked().await;
     let replica = world.replica().await;
     for user in ["u-1", "u-2"] {
         assert_eq!(replica.issue(json!({"userId": user})).await.status, 201);

@@ -153,6 +153,10 @@ pub async fn show_overview(
         .reads()
         .run(|pool| async move { list_minutes(&pool).await })
         .await?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an empty chart ends at this time"
+    )]
     let current = minutes.last().map_or_else(Utc::now, |minute| minute.minute);
     let first = minutes.first().map_or(current, |minute| minute.minute);
     let counted: HashMap<_, _> = minutes
@@ -170,6 +174,10 @@ pub async fn show_overview(
         .count();
     let last_hour = &entries[entries.len() - 60..];
     let view = OverviewPage {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the page shows ages relative to this time"
+        )]
         now: Utc::now(),
         database_metrics: probe_metrics(&state).await,
         ranges: [

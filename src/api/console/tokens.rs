@@ -158,6 +158,10 @@ pub async fn show_token(
         may_invalidate,
         is_done: done.is_some(),
         reasons: InvalidationReason::ALL,
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the page shows ages relative to this time"
+        )]
         now: Utc::now(),
     };
     page(StatusCode::OK, &view)
