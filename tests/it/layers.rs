@@ -38,7 +38,7 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
 ];
 
 /// The parts of `api`, lowest first: each imports only parts before it.
-const API_LEVELS: [&str; 9] = [
+const API_LEVELS: [&str; 10] = [
     "problem",
     "state",
     "middleware",
@@ -48,6 +48,7 @@ const API_LEVELS: [&str; 9] = [
     "console",
     "router",
     "openapi",
+    "fuzzing",
 ];
 
 /// The folders that may name each library.

@@ -63,7 +63,7 @@ pub async fn issue_token(
 }
 
 /// Reads all that a request for a token says, and names all that is wrong with it at once.
-fn read_token_request(
+pub fn read_token_request(
     document: Json,
     request: &HttpRequest,
     may_renew: bool,
