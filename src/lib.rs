@@ -120,6 +120,8 @@ pub mod config;
 pub mod crypto;
 pub mod db;
 pub mod dev;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod jobs;
 pub mod metrics;
 pub mod model;

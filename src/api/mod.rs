@@ -12,6 +12,7 @@
 
 mod console;
 mod extract;
+pub(crate) mod fuzzing;
 mod handlers;
 mod middleware;
 mod openapi;

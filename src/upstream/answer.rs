@@ -1,13 +1,13 @@
 //! Reading the provider's answers.
 
-use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, SubsecRound, TimeDelta, Utc};
 use reqwest::header::HeaderValue;
 use serde::{Deserialize, Deserializer};
 
 use crate::model::{Combination, TokenString, UpstreamAnswer};
 
 /// The longest token that is taken, in characters.
-const MAX_TOKEN: usize = 512;
+pub(super) const MAX_TOKEN: usize = 512;
 
 /// A token as the provider minted it, checked against what was asked.
 #[derive(Debug)]
@@ -86,8 +86,11 @@ pub(super) fn read_minted(
         }
     }
     let expiration = DateTime::parse_from_rfc3339(&token.expiration)
-        .map_err(|_| "the upstream's expiration is no time")?
-        .to_utc()
+        .ok()
+        .map(|expiration| expiration.to_utc())
+        // RFC 3339 cannot express other years, but an offset can lead to one.
+        .filter(|expiration| (0..=9999).contains(&expiration.year()))
+        .ok_or("the upstream's expiration is no time")?
         // As it is stored: the record must not say another time than the first answer.
         .trunc_subsecs(6);
     let life = date

@@ -2,6 +2,7 @@
 
 mod answer;
 mod circuit;
+pub(crate) mod fuzzing;
 
 use std::time::Duration;
 

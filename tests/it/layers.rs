@@ -38,7 +38,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 13] = [
 ];
 
 /// The modules of `api`, lowest first. Each imports only modules before it.
-const API_LEVELS: [&str; 9] = [
+const API_LEVELS: [&str; 10] = [
     "problem",
     "state",
     "middleware",
@@ -48,6 +48,7 @@ const API_LEVELS: [&str; 9] = [
     "console",
     "router",
     "openapi",
+    "fuzzing",
 ];
 
 /// Each restricted library and the folders that may use it.

@@ -24,6 +24,7 @@ mod console_forms;
 mod console_overview;
 mod denials;
 mod dev;
+mod fuzz_corpus;
 mod handouts;
 mod health;
 mod herd;

@@ -64,7 +64,7 @@ pub async fn issue_token(
 }
 
 /// Parses a token request from its body, query string and headers. Returns every field error.
-fn read_token_request(
+pub fn read_token_request(
     document: Json,
     request: &HttpRequest,
     may_renew: bool,
