@@ -77,7 +77,7 @@ impl DenialCounter {
     }
 
     /// Records one event for each key. If that fails, keeps the counts for the next flush. After a
-    /// commit whose outcome is unknown, they may be recorded twice, but never lost.
+    /// commit whose outcome is unknown, they may be recorded twice rather than lost.
     async fn flush(&self, db: &Database) {
         let taken: Vec<_> = self.counts().drain().collect();
         if taken.is_empty() {

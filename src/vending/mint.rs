@@ -1,7 +1,7 @@
 //! A mint: claim it, call the provider, finish or fail it.
 //!
 //! The claim commits a mint record and a lease before the call. The finish is fenced by the holder and
-//! the epoch of the lease, so at most one mint per combination sets the pointer of the slot.
+//! the epoch of the lease: a mint that lost its lease cannot change the pointer of the slot.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
