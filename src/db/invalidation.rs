@@ -42,6 +42,10 @@ pub async fn invalidate_token(
     reason: InvalidationReason,
     caller: &Caller,
 ) -> Result<bool, DbError> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "callers run this in a task that nobody cancels"
+    )]
     let mut tx = pool.begin().await?;
     let key = sqlx::query!(
         "SELECT user_id, country, bank, access FROM tokens WHERE id = $1",
@@ -86,6 +90,10 @@ pub async fn invalidate_user_tokens(
     reason: InvalidationReason,
     caller: &Caller,
 ) -> Result<u64, DbError> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "callers run this in a task that nobody cancels"
+    )]
     let mut tx = pool.begin().await?;
     // The locks on the slots keep others from changing the tokens of this user.
     sqlx::query!(

@@ -160,6 +160,10 @@ pub async fn point_slot(
 ) -> Result<Option<StoredToken>, DbError> {
     let (country, bank) = (combination.country_key(), combination.bank_key());
     let (user_id, access) = (&combination.user_id, combination.access.bits());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "callers run this in a task that nobody cancels"
+    )]
     let mut tx = pool.begin().await?;
     // Lock order: the slot, then its tokens.
     let slot = sqlx::query!(

@@ -9,9 +9,9 @@ use super::named_enum::named_enum;
 named_enum! {
     /// The format of an export.
     pub enum EventFormat {
-        /// One JSON object per line, with the same members as the items of the list.
+        /// One JSON object per line, with the same members as in a list.
         Ndjson = "ndjson",
-        /// CSV as in RFC 4180, in UTF-8, with a header row. The cells of `access` and `detail` contain JSON.
+        /// RFC 4180 in UTF-8, with a header row. `access` and `detail` are JSON.
         Csv = "csv",
     }
 }
@@ -28,12 +28,12 @@ impl EventFormat {
         }
     }
 
-    /// Returns the text before the first event.
+    /// Returns the bytes before the first event, if any.
     pub fn head(self) -> Option<&'static str> {
         (self == EventFormat::Csv).then_some(HEADER)
     }
 
-    /// Appends the row of an event.
+    /// Appends one event.
     pub fn push(self, out: &mut Vec<u8>, event: &EventRef<'_>) {
         match self {
             EventFormat::Ndjson => {
@@ -47,7 +47,7 @@ impl EventFormat {
 
 /// Appends the event as JSON.
 pub fn push_json(out: &mut Vec<u8>, event: &EventRef<'_>) {
-    serde_json::to_writer(out, event).expect("an event has a JSON form");
+    serde_json::to_writer(out, event).expect("an event can be serialized");
 }
 
 fn push_record(out: &mut Vec<u8>, event: &EventRef<'_>) {
@@ -66,7 +66,7 @@ fn push_record(out: &mut Vec<u8>, event: &EventRef<'_>) {
         event.bank.unwrap_or_default(),
         &access
             .transpose()
-            .expect("access has a JSON form")
+            .expect("access can be serialized")
             .unwrap_or_default(),
         &event.token_id.map(|id| id.to_string()).unwrap_or_default(),
         event.fingerprint.unwrap_or_default(),
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_are_quoted_and_formulas_are_disarmed() {
+    fn csv_cells_are_quoted_and_never_formulas() {
         for (text, cell) in [
             ("", ""),
             ("a b", "a b"),

@@ -1,13 +1,13 @@
 //! Parses and checks the provider's answers.
 
-use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, SubsecRound, TimeDelta, Utc};
 use reqwest::header::HeaderValue;
 use serde::{Deserialize, Deserializer};
 
 use crate::model::{Combination, TokenString, UpstreamAnswer};
 
 /// The maximum length of a token string, in characters.
-const MAX_TOKEN: usize = 512;
+pub(super) const MAX_TOKEN: usize = 512;
 
 /// A minted token that matches its request.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ pub(super) fn read_minted(
     date: Option<&HeaderValue>,
     requested: &Combination,
     lifetime: i32,
+    received_at: DateTime<Utc>,
 ) -> Result<Minted, &'static str> {
     let token: BankToken =
         serde_json::from_slice(body).map_err(|_| "the provider's answer breaks its contract")?;
@@ -87,8 +88,11 @@ pub(super) fn read_minted(
         }
     }
     let expiration = DateTime::parse_from_rfc3339(&token.expiration)
-        .map_err(|_| "the provider's expiration is not a time")?
-        .to_utc()
+        .ok()
+        .map(|expiration| expiration.to_utc())
+        // RFC 3339 cannot express other years, but an offset can lead to one.
+        .filter(|expiration| (0..=9999).contains(&expiration.year()))
+        .ok_or("the provider's expiration is not a time")?
         // The database stores microseconds. A later response must contain the same value as the first one.
         .trunc_subsecs(6);
     let life = date
@@ -96,7 +100,7 @@ pub(super) fn read_minted(
         .map(|date| expiration - date.to_utc());
     let is_expired = match life {
         Some(life) => life <= TimeDelta::zero(),
-        None => expiration <= Utc::now() - CLOCK_TOLERANCE,
+        None => expiration <= received_at - CLOCK_TOLERANCE,
     };
     if is_expired && lifetime != 0 {
         return Err("the provider's token has already expired");
@@ -155,7 +159,13 @@ mod tests {
 
     fn read(body: &str, date: Option<&str>) -> Result<Minted, &'static str> {
         let date = date.map(|date| HeaderValue::from_str(date).unwrap());
-        read_minted(body.as_bytes(), date.as_ref(), &requested(), 3600)
+        read_minted(
+            body.as_bytes(),
+            date.as_ref(),
+            &requested(),
+            3600,
+            Utc::now(),
+        )
     }
 
     const DATE: &str = "Sun, 22 Nov 2026 09:00:00 GMT";

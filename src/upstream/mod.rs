@@ -2,12 +2,14 @@
 
 mod answer;
 mod circuit;
+pub(crate) mod fuzzing;
 
 use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::BytesMut;
+use chrono::Utc;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderValue};
 use reqwest::{Client, Response, StatusCode, Url, redirect, retry};
 use secrecy::{ExposeSecret, SecretString};
@@ -184,7 +186,12 @@ async fn read_answer(
         body.extend_from_slice(&chunk);
     }
     if status == StatusCode::CREATED {
-        answer::read_minted(&body, date.as_ref(), combination, lifetime)
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "CLOCK_TOLERANCE covers the error of this clock"
+        )]
+        let received_at = Utc::now();
+        answer::read_minted(&body, date.as_ref(), combination, lifetime, received_at)
             .map_err(|reason| CallError::broken_contract(reason, status))
     } else {
         Err(CallError::from_status(status, &body))
