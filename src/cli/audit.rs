@@ -10,9 +10,8 @@ use uuid::Uuid;
 use super::client::{actor, connect};
 use super::{CliError, start_logs};
 use crate::config::{DatabaseCommandConfig, Flags, Source};
-use crate::db::DbError;
-use crate::db::audit_events::{EventPages, insert_audit_read};
-use crate::db::event_page::{AuditReadRecord, EventFilter};
+use crate::db::audit_events::{AuditReadRecord, EventPages, insert_audit_read};
+use crate::db::event_page::EventFilter;
 use crate::db::schema;
 use crate::model::event_format::EventFormat;
 use crate::model::time::parse_timestamp;
@@ -84,10 +83,7 @@ pub(super) async fn audit(AuditCommand::Export(export): AuditCommand) -> Result<
         caller: None,
         detail: json!({"actor": actor(), "filter": filter, "format": export.format}),
     };
-    let read_at = {
-        let mut connection = primary.acquire().await.map_err(DbError::from)?;
-        insert_audit_read(&mut connection, &reading).await?
-    };
+    let read_at = insert_audit_read(&primary, &reading).await?;
     filter.to = filter.to.or(Some(read_at));
 
     let mut out = io::stdout().lock();

@@ -13,8 +13,8 @@ use crate::api::extract::cursor::Cursor;
 use crate::api::extract::event_query::{ExportEvents, ListEvents};
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
-use crate::db::audit_events::{self, EventPages, insert_audit_read};
-use crate::db::event_page::{AuditReadRecord, EventPage};
+use crate::db::audit_events::{self, AuditReadRecord, EventPages, insert_audit_read};
+use crate::db::event_page::EventPage;
 use crate::db::{Database, DbError};
 use crate::model::event_format::{EventFormat, push_json};
 use crate::model::{Caller, EventRef};
@@ -71,7 +71,6 @@ pub async fn read_events<T: Default + Send + 'static>(
     };
     let primary = state.standby.is_some().then(|| state.db.pool().clone());
     let read = state.reads().run(move |pool| async move {
-        let mut connection = pool.acquire().await?;
         let (mut taken, mut count, mut last) = (T::default(), 0, None);
         let take = |event: &EventRef<'_>| {
             count += 1;
@@ -82,11 +81,9 @@ pub async fn read_events<T: Default + Send + 'static>(
         };
         // On record before it goes out: with the page, or where that is read from a standby, after it.
         let with_it = primary.is_none().then_some(&reading);
-        let mut read_at =
-            audit_events::read_events(&mut connection, &filter, page, with_it, take).await?;
+        let mut read_at = audit_events::read_events(&pool, &filter, page, with_it, take).await?;
         if let Some(primary) = primary {
-            connection = primary.acquire().await?;
-            read_at = Some(insert_audit_read(&mut connection, &reading).await?);
+            read_at = Some(insert_audit_read(&primary, &reading).await?);
         }
         Ok((taken, last.filter(|_| count > limit), read_at))
     });
@@ -113,10 +110,9 @@ pub async fn export_events(
         caller: Some(authorized.into_caller()),
         detail: json!({"filter": filter, "format": format}),
     };
-    let record = state.db.run(|pool| async move {
-        let mut connection = pool.acquire().await?;
-        insert_audit_read(&mut connection, &reading).await
-    });
+    let record = state
+        .db
+        .run(|pool| async move { insert_audit_read(&pool, &reading).await });
     let read_at = record.await?;
     filter.to = filter.to.or(Some(read_at));
 
