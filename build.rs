@@ -1,4 +1,4 @@
-//! A new migration must rebuild what embeds the migrations.
+//! Rebuilds the crate when a migration changes, because the binary embeds them.
 
 fn main() {
     println!("cargo:rerun-if-changed=migrations");

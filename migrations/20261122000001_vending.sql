@@ -1,12 +1,12 @@
--- Who calls, what was called upstream, what was issued, and what is handed out now.
+-- Clients, slots, mints, tokens and the hourly budget of upstream calls.
 --
--- No foreign keys: they would tie the retention of one table to that of another.
--- No time that is compared is null: a null would brick its row.
--- The keys of slots, mints and tokens begin with user_id, and no join crosses users: the same
--- statements run with the tables distributed by user_id.
+-- There are no foreign keys, because they would tie the retention of one table to that of another.
+-- Every time that a statement compares is NOT NULL, because a null would make its row unusable.
+-- The keys of slots, mints and tokens begin with user_id, and no join crosses users, so that the tables can be
+-- distributed by user_id.
 
 CREATE TABLE clients (
-    -- Serves: authentication of every request, by key.
+    -- Serves: the authentication of every request, which finds the client by its key.
     api_key text PRIMARY KEY CHECK (api_key ~ '^[A-Za-z0-9_-]+$'),
     name text NOT NULL,
     secret_sha256 bytea NOT NULL CHECK (octet_length(secret_sha256) = 32),
@@ -16,33 +16,33 @@ CREATE TABLE clients (
     disabled_at timestamptz
 );
 
--- One row per combination: which token is handed out, and who may mint the next.
--- country and bank are '' for "any"; access has a bit each for accounts, balances, transactions.
+-- One row per combination. It points to the current token and holds the mint lease.
+-- country and bank are '' for "any". access is three bits: accounts 1, balances 2, transactions 4.
 CREATE TABLE slots (
     user_id text NOT NULL,
     country text NOT NULL,
     bank text NOT NULL,
     access smallint NOT NULL,
-    -- The token that is handed out, and until when it may be.
+    -- The current token, and the end of the time in which it may be handed out.
     token_id uuid,
     usable_until timestamptz NOT NULL DEFAULT '-infinity',
-    -- How many mints have ended in a new pointer: who asked before the number moved shares the mint.
+    -- The number of mints that set token_id. A no-cache request that read an older number shares the newer mint.
     minted_seq bigint NOT NULL DEFAULT 0,
-    -- The mint lease. The epoch grows with every claim and fences the finish.
+    -- The mint lease. lease_holder is the id of the mint. Every claim adds 1 to lease_epoch, which fences the finish.
     lease_holder uuid,
     lease_epoch bigint NOT NULL DEFAULT 0,
     lease_until timestamptz NOT NULL DEFAULT '-infinity',
-    -- Mints claimed up to this epoch end as invalidated, for void_reason.
+    -- A mint claimed at this epoch or before it records its token as invalidated, with void_reason.
     void_epoch bigint NOT NULL DEFAULT 0,
     void_reason text,
-    -- Until then the last failure is repeated instead of trying again.
+    -- Requests before this time get the stored failure instead of a new mint.
     cooldown_until timestamptz NOT NULL DEFAULT '-infinity',
     failure jsonb,
-    -- Serves: the read, the claim, the finish and the failure of a mint.
+    -- Serves: the read of a slot, and the claim, finish and failure of a mint.
     PRIMARY KEY (user_id, country, bank, access)
 );
 
--- One row per intent to call the upstream, committed before the call.
+-- One row per mint. It is committed before the upstream is called.
 CREATE TABLE mints (
     user_id text NOT NULL,
     id uuid NOT NULL,
@@ -51,7 +51,7 @@ CREATE TABLE mints (
     access smallint NOT NULL,
     lifetime integer NOT NULL,
     lease_epoch bigint NOT NULL,
-    -- Which replica.
+    -- The replica that mints.
     holder text NOT NULL,
     client text NOT NULL,
     request_id text NOT NULL,
@@ -64,16 +64,16 @@ CREATE TABLE mints (
     upstream_status smallint,
     upstream_identifier text,
     attempts smallint NOT NULL DEFAULT 0,
-    -- Attempts after which the upstream may have minted without our knowing (a 500, a 502, a lost answer).
+    -- Attempts that may have minted a token that the service did not receive (a 500, a 502, a lost answer).
     unseen smallint NOT NULL DEFAULT 0,
     latency_ms integer,
     -- Serves: the finish and the failure of a mint.
     PRIMARY KEY (user_id, id)
 );
--- Serves: the claim, which marks as unknown what an earlier holder left open.
+-- Serves: the claim, which marks the open mints of an earlier holder as unknown.
 CREATE INDEX mints_open ON mints (user_id, country, bank, access) WHERE outcome = 'open';
 
--- One row per issued token; the id is that of its mint.
+-- One row per issued token. The id is the id of its mint.
 CREATE TABLE tokens (
     user_id text NOT NULL,
     id uuid NOT NULL,
@@ -82,34 +82,35 @@ CREATE TABLE tokens (
     access smallint NOT NULL,
     lifetime integer NOT NULL,
     issued_at timestamptz NOT NULL,
-    -- The upstream's word, for display. Decides nothing.
+    -- The upstream's expiration. It is only displayed.
     expiration timestamptz NOT NULL,
-    -- By this database's clock. Decides.
+    -- The expiration by this database's clock. It decides whether the token is valid.
     ends_at timestamptz NOT NULL,
     is_valid boolean NOT NULL,
-    -- Set while another token of the combination is handed out instead.
+    -- Set while the slot points to another token of the combination.
     superseded_at timestamptz,
     invalidated_at timestamptz,
     invalidation_reason text
         CHECK (invalidation_reason IN ('used', 'compromised', 'requested')),
-    -- The sealed token string; empty once the token has ended.
+    -- The encrypted token string. Empty after the token was invalidated or expired.
     ciphertext bytea NOT NULL,
     key_id text NOT NULL,
     fingerprint text NOT NULL,
     -- Serves: the validity check of every handout.
     PRIMARY KEY (user_id, id)
 ) WITH (fillfactor = 90);
--- Serves: GET /bank/tokens/{id}, where the user is not known.
+-- Serves: GET /bank/tokens/{id}, which does not know the user.
 CREATE INDEX tokens_by_id ON tokens (id);
--- Serves: the search for another valid token of a combination when its slot points to none.
+-- Serves: the search for another valid token of a combination whose slot points to no usable token.
 CREATE INDEX tokens_valid ON tokens (user_id, country, bank, access, ends_at) WHERE is_valid;
--- Serves: GET /bank/tokens/?userId=, newest first, by page.
+-- Serves: GET /bank/tokens/?userId=, a page of one user's tokens, newest first.
 CREATE INDEX tokens_by_user_and_time ON tokens (user_id, issued_at, id);
--- Serves: GET /bank/tokens/ without a user, newest first, by page.
+-- Serves: GET /bank/tokens/ without userId, a page of all tokens, newest first.
 CREATE INDEX tokens_by_time ON tokens (issued_at, id);
 
--- The one row of calls to the upstream in the last hour, by minute: cell (minute mod 61) counts the
--- attempts of the minute that stands in `minutes`. 61 cells, so that the hour is covered to its last second.
+-- The budget of upstream calls, in one row. The array element (minute mod 61) + 1 counts the attempts of the minute
+-- stored in the same element of `minutes`. There are 61 elements: the current minute and the 60 before it, so that the
+-- window is never shorter than an hour.
 CREATE TABLE upstream_budget (
     id smallint PRIMARY KEY DEFAULT 1 CHECK (id = 1),
     minutes bigint[] NOT NULL,

@@ -1,10 +1,10 @@
--- The audit trail: append-only, a row for everything that happened, partitioned by month.
+-- The audit log: one row per event, append-only, partitioned by month.
 
 CREATE TABLE audit_events (
     id uuid NOT NULL,
     occurred_at timestamptz NOT NULL,
     kind text NOT NULL,
-    -- '' where there is no user: the column is part of the key.
+    -- '' where there is no user, because a column of the primary key cannot be null.
     user_id text NOT NULL DEFAULT '',
     client text,
     request_id text,
@@ -15,13 +15,13 @@ CREATE TABLE audit_events (
     token_id uuid,
     fingerprint text,
     detail jsonb,
-    -- The transaction that wrote the row: what a sealer orders by.
+    -- The transaction that wrote the row. Sealing reads the rows in this order.
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    -- Serves: the events of a user by time, and the look whether a replayed event is there.
+    -- Serves: the events of a user by time, and the check whether a replayed handout is recorded.
     PRIMARY KEY (user_id, occurred_at, id)
 ) PARTITION BY RANGE (occurred_at);
 
--- Serves: events by time, the newest of which seeds a replica's clock at start.
+-- Serves: all events by time, and the newest event, which seeds the lower bound of the clock at startup.
 CREATE INDEX audit_events_by_time ON audit_events (occurred_at, id);
 
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -31,14 +31,15 @@ BEGIN
 END
 $$;
 
--- Row triggers are inherited by partitions; statement triggers are not, so each partition gets its own.
+-- Partitions inherit row triggers but not statement triggers, so create_audit_partition adds the second one to each
+-- partition.
 CREATE TRIGGER audit_events_append_only BEFORE UPDATE OR DELETE ON audit_events
     FOR EACH ROW EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER audit_events_keep BEFORE TRUNCATE ON audit_events
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
--- Makes the partition of the month that holds the given time; true if it was not there.
--- Made apart and then attached: CREATE TABLE … PARTITION OF would lock the parent against everything.
+-- Creates the partition of the month that contains the given time. Returns false if it exists already.
+-- Creates a table and then attaches it, because CREATE TABLE ... PARTITION OF blocks all access to the parent.
 CREATE FUNCTION create_audit_partition(month_of timestamptz) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     first timestamptz := date_trunc('month', month_of AT TIME ZONE 'UTC') AT TIME ZONE 'UTC';

@@ -1,21 +1,21 @@
--- What the overview shows: a row a minute, so that nobody has to count a day of the trail.
+-- Figures per minute for the console's overview, so that a page view does not count a day of events.
 
--- Serves: the figures of the last hour and day. Made from the trail by the cleanup, once a minute is a
--- minute old and no more of it is on its way.
+-- Serves: the figures of the last hour and day. The cleanup adds a minute when it is a minute old, because later events
+-- may still be committing until then.
 CREATE TABLE handout_minutes (
     minute timestamptz PRIMARY KEY,
     minted bigint NOT NULL,
     reused bigint NOT NULL,
     failed bigint NOT NULL,
     unknown bigint NOT NULL,
-    -- Of the upstream's answers to the mints that ended in that minute, in milliseconds.
+    -- The upstream latency of the mints that finished in that minute, in milliseconds.
     latency_p50 integer,
     latency_p95 integer
 );
 
--- Counts each minute from `first` to before `until`, both whole minutes, by the indexes of events by time
--- and of mints by their end. Without `jit`: the planner, which does not see the times, takes it for a scan
--- of the whole trail and would compile it for longer than it runs.
+-- Returns the figures of each minute with first <= minute < until. Both bounds are whole minutes.
+-- Uses the indexes audit_events_by_time and mints_to_purge. Switches jit off: the planner does not know the bounds and
+-- expects a scan of the whole audit log, and compiling the statement would take longer than running it.
 CREATE FUNCTION count_minutes(first timestamptz, until timestamptz) RETURNS SETOF handout_minutes
 LANGUAGE sql STABLE ROWS 60 SET jit = off AS $$
     SELECT m.minute, coalesce(e.minted, 0), coalesce(e.reused, 0), coalesce(e.failed, 0), coalesce(e.unknown, 0),

@@ -1,4 +1,4 @@
-//! Builds the shared parts once, from the configuration, and takes them down in order.
+//! Builds the shared components once, from the configuration, and stops them in order.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -32,10 +32,10 @@ use crate::upstream::{Upstream, UpstreamSettings};
 use crate::vending::handout_writer::HandoutWriter;
 use crate::vending::{VendingSettings, Vendor};
 
-/// How long the connections to the database may take to close; a hanging one would hold up the end.
+/// Time limit for closing the database connections at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Connections that wait to be accepted, as far as the system lets them.
+/// Maximum number of connections that wait to be accepted. The system may lower it.
 const BACKLOG: u32 = 8_192;
 
 /// A running service.
@@ -46,7 +46,7 @@ pub struct Service {
     serving: JoinHandle<std::io::Result<()>>,
     stopping: Arc<AtomicBool>,
     mints: TaskTracker,
-    /// Resolves when the writer of the audit has ended.
+    /// Resolves when the handout writer has ended.
     writer: oneshot::Receiver<()>,
     stop_writer: CancellationToken,
     cleaning: JoinHandle<()>,
@@ -57,23 +57,27 @@ pub struct Service {
 }
 
 impl Service {
-    /// Waits for the database, checks it, and serves. Call it on the runtime that shall carry the
-    /// connections and the mints.
+    /// Waits for the database, checks it, and starts to serve. Database work and mints run on the current
+    /// runtime.
+    ///
+    /// # Errors
+    /// Fails if a setting cannot be used, if the database is unreachable or unsuitable, or if the address
+    /// cannot be listened on.
     pub async fn start(config: Config) -> anyhow::Result<Service> {
         let tls = config.http.read_tls().transpose()?;
-        // The root certificates take as long to read as all of the database.
+        // Reading the root certificates takes as long as the steps on the database, so they overlap.
         let upstream = upstream_settings(&config);
         let upstream = spawn_blocking(|| Upstream::new(upstream));
         let options = schema::connect_options(&config.database.url)?;
         let max_wait = config.database.startup_wait;
-        let mut first = schema::wait_for_database(&options, max_wait).await?;
-        schema::check_fitness(&mut first).await?;
-        // One of the allowed connections is the writer's own.
+        let mut connection = schema::wait_for_database(&options, max_wait).await?;
+        schema::check_fitness(&mut connection).await?;
+        // The handout writer uses one of the allowed connections.
         let pool = schema::open_pool(options.clone(), config.database.max_connections - 1);
         let db = Database::new(pool);
         let (_, (now, newest)) = try_join(
             partitions::create_partitions(db.pool()),
-            schema::find_newest_time(&mut first),
+            schema::find_newest_time(&mut connection),
         )
         .await?;
         let standby = match &config.database.read_url {
@@ -87,9 +91,8 @@ impl Service {
         let clock = Arc::new(DatabaseClock::starting_at(now.max(newest)));
         let (stop_writer, mints) = (CancellationToken::new(), TaskTracker::new());
         let metrics = Families::at_zero();
-        let connection = WriterConnection::new(options);
         let (handouts, writer) = HandoutWriter::start(
-            connection,
+            WriterConnection::new(options),
             clock.clone(),
             metrics.clone(),
             stop_writer.clone(),
@@ -106,8 +109,8 @@ impl Service {
         );
 
         let stop_cleaning = CancellationToken::new();
-        let sweeping = vendor.clone().evict_expired_tokens();
-        tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(sweeping));
+        let eviction = vendor.clone().evict_periodically();
+        tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(eviction));
         let cleaner = Cleaner::new(
             db.clone(),
             retention(&config.retention),
@@ -144,7 +147,7 @@ impl Service {
             mints,
             writer,
             stop_writer,
-            cleaning: tokio::spawn(cleaner.keep_running()),
+            cleaning: tokio::spawn(cleaner.run_on_schedule()),
             stop_cleaning,
             denials: denials_writer,
             db,
@@ -152,41 +155,44 @@ impl Service {
         })
     }
 
-    /// Where it listens.
+    /// Returns the address that the service listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Serves until `signal` comes, then stops. An error if a part of it ends before.
+    /// Serves until `signal` resolves, then stops.
+    ///
+    /// # Errors
+    /// Fails if the handout writer or the HTTP server ends before the signal.
     pub async fn run_until(mut self, signal: impl Future<Output = ()>) -> anyhow::Result<()> {
         tokio::select! {
             () = signal => {}
-            _ = &mut self.writer => bail!("the writer of the audit ended"),
+            _ = &mut self.writer => bail!("the handout writer ended unexpectedly"),
             ended = &mut self.serving => {
                 ended??;
-                bail!("the HTTP server ended");
+                bail!("the HTTP server ended unexpectedly");
             }
         }
         self.stop().await;
         Ok(())
     }
 
-    /// Readiness off, `SHUTDOWN_DELAY`, no more requests; then what runs finishes, its events
-    /// included, within `SHUTDOWN_TIMEOUT`.
+    /// Stops the service. Turns readiness off, waits `SHUTDOWN_DELAY`, then accepts no more requests.
+    /// Requests, mints and events in progress finish within `SHUTDOWN_TIMEOUT`.
     pub async fn stop(self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.stop_cleaning.cancel();
-        tracing::info!("stopping: readiness is off");
+        tracing::info!("stopping; readiness is off");
         sleep(self.http.shutdown_delay).await;
         let deadline = Instant::now() + self.http.shutdown_timeout;
         self.server.stop(true).await;
         let _ = self.serving.await;
-        // A mint whose caller hung up still belongs on record.
+        // A minted token must be recorded even if its caller hung up.
         self.mints.close();
         if timeout_at(deadline, self.mints.wait()).await.is_err() {
             tracing::error!(
                 mints = self.mints.len(),
-                "mints were cut off by SHUTDOWN_TIMEOUT"
+                "mints did not finish within SHUTDOWN_TIMEOUT; their outcome is unknown"
             );
         }
         self.stop_writer.cancel();
@@ -197,14 +203,14 @@ impl Service {
             .await
             .is_err()
         {
-            tracing::warn!("the database does not answer; its connections were cut off");
+            tracing::warn!("the database connections did not close in time and were dropped");
         }
         tracing::info!("stopped");
     }
 }
 
-/// As the standard library binds, but for the backlog: that of 128 drops callers of a herd, who then
-/// wait a second before they try again.
+/// Binds like the standard library, with a larger backlog. With the usual 128, a burst of callers loses
+/// connection attempts, which are repeated only after a second.
 fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = match addr {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -224,7 +230,7 @@ fn upstream_settings(config: &Config) -> UpstreamSettings {
     }
 }
 
-/// The keys as configured.
+/// Returns the key ring of the configured keys.
 pub(crate) fn key_ring(keys: &KeysConfig) -> KeyRing {
     let token_keys = keys
         .token_keys
@@ -244,7 +250,7 @@ fn vending_settings(config: &Config) -> VendingSettings {
     }
 }
 
-/// How long records are kept, as configured.
+/// Returns the configured retention.
 pub fn retention(config: &RetentionConfig) -> Retention {
     Retention {
         tokens: config.tokens,

@@ -1,57 +1,116 @@
-//! Vends bank verification tokens: **the cache proposes, Postgres disposes.**
+//! A service that issues bank verification tokens. It reuses a valid token of the same user, country,
+//! bank and access, and otherwise mints one at the provider.
 //!
-//! Memory makes a handout cheap; one batched statement in Postgres decides whether it happens, and
-//! records it, before the caller gets the token.
+//! The cache only suggests a token. One batched SQL statement checks it and records the handout before
+//! the response is sent. Therefore every handout is in the audit log, and an invalidated or expired
+//! token is handed out by no replica, however old its cache is. A lease in Postgres limits a
+//! combination to one mint in flight over all replicas.
 //!
-//! # The map
+//! `docs/architecture.md` describes the design in full: sequence diagrams, tables, lock order, clocks
+//! and invariants. `docs/glossary.md` explains the terms.
+//!
+//! # Map
+//!
+//! | Folder | Content |
+//! | --- | --- |
+//! | [`cli`] | the commands, one function each |
+//! | [`app`] | builds the shared components once, starts and stops them |
+//! | [`config`], [`telemetry`] | settings; logs and traces |
+//! | [`api`] | incoming HTTP: routes, handlers, the console, the OpenAPI document |
+//! | [`vending`] | the decisions about tokens: reuse or mint, record, invalidate |
+//! | [`jobs`] | cleanup, key rotation, counts of denied requests |
+//! | [`auth`] | API keys and secrets of clients |
+//! | [`db`] | all SQL |
+//! | [`upstream`] | calls to the provider |
+//! | [`crypto`] | encrypts and decrypts token strings, computes fingerprints |
+//! | [`metrics`] | all metrics, in one table |
+//! | [`model`] | the shared types |
+//! | [`dev`] | a sandbox provider and a private Postgres server, for `dev` and the tests |
+//!
+//! An arrow means "may import". `tests/it/layers.rs` enforces the arrows.
 //!
 //! ```text
-//! main → cli → app            wiring: sees everything below
-//!          api                 HTTP in: the only folder that names actix
-//!           ↓
-//!        vending               the decisions: no actix, no SQL, no reqwest
-//!      ↓    ↓     ↓
-//!     db upstream crypto       leaves that do not know each other
-//!      ↓    ↓     ↓
-//!         model                the vocabulary: imports nothing of ours
+//! main      → cli
+//! cli       → app, config, telemetry, dev, jobs, db, upstream, crypto, metrics, model
+//! app       → every folder except cli and dev
+//! api       → vending, jobs, auth, db (pure reads and their audit.read event), metrics, model
+//! vending   → db, upstream, crypto, metrics, model
+//! jobs      → db, crypto, metrics, model
+//! auth      → db, model
+//! db        → crypto, model
+//! upstream  → model
+//! crypto    → model
+//! config    → model
+//! telemetry → config
+//! dev       → model
+//! metrics   → nothing
+//! model     → nothing
+//!
+//! In api, each part may import the parts to its right:
+//! openapi → router → console → handlers → routes → extract → middleware → state → problem
 //! ```
 //!
-//! Beside it: [`metrics`], which `vending` and `api` count in; [`config`] and [`telemetry`], known to
-//! [`cli`] and [`app`] alone; [`sandbox`], the
-//! stand-in upstream, and [`local_postgres`], a private server, for `dev` and the tests.
-//! `tests/it/layers.rs` holds these rules.
+//! The same test keeps each library in its folders: actix in `api` and `dev`, sqlx in `db`, reqwest in
+//! `upstream`, prometheus in `metrics`, the cipher in `crypto`, clap in `cli` and `config`.
 //!
-//! # A request's path
+//! # Life of a request
 //!
-//! `POST /bank/tokens/` for a token that is in memory passes these files:
+//! `POST /bank/tokens/`, in the order of the files:
 //!
-//! 1. [`api::auth`]: who calls, with which scope. Outside the cache, always.
-//! 2. `api::tokens`: reads the order, answers.
-//! 3. [`vending`]: [`Vendor::issue`](vending::Vendor::issue) proposes what the cache holds, where it
-//!    does for the order (`vending::order`), to [`vending::handout`], which gathers handouts while the
-//!    last flush runs.
-//! 4. [`db::audit`]: one statement writes the events of those that may go.
+//! 1. `api/middleware/` assigns the request id, the source address and the trace. `api/routes.rs` finds
+//!    the handler.
+//! 2. `api/extract/authorization.rs` checks the API key (with [`auth`]), the scope and the rate limit.
+//! 3. `api/handlers/tokens.rs` parses the body into a [`vending::TokenRequest`] and calls
+//!    [`Vendor::issue`](vending::Vendor::issue) in `vending/issue.rs`.
+//! 4. [`vending::cache`] suggests a token. `vending/request.rs` decides whether it satisfies the request.
+//! 5. Hit: [`vending::handout_writer`] collects handouts while the previous flush runs. The statement in
+//!    [`db::handouts`] checks every token and inserts the events of the valid ones. After its commit the
+//!    caller gets the token.
 //!
-//! A miss joins the flight of its combination ([`vending::flight`]); the flight reads the slot
-//! ([`vending::resolve`], [`db::slots`]), and, where nothing on record does, claims, calls and
-//! finishes a mint (`vending::mint`, [`db::mints`], [`upstream`]).
+//! A miss, or a handout that the statement refuses, continues:
 //!
-//! # Beside the main job
+//! 6. [`vending::flight`]: the request joins the flight of its combination, or starts it.
+//! 7. [`vending::resolve`]: the flight reads the slot ([`db::slots`]). It uses a stored token, waits for
+//!    the mint of another flight, or mints.
+//! 8. `vending/mint.rs` mints: claim ([`db::mints`], which commits the lease and the mint record), take
+//!    an attempt from the budget ([`db::budget`]), call the provider ([`upstream`]), finish or fail
+//!    ([`db::mints`]).
+//! 9. The request that started the mint gets the token with status 201. All others take step 5.
 //!
-//! Ending tokens: `api::invalidation` → [`vending::invalidation`] → [`db::invalidation`]. Reading the
-//! trail: `api::audit` → [`db::events`], whose statement ([`db::event_page`]) puts the reading on record
-//! too. The same for people's eyes: `api::console`, whose figures over time the cleanup counts into
-//! [`db::overview`]. Refused calls: [`jobs::denials`]. Clearing away: [`jobs::cleanup`], for the schedule, the call and the
-//! command. New keys: [`jobs::key_rotation`]. The OpenAPI document, made from the route table: `api::openapi`.
+//! # Where to look
 //!
-//! # The rules
+//! - **Validity of a token:** the `WHERE` of the statement in [`db::handouts`]. After a miss,
+//!   [`db::slots::find_slot`].
+//! - **Fencing of a mint:** [`db::mints::finish_mint`] and [`db::mints::fail_mint`] compare holder and
+//!   epoch. [`db::mints::claim_mint`] takes the lease.
+//! - **Invalidation:** `api/handlers/invalidation.rs`, `vending/invalidation.rs`, [`db::invalidation`].
+//! - **Audit queries:** `api/handlers/audit.rs`, [`db::audit_events`]. [`db::event_page`] builds the
+//!   statement of a page.
+//! - **A new audit filter:** the parameter in `api/extract/event_query.rs`, the condition and index in
+//!   [`db::event_page`] and `migrations/`, the flag in `cli/audit.rs`, the schema in
+//!   `api/openapi/members.rs`, the cases in `tests/it/audit_filters.rs` and `tests/it/audit_plans.rs`.
+//! - **Console:** `api/console/` and `templates/console/`. Its counts per minute are in [`db::overview`].
+//! - **Cleanup:** [`jobs::cleanup`], for the command, the schedule and the endpoint; [`db::cleanup`],
+//!   [`db::partitions`].
+//! - **Key rotation:** [`jobs::key_rotation`], [`db::keys`].
+//! - **Counts of denied requests:** [`jobs::denials`].
+//! - **OpenAPI document:** `api/openapi/`, generated from the routes in `api/router.rs`.
+//! - **Lower bound of the database clock:** [`db::clock`].
+//! - **Error responses:** `api/problem/mod.rs`. The failures of an issue request are in [`model`].
 //!
-//! - No token leaves before its record and the event of this handout are committed.
-//! - A committed intent precedes every call to the upstream.
-//! - One mint in flight per combination, over all replicas; the lease is a row, not a lock.
-//! - Validity is `is_valid and ends_at > now`, by the database's clock, at every handout.
+//! # Rules
+//!
+//! - A token is handed out only after its record and the event of this handout are committed.
+//! - A committed mint record precedes every call to the provider.
+//! - A combination has at most one mint in flight over all replicas. The lease is a row, not a lock.
+//! - A token is valid while `is_valid and ends_at > now`, by the database clock. Every handout checks it.
 //! - Rows are locked in one order: slots, then tokens, then mints.
-//! - Secrets live in types whose `Debug` is redacted; the audit names a token by its fingerprint.
+//! - Secrets have types whose `Debug` is redacted. The audit log names a token by its fingerprint.
+
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests read clocks and settings")
+)]
 
 pub mod api;
 pub mod app;
@@ -61,6 +120,8 @@ pub mod config;
 pub mod crypto;
 pub mod db;
 pub mod dev;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod jobs;
 pub mod metrics;
 pub mod model;

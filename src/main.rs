@@ -1,6 +1,7 @@
-//! The program: parse the command line, run it. See [`token_vendor::cli`].
+//! The `token-vendor` program. See [`token_vendor::cli`] for its commands.
 
-// A request is many small pieces of memory, most of them freed by another thread than made them.
+// A request makes many small allocations, and most are freed on another thread. mimalloc handles that
+// pattern well.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,5 +1,5 @@
-//! What the service counts and measures, in one table; `GET /metrics` tells it. No user, bank or
-//! token is in a label.
+//! All metrics of the service, in one table. `GET /metrics` returns them. No label contains a user, a
+//! bank or a token.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use prometheus::{
     exponential_buckets,
 };
 
-/// A number that goes up and down.
+/// A gauge of floating-point values.
 pub type Gauge = GenericGauge<AtomicF64>;
-/// A number of things at hand.
+/// A gauge of counts.
 pub type CountGauge = GenericGauge<AtomicU64>;
 
 /// The metrics of one replica. Cheap to clone.
@@ -19,7 +19,7 @@ pub type Metrics = Arc<Families>;
 
 macro_rules! families {
     ($($name:ident: $kind:ident $([$($label:literal),+])? $(in $buckets:expr)?, $help:literal;)+) => {
-        /// The metrics of one replica, each named `token_vendor_` and as its field.
+        /// The metrics of one replica. The name of each is `token_vendor_` followed by its field name.
         #[derive(Debug)]
         pub struct Families {
             registry: Registry,
@@ -28,7 +28,7 @@ macro_rules! families {
 
         impl Families {
             fn new() -> Self {
-                let registry = Registry::new_custom(Some("token_vendor".into()), None).expect("a name");
+                let registry = Registry::new_custom(Some("token_vendor".into()), None).expect("a valid prefix");
                 $(let $name = register(&registry, families!(
                     @make $kind, stringify!($name), $help $(, [$($label),+])? $(, in $buckets)?
                 ));)+
@@ -50,67 +50,70 @@ macro_rules! families {
 
 families! {
     http_requests_total: IntCounterVec ["route", "method", "status"],
-        "Requests, by route, method and status; `hung-up` where the caller did not wait.";
+        "HTTP requests by route, method and status. The status is `hung-up` if the caller disconnected first.";
     http_request_duration_seconds: HistogramVec ["route"] in buckets(0.000_25, 18),
-        "From a request's head to its answer.";
+        "Seconds from the head of a request to its response.";
     handouts_total: IntCounterVec ["outcome"],
-        "Requests for a token that were in order: minted, reused, or the slug of the problem.";
+        "Valid token requests by outcome: minted, reused, or the slug of the problem.";
     mints_total: IntCounterVec ["outcome"],
-        "Mints claimed: minted, voided (invalidated meanwhile), unrecorded, failed or unknown.";
+        "Mints by outcome: minted, voided (invalidated during the mint), unrecorded, failed or unknown.";
     mint_duration_seconds: Histogram in buckets(0.01, 11),
-        "The upstream's part of a mint, all attempts together.";
+        "Seconds that a mint spends on calls to the provider, all attempts together.";
     upstream_budget_remaining: Gauge,
-        "Calls to the upstream that the current hour has left, over all replicas.";
+        "Calls to the provider left in the rolling hour, over all replicas.";
     circuit_open: CountGauge,
-        "1 while the upstream is left alone because it has been failing.";
+        "1 while the circuit breaker is open because calls to the provider fail, otherwise 0.";
     audit_queue_depth: CountGauge,
-        "Handouts that wait for the writer.";
+        "Handouts queued for the handout writer.";
     audit_batch_size: Histogram in buckets(1.0, 10),
-        "Handouts put on record in one statement.";
+        "Handouts recorded in one statement.";
     audit_flush_seconds: Histogram in buckets(0.000_25, 14),
-        "From a batch's statement to its commit.";
+        "Seconds from the statement of a batch to its commit.";
     cache_entries: CountGauge,
-        "Tokens in memory.";
+        "Tokens in the cache.";
     cache_lookups_total: IntCounterVec ["result"],
-        "Looks for a token in memory: hit or miss.";
+        "Cache lookups by result: hit or miss.";
     database_up: CountGauge,
-        "1 if the database answered the look for the figures that are its own.";
+        "1 if the primary answered the last query for metrics, otherwise 0.";
     database_connections: CountGaugeVec ["state"],
-        "Connections of the pool: idle or used.";
+        "Pooled database connections by state: idle or used.";
     audit_partitions_ahead_months: Gauge,
-        "Months after the current one that the trail has room for.";
+        "Months after the current one for which the audit log has partitions.";
     cleanup_rows_total: IntCounterVec ["kind"],
-        "What this replica's cleanups did, by kind.";
+        "Rows changed and partitions created or dropped by the cleanup of this replica, by kind.";
     cleanup_overdue_tokens: Gauge,
-        "Expired tokens that no cleanup has marked yet.";
+        "Expired tokens that the cleanup has not marked yet.";
     cleanup_oldest_overdue_timestamp_seconds: Gauge,
-        "When the oldest of them expired; 0 where there is none.";
+        "Expiry of the oldest expired token that is not marked yet, as a Unix time; 0 if there is none.";
     cleanup_last_success_timestamp_seconds: Gauge,
-        "When a cleanup, of whichever replica, last left nothing to do; 0 for never.";
+        "End of the last cleanup of any replica that left no work, as a Unix time; 0 for never.";
     tokens_unreadable_total: IntCounter,
-        "Stored tokens that could not be opened: keys are missing, or rows were changed. Raise an alarm.";
+        "Stored tokens that could not be decrypted. A key is missing, or a row was changed. Alert on any increase.";
     build_info: CountGaugeVec ["version"],
-        "1.";
+        "Always 1. The label has the version of the program.";
 }
 
 type CountGaugeVec = prometheus::core::GenericGaugeVec<AtomicU64>;
 
-fn register<T: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<T>) -> T {
-    let family = made.expect("a well-formed name");
+fn register<T: Collector + Clone + 'static>(
+    registry: &Registry,
+    family: prometheus::Result<T>,
+) -> T {
+    let family = family.expect("a valid name");
     registry
         .register(Box::new(family.clone()))
-        .expect("a name of its own");
+        .expect("a unique name");
     family
 }
 
-/// Twice as wide each.
+/// Returns bucket limits that double from `first`.
 fn buckets(first: f64, count: usize) -> Vec<f64> {
-    exponential_buckets(first, 2.0, count).expect("more than nothing")
+    exponential_buckets(first, 2.0, count).expect("positive arguments")
 }
 
 impl Families {
-    /// The metrics of a replica that has done nothing yet. What it will count is there from the
-    /// start, so that a first event is an increase rather than a beginning.
+    /// Creates the metrics with all counts at zero. The usual label values exist from the start, so that
+    /// the first event shows as an increase.
     pub fn at_zero() -> Metrics {
         let all = Families::new();
         for (family, label) in [
@@ -135,12 +138,12 @@ impl Families {
         Arc::new(all)
     }
 
-    /// All of it, as Prometheus reads it (text format 0.0.4).
+    /// Returns all metrics in the Prometheus text format 0.0.4.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         TextEncoder::new()
             .encode_utf8(&self.registry.gather(), &mut text)
-            .expect("a string takes all");
+            .expect("writing to a string succeeds");
         text
     }
 }

@@ -1,4 +1,4 @@
-//! Logs: to stderr, as text or JSON, the level by `RUST_LOG`. Traces: to an OTLP collector.
+//! Logs to stderr, as text or JSON, filtered by `RUST_LOG`. Traces to an OTLP collector.
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -20,46 +20,50 @@ use url::Url;
 
 use crate::config::LogFormat;
 
-/// What is logged where `RUST_LOG` is not set: our own `info`, and trouble of the libraries that
-/// tell much.
-const DEFAULT_LEVELS: &str = "info,sqlx=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,actix_server=warn,actix_http=warn";
+/// The log filter if `RUST_LOG` is not set: `info`, and `warn` for verbose libraries.
+const DEFAULT_FILTER: &str = "info,sqlx=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,\
+                              actix_server=warn,actix_http=warn";
 
-/// How long the last traces may take on their way out.
+/// Time limit for sending the last traces.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Sends the records of `tracing` and `log` to stderr, from now on and in the whole process, and
-/// the spans to the collector, if there is one.
+/// Installs the process-wide subscriber. It writes records of `tracing` and `log` to stderr, and sends
+/// spans to the collector if there is one.
 ///
-/// Text is coloured where stderr is a terminal and `NO_COLOR` is unset or empty.
+/// Text is coloured if stderr is a terminal and `NO_COLOR` is unset or empty.
 ///
 /// # Errors
-/// `RUST_LOG` cannot be understood, in words for who set it.
+/// Returns a message for the user if `RUST_LOG` or `OTEL_EXPORTER_OTLP_ENDPOINT` is invalid.
 pub fn init(format: LogFormat, collector: Option<&Url>) -> Result<Traces, String> {
-    let levels = env::var("RUST_LOG").unwrap_or_default();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "tracing-subscriber defines this variable"
+    )]
+    let filter = env::var("RUST_LOG").unwrap_or_default();
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let traces = Traces(collector.map(tracer_provider).transpose()?);
-    let subscriber = subscriber(format, &levels, colour, io::stderr, &traces)?;
+    let subscriber = build_subscriber(format, &filter, colour, io::stderr, &traces)?;
     subscriber.try_init().map_err(|error| error.to_string())?;
     Ok(traces)
 }
 
-/// Where spans go. To be flushed before the process ends.
+/// The exporter of spans, if there is a collector. Flush it before the process ends.
 #[derive(Debug, Default)]
 pub struct Traces(Option<SdkTracerProvider>);
 
 impl Traces {
-    /// Sends what is left, waiting for the collector no longer than two seconds.
+    /// Sends the remaining spans. Waits at most 2 s for the collector.
     pub async fn flush(self) {
         let Some(provider) = self.0 else { return };
-        let sent = spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
-        if let Ok(Err(error)) = sent {
-            tracing::warn!(%error, "the last traces could not be sent");
+        let result = spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
+        if let Ok(Err(error)) = result {
+            tracing::warn!(%error, "sending the last traces failed");
         }
     }
 }
 
 fn tracer_provider(collector: &Url) -> Result<SdkTracerProvider, String> {
-    // The exporter's client needs it at once.
+    // Building the exporter's HTTP client requires a TLS provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let endpoint = format!("{}/v1/traces", collector.as_str().trim_end_matches('/'));
     let exporter = SpanExporter::builder()
@@ -67,6 +71,10 @@ fn tracer_provider(collector: &Url) -> Result<SdkTracerProvider, String> {
         .with_endpoint(endpoint)
         .build()
         .map_err(|error| format!("OTEL_EXPORTER_OTLP_ENDPOINT: {error}"))?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "OpenTelemetry defines this variable"
+    )]
     let name = env::var("OTEL_SERVICE_NAME").unwrap_or_else(|_| env!("CARGO_PKG_NAME").into());
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let resource = Resource::builder()
@@ -78,54 +86,57 @@ fn tracer_provider(collector: &Url) -> Result<SdkTracerProvider, String> {
         .build())
 }
 
-/// What no `RUST_LOG` brings out, since it can hold a secret: at `trace` libraries show what goes
-/// over the wire, and where sqlx warns about connection options it quotes them, passwords of
-/// `.pgpass` included.
-fn may_be_logged(metadata: &Metadata<'_>) -> bool {
-    let most = match metadata.target() {
+/// Returns whether a record may be logged. Records that can contain a secret are dropped, whatever
+/// `RUST_LOG` says.
+///
+/// At `trace`, libraries log data on the wire. The warnings of sqlx about connection options quote them,
+/// including passwords of `.pgpass`.
+fn is_safe_event(metadata: &Metadata<'_>) -> bool {
+    let max_level = match metadata.target() {
         target if target.starts_with("sqlx_postgres::options") => Level::ERROR,
         target if target.starts_with(env!("CARGO_CRATE_NAME")) => Level::TRACE,
         _ => Level::DEBUG,
     };
-    metadata.is_event() && *metadata.level() <= most
+    metadata.is_event() && *metadata.level() <= max_level
 }
 
-/// The same, and our own spans: what libraries put into theirs is their business. Ours are of the
-/// level error, so that no `RUST_LOG` but `off` hides them.
-fn may_be_told(metadata: &Metadata<'_>) -> bool {
+/// Returns whether a record may be logged or a span exported. Spans of libraries are dropped.
+///
+/// The spans of this crate have the level `error`, so that every `RUST_LOG` except `off` keeps them.
+fn is_safe_event_or_own_span(metadata: &Metadata<'_>) -> bool {
     match metadata.is_span() {
         true => metadata.target().starts_with(env!("CARGO_CRATE_NAME")),
-        false => may_be_logged(metadata),
+        false => is_safe_event(metadata),
     }
 }
 
-fn subscriber<W: for<'w> MakeWriter<'w> + Send + Sync + 'static>(
+fn build_subscriber<W: for<'w> MakeWriter<'w> + Send + Sync + 'static>(
     format: LogFormat,
-    levels: &str,
+    filter: &str,
     colour: bool,
     writer: W,
     traces: &Traces,
 ) -> Result<Box<dyn Subscriber + Send + Sync>, String> {
-    let levels = if levels.is_empty() {
-        DEFAULT_LEVELS
+    let filter = if filter.is_empty() {
+        DEFAULT_FILTER
     } else {
-        levels
+        filter
     };
-    let filter = EnvFilter::builder().parse(levels).map_err(|error| {
-        format!("RUST_LOG: {error} (levels are like info or info,token_vendor=debug)")
+    let filter = EnvFilter::builder().parse(filter).map_err(|error| {
+        format!("RUST_LOG: {error}; use a filter such as info or info,token_vendor=debug")
     })?;
     let lines = fmt::layer().with_writer(writer);
     let lines = match format {
         LogFormat::Text => lines.with_ansi(colour).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    // Filters of the whole rather than of a layer each: with those, a library that only asks whether
-    // a line would be logged makes the next one disappear (sqlx does, after each statement).
-    let may_be: fn(&Metadata<'_>) -> bool = match &traces.0 {
-        Some(_) => may_be_told,
-        None => may_be_logged,
+    // The filters apply to the whole subscriber. Filters of single layers lose the next record after a
+    // library checks whether a level is enabled, which sqlx does after each statement.
+    let is_allowed: fn(&Metadata<'_>) -> bool = match &traces.0 {
+        Some(_) => is_safe_event_or_own_span,
+        None => is_safe_event,
     };
-    let filtered = registry().with(filter).with(filter_fn(may_be));
+    let filtered = registry().with(filter).with(filter_fn(is_allowed));
     let Some(provider) = &traces.0 else {
         return Ok(Box::new(filtered.with(lines)));
     };
@@ -134,7 +145,7 @@ fn subscriber<W: for<'w> MakeWriter<'w> + Send + Sync + 'static>(
         .with_location(false)
         .with_threads(false)
         .with_tracked_inactivity(false);
-    // This one says yes to every event, so that there is nothing to forget.
+    // A layer filter is safe here: it accepts every event, so no record can be lost.
     let lines = lines.with_filter(filter_fn(|metadata| metadata.is_event()));
     Ok(Box::new(filtered.with(lines).with(spans)))
 }
@@ -145,10 +156,10 @@ mod tests {
 
     use super::*;
 
-    fn logged(format: LogFormat, levels: &str) -> String {
+    fn logged(format: LogFormat, filter: &str) -> String {
         let path = env::temp_dir().join(format!("token-vendor-{}", uuid::Uuid::new_v4()));
         let file = File::create(&path).unwrap();
-        let subscriber = subscriber(format, levels, false, file, &Traces::default()).unwrap();
+        let subscriber = build_subscriber(format, filter, false, file, &Traces::default()).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(status = 200, "request");
             tracing::trace!("detail");
@@ -162,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_text_or_flat_json() {
+    fn a_record_is_one_line_of_text_or_flat_json() {
         let text = logged(LogFormat::Text, "");
         assert!(text.contains("request status=200\n"), "{text:?}");
         let json = logged(LogFormat::Json, "");
@@ -172,18 +183,21 @@ mod tests {
     }
 
     #[test]
-    fn no_level_brings_out_what_may_hold_a_secret() {
+    fn no_filter_logs_records_that_may_hold_a_secret() {
         let lines = logged(LogFormat::Text, "trace,sqlx_postgres=trace");
         assert_eq!(lines.lines().count(), 3, "{lines}");
         assert!(lines.contains("detail") && lines.contains("a statement"));
-        let error = subscriber(
+    }
+
+    #[test]
+    fn an_invalid_filter_is_an_error_that_names_the_variable() {
+        let result = build_subscriber(
             LogFormat::Text,
             "a=loud",
             false,
             io::sink,
             &Traces::default(),
-        )
-        .err();
-        assert!(error.unwrap().starts_with("RUST_LOG: "));
+        );
+        assert!(result.err().unwrap().starts_with("RUST_LOG: "));
     }
 }

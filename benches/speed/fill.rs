@@ -1,4 +1,4 @@
-//! Tokens and events in any number, as the service would have left them.
+//! Fills a database with any number of tokens and events, with the same contents that the service would write.
 
 use std::fmt::Write;
 
@@ -11,59 +11,60 @@ use uuid::Uuid;
 
 use crate::world::{FINGERPRINT_KEY, TOKEN_KEY};
 
-/// The users whom the load is about, spread evenly over all tokens.
-pub const HOT: u64 = 10_000;
-/// Marks their tokens.
+/// The number of users that the load requests tokens for. They are spread evenly over all tokens.
+pub const HOT_USERS: u64 = 10_000;
+/// The bank of the hot users' tokens.
 const HOT_BANK: &str = "Swedbank";
 const COLD_BANK: &str = "Luminor";
-/// A secret as long as the upstream's.
+/// A token string as long as the provider's.
 const TOKEN_STRING: &str = "22URPv4x0DDV8twlQB7C22URPv4x0DDV8twlQB7C";
 
-/// The user of token `n`: their order is not that of the tokens.
-fn user(n: u64) -> String {
+/// Returns the user id of token `n`. The multiplication keeps the order of user ids unlike that of the tokens.
+fn user_id(n: u64) -> String {
     format!("u-{:08x}", (n as u32).wrapping_mul(2_654_435_761))
 }
 
 fn is_hot(n: u64, tokens: u64) -> bool {
-    n.is_multiple_of((tokens / HOT).max(1))
+    n.is_multiple_of((tokens / HOT_USERS).max(1))
 }
 
-/// Requests for the hot users' tokens, a line each.
+fn bank(n: u64, tokens: u64) -> &'static str {
+    if is_hot(n, tokens) {
+        HOT_BANK
+    } else {
+        COLD_BANK
+    }
+}
+
+/// Returns one request per line for the tokens of the hot users.
 pub fn hot_requests(tokens: u64) -> String {
     let hot = (0..tokens)
         .filter(|n| is_hot(*n, tokens))
-        .take(HOT as usize);
+        .take(HOT_USERS as usize);
     let mut hot: Vec<_> = hot.collect();
-    // In an order that is neither that of the table nor that of an index.
+    // The order of neither the table nor an index.
     fastrand::Rng::with_seed(1).shuffle(&mut hot);
-    requests(hot.into_iter().map(|n| (n, HOT_BANK)))
+    requests(hot.into_iter(), tokens)
 }
 
-/// Requests for every token, a line each.
+/// Returns one request per line for every token.
 pub fn all_requests(tokens: u64) -> String {
-    let bank = |n| {
-        if is_hot(n, tokens) {
-            HOT_BANK
-        } else {
-            COLD_BANK
-        }
-    };
-    requests((0..tokens).map(|n| (n, bank(n))))
+    requests(0..tokens, tokens)
 }
 
-fn requests(of: impl Iterator<Item = (u64, &'static str)>) -> String {
-    of.fold(String::new(), |mut lines, (n, bank)| {
-        let user = user(n);
+fn requests(numbers: impl Iterator<Item = u64>, tokens: u64) -> String {
+    numbers.fold(String::new(), |mut lines, n| {
+        let (user_id, bank) = (user_id(n), bank(n, tokens));
         let access = r#"{"accounts":true}"#;
         let _ = writeln!(
             lines,
-            r#"{{"userId":"{user}","country":"LT","bank":"{bank}","access":{access}}}"#
+            r#"{{"userId":"{user_id}","country":"LT","bank":"{bank}","access":{access}}}"#
         );
         lines
     })
 }
 
-/// Fills an empty database. Indexes are dropped and made again, which is sooner done.
+/// Fills an empty database. Drops the indexes first and creates them at the end, which is faster.
 pub async fn fill(db: &mut PgConnection, tokens: u64, events: u64) -> Result<()> {
     run(
         db,
@@ -75,8 +76,8 @@ pub async fn fill(db: &mut PgConnection, tokens: u64, events: u64) -> Result<()>
     run(db, "INSERT INTO slots (user_id, country, bank, access, token_id, usable_until, minted_seq, lease_epoch, claimed_at)
              SELECT user_id, country, bank, access, id, ends_at, 1, 1, issued_at FROM tokens").await?;
     run(db, "SELECT create_audit_partition(now() - make_interval(months => ago)) FROM generate_series(1, 3) ago").await?;
-    // A few users have many events, most have few. What is minted and ended is no longer on record, and
-    // each once. As they came: a trail is on disk in the order of time.
+    // Few users have many events, most users have few. Events of minting and invalidation refer to tokens that are
+    // purged by now, each only once. Rows are in the order of time, like those of a real audit log.
     run(db, &format!(
         "INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip, country, bank, access, token_id, fingerprint)
          SELECT gen_random_uuid(), now() - interval '90 days' * (1 - g.n::float8 / {events}) - interval '1 minute',
@@ -90,21 +91,22 @@ pub async fn fill(db: &mut PgConnection, tokens: u64, events: u64) -> Result<()>
     for index in indexes {
         run(db, &index).await?;
     }
-    age(db, events).await?;
+    add_handouts(db, events).await?;
     run(db, "RESET work_mem").await?;
     run(db, "VACUUM ANALYZE").await?;
     run(db, "CHECKPOINT").await
 }
 
-/// Handouts of the hot tokens, more of some than of others, and a tenth of all events at most. Indexes
-/// that were just made have all their pages alike, which then would all be split in the same second.
-async fn age(db: &mut PgConnection, events: u64) -> Result<()> {
-    let most = (events / 10 / HOT * 2).min(64);
+/// Adds handouts of the hot tokens, a different number per token and at most a tenth of all events.
+///
+/// New indexes have equally full pages, which would all split in the same second of the load.
+async fn add_handouts(db: &mut PgConnection, events: u64) -> Result<()> {
+    let max_per_token = (events / 10 / HOT_USERS * 2).min(64);
     run(db, &format!(
         "INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip, country, bank, access, token_id, fingerprint)
          SELECT gen_random_uuid(), now() - interval '1 minute' * random() AS at, 'token.reused', t.user_id, 'client-' || n % 5,
                 gen_random_uuid()::text, '10.0.0.' || n % 250, t.country, t.bank, t.access, t.id, t.fingerprint
-         FROM tokens t, generate_series(1, abs(hashtext(t.user_id)::bigint) % ({most} + 1)) AS n
+         FROM tokens t, generate_series(1, abs(hashtext(t.user_id)::bigint) % ({max_per_token} + 1)) AS n
          WHERE t.bank = '{HOT_BANK}' ORDER BY at")).await
 }
 
@@ -113,7 +115,7 @@ pub async fn run(db: &mut PgConnection, sql: &str) -> Result<()> {
     Ok(())
 }
 
-/// Drops the indexes of the two large tables; what makes them again.
+/// Drops the indexes of the two large tables. Returns the statements that create them again.
 async fn drop_indexes(db: &mut PgConnection) -> Result<Vec<String>> {
     let indexes: Vec<(String, String)> = sqlx::query_as(
         "SELECT CASE WHEN c.oid IS NULL THEN format('DROP INDEX %s', i.indexrelid::regclass)
@@ -128,7 +130,7 @@ async fn drop_indexes(db: &mut PgConnection) -> Result<Vec<String>> {
     for (drop, _) in &indexes {
         run(db, drop).await?;
     }
-    Ok(indexes.into_iter().map(|(_, make)| make).collect())
+    Ok(indexes.into_iter().map(|(_, create)| create).collect())
 }
 
 async fn copy_tokens(db: &mut PgConnection, tokens: u64) -> Result<()> {
@@ -137,13 +139,9 @@ async fn copy_tokens(db: &mut PgConnection, tokens: u64) -> Result<()> {
     let mut copy = db.copy_in_raw("COPY tokens (user_id, id, country, bank, access, lifetime, issued_at, expiration, ends_at, is_valid, ciphertext, key_id, fingerprint) FROM STDIN").await?;
     let mut lines = String::new();
     for n in 0..tokens {
-        let bank = if is_hot(n, tokens) {
-            HOT_BANK
-        } else {
-            COLD_BANK
-        };
+        let bank = bank(n, tokens);
         let combination = Combination {
-            user_id: user(n).into(),
+            user_id: user_id(n).into(),
             country: "LT".parse().ok(),
             bank: Some(bank.into()),
             access: Access::from_bits(1),
@@ -151,13 +149,13 @@ async fn copy_tokens(db: &mut PgConnection, tokens: u64) -> Result<()> {
         let id = Uuid::now_v7();
         let token = TokenString::new(format!("{TOKEN_STRING}{n}"));
         let encrypted = keys.encrypt(&token, id, &combination);
-        // Spread over what the upstream allows, so that no two are alike.
+        // Every token has another time.
         let issued_at = now - TimeDelta::hours(1) + TimeDelta::microseconds(n as i64);
         let ends_at = issued_at + TimeDelta::days(20);
         let _ = write!(
             lines,
             "{}\t{id}\tLT\t{bank}\t1\t1728000\t{issued_at}\t{ends_at}\t{ends_at}\tt\t\\\\x",
-            user(n)
+            user_id(n)
         );
         for byte in &encrypted.bytes {
             let _ = write!(lines, "{byte:02x}");

@@ -1,6 +1,6 @@
--- wrk -s handouts.lua URL -- KIND WHAT AUTHORIZATION
--- KIND file:   POSTs the bodies of the file WHAT, a line each, in turn
---      get:    GETs the path WHAT
+-- wrk -s handouts.lua URL -- METHOD TARGET AUTHORIZATION
+-- METHOD post: posts each line of the file TARGET in turn
+--        get:  gets the path TARGET
 local threads = 0
 
 function setup(thread)
@@ -9,17 +9,17 @@ function setup(thread)
 end
 
 function init(args)
-   local kind, what = args[1], args[2]
+   local method, target = args[1], args[2]
    local headers = {["Content-Type"] = "application/json", ["Authorization"] = args[3]}
-   if kind == "get" then
-      local get = wrk.format("GET", what, headers)
+   if method == "get" then
+      local get = wrk.format("GET", target, headers)
       request = function() return get end
    else
       local requests, at = {}, 0
-      for body in io.lines(what) do
+      for body in io.lines(target) do
          requests[#requests + 1] = wrk.format("POST", nil, headers, body)
       end
-      -- Threads begin apart.
+      -- Each thread starts at another line.
       at = number * 7919 % #requests
       request = function()
          at = at % #requests + 1

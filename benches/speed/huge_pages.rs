@@ -1,22 +1,22 @@
-//! Memory for Postgres in pages of 2 MB, as its manual advises for a server that matters.
+//! Reserves huge pages of 2 MB for Postgres, as its manual recommends.
 
 use std::fs;
 
-/// How many there are is written here.
+/// The file with the number of reserved huge pages.
 const POOL: &str = "/proc/sys/vm/nr_hugepages";
 
-/// Huge pages that the system was asked for; dropping them gives them back.
+/// Reserved huge pages. Dropping it releases them.
 pub struct HugePages {
-    /// What there were before.
+    /// The number of pages before the reservation.
     before: u64,
 }
 
 impl HugePages {
-    /// Sees to so many that are free. None where there are, or where we may not ask for more.
+    /// Reserves pages until this many are free. Returns `None` if they already are, or without permission.
     pub fn reserve(pages: u64) -> Option<HugePages> {
-        let (before, free) = (told("HugePages_Total")?, told("HugePages_Free")?);
-        let missing = pages.saturating_sub(free);
-        if missing == 0 || told("Hugepagesize") != Some(2048) {
+        let before = read_meminfo("HugePages_Total")?;
+        let missing = pages.saturating_sub(read_meminfo("HugePages_Free")?);
+        if missing == 0 || read_meminfo("Hugepagesize") != Some(2048) {
             return None;
         }
         fs::write(POOL, (before + missing).to_string()).ok()?;
@@ -26,24 +26,27 @@ impl HugePages {
 
 impl Drop for HugePages {
     fn drop(&mut self) {
-        // Those still in use are given back when they no longer are.
+        // Linux releases pages that are in use as soon as they are free.
         let _ = fs::write(POOL, self.before.to_string());
     }
 }
 
-/// Whether that many are in use, or promised to whoever will use them.
-pub fn are_taken(pages: u64) -> bool {
-    let taken = || {
-        let (total, free) = (told("HugePages_Total")?, told("HugePages_Free")?);
-        Some(total - free + told("HugePages_Rsvd")?)
+/// Returns true if at least this many pages are in use or promised to a process.
+pub fn are_used(pages: u64) -> bool {
+    let used = || {
+        let (total, free) = (
+            read_meminfo("HugePages_Total")?,
+            read_meminfo("HugePages_Free")?,
+        );
+        Some(total - free + read_meminfo("HugePages_Rsvd")?)
     };
-    taken().is_some_and(|taken| taken >= pages)
+    used().is_some_and(|used| used >= pages)
 }
 
-/// What Linux tells of its memory.
-fn told(name: &str) -> Option<u64> {
-    let told = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = told.lines().find_map(|line| line.strip_prefix(name))?;
+/// Reads a number from `/proc/meminfo`.
+fn read_meminfo(name: &str) -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.strip_prefix(':')?
         .split_whitespace()
         .next()?

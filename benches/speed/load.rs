@@ -1,4 +1,4 @@
-//! The load: wrk, pgbench, and herds.
+//! Generates load with wrk, pgbench and connections of its own.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,16 +17,16 @@ use crate::process::command;
 use crate::report::median;
 use crate::world::{AUTHORIZATION, World};
 
-/// What wrk asks for.
+/// The requests that wrk sends.
 #[derive(Clone, Copy)]
-pub enum Ask<'a> {
-    /// The bodies of a file, in turn.
-    File(&'a Path),
-    /// A path.
+pub enum Requests<'a> {
+    /// POST requests with the lines of a file as bodies, in turn.
+    PostLines(&'a Path),
+    /// GET requests of a path.
     Get(&'a str),
 }
 
-/// What came of it.
+/// The result of a wrk run.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Load {
     requests: u64,
@@ -37,14 +37,13 @@ pub struct Load {
 }
 
 impl Load {
-    /// Requests a second.
+    /// Returns the requests per second.
     pub fn rate(&self) -> f64 {
         self.requests as f64 / self.seconds
     }
 }
 
-/// What all processors were wanted for since the start, and what of it other guests of the machine
-/// got; Linux tells.
+/// The CPU time of all cores that was requested since boot, and the part that other guests took, from `/proc/stat`.
 pub struct ProcessorTimes(Option<(u64, u64)>);
 
 impl ProcessorTimes {
@@ -53,7 +52,7 @@ impl ProcessorTimes {
             let stat = fs::read_to_string("/proc/stat").ok()?;
             let times = stat.lines().next()?.split_whitespace().skip(1);
             let times: Vec<u64> = times.filter_map(|time| time.parse().ok()).collect();
-            // The rest is idle or counted twice.
+            // The other fields are idle time, or are already part of these.
             let [user, nice, system, _, _, irq, softirq, steal, ..] = times[..] else {
                 return None;
             };
@@ -62,46 +61,50 @@ impl ProcessorTimes {
         ProcessorTimes(read())
     }
 
-    /// The share that other guests got since.
+    /// Returns the share of the CPU time since then that other guests took.
     pub fn stolen(&self) -> Option<f64> {
         let (before, after) = (self.0?, ProcessorTimes::now().0?);
         Some((after.1 - before.1) as f64 / (after.0 - before.0).max(1) as f64)
     }
 }
 
-/// A measurement; where other guests of the machine got much of it, the best of three.
-pub async fn undisturbed<T>(measure: impl AsyncFn() -> Result<T>) -> Result<T> {
+/// Measures up to three times, until other guests take less than 4 % of the CPU time. Returns the least disturbed
+/// result.
+pub async fn least_disturbed<T>(measure: impl AsyncFn() -> Result<T>) -> Result<T> {
     let mut best = None;
     for _ in 0..3 {
         let times = ProcessorTimes::now();
-        let measured = measure().await?;
+        let result = measure().await?;
         let stolen = times.stolen().unwrap_or(0.0);
-        if best.as_ref().is_none_or(|(least, _)| stolen < *least) {
-            best = Some((stolen, measured));
+        if best.as_ref().is_none_or(|(lowest, _)| stolen < *lowest) {
+            best = Some((stolen, result));
         }
         if stolen < 0.04 {
             break;
         }
     }
-    Ok(best.context("never measured")?.1)
+    Ok(best.context("nothing was measured")?.1)
 }
 
-/// Drives a server over that many connections for so long, and insists that nothing fails.
-pub async fn drive(
+/// Loads a server with wrk.
+///
+/// # Errors
+/// Fails if a request fails.
+pub async fn run_wrk(
     world: &World,
-    base: &str,
+    base_url: &str,
     connections: u32,
     seconds: u32,
-    ask: Ask<'_>,
+    requests: Requests<'_>,
 ) -> Result<Load> {
     let script = world.folder.join("handouts.lua");
     fs::write(&script, include_str!("handouts.lua"))?;
-    // The load has no more than half of the machine to itself.
+    // wrk uses at most half of the cores.
     let cores = std::thread::available_parallelism()?.get() as u32;
     let threads = (cores / 2).clamp(1, connections);
-    let (kind, what) = match ask {
-        Ask::File(path) => ("file", path.display().to_string()),
-        Ask::Get(path) => ("get", path.to_owned()),
+    let (method, target) = match requests {
+        Requests::PostLines(path) => ("post", path.display().to_string()),
+        Requests::Get(path) => ("get", path.to_owned()),
     };
     let mut wrk = command(Path::new("wrk"), None);
     wrk.arg(format!("-t{threads}"))
@@ -109,11 +112,11 @@ pub async fn drive(
     wrk.arg(format!("-d{seconds}s"))
         .args(["--timeout=20s", "-s"])
         .arg(script);
-    wrk.arg(format!("{base}/bank/tokens/"))
-        .args(["--", kind, &what, AUTHORIZATION]);
-    let said = output(wrk).await.context("wrk")?;
-    let line = said.lines().last().unwrap_or_default();
-    let load: Load = serde_json::from_str(line).with_context(|| said.clone())?;
+    wrk.arg(format!("{base_url}/bank/tokens/"))
+        .args(["--", method, &target, AUTHORIZATION]);
+    let stdout = run_to_end(wrk).await.context("wrk")?;
+    let line = stdout.lines().last().unwrap_or_default();
+    let load: Load = serde_json::from_str(line).with_context(|| stdout.clone())?;
     ensure!(
         load.failed == 0 && load.requests > 0,
         "requests failed: {load:?}"
@@ -121,7 +124,7 @@ pub async fn drive(
     Ok(load)
 }
 
-/// The median milliseconds of a script that one connection repeats, each statement prepared.
+/// Repeats a script on one connection with prepared statements. Returns the median time in milliseconds.
 pub async fn pgbench(
     world: &World,
     database: &str,
@@ -140,7 +143,7 @@ pub async fn pgbench(
     for (name, value) in values {
         pgbench.arg("-D").arg(format!("{name}={value}"));
     }
-    output(pgbench).await.context("pgbench")?;
+    run_to_end(pgbench).await.context("pgbench")?;
     let mut times = Vec::new();
     for entry in fs::read_dir(world.folder.join("log"))? {
         let path = entry?.path();
@@ -161,21 +164,21 @@ pub async fn pgbench(
     Ok(median(&times))
 }
 
-/// Runs a program to its end, and ends it when nobody waits any more; its standard output.
-pub async fn output(command: Command) -> Result<String> {
+/// Runs a program and returns its standard output. Dropping the future kills the program.
+pub async fn run_to_end(command: Command) -> Result<String> {
     let mut command = tokio::process::Command::from(command);
     let output = command
         .kill_on_drop(true)
         .stdin(Stdio::null())
         .output()
         .await?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{:?}: {said}", command.as_std());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{:?}: {stderr}", command.as_std());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The bytes of a request for a token.
-pub fn request(authorization: &str, body: &str) -> String {
+/// Returns the text of a request for a token.
+pub fn token_request(authorization: &str, body: &str) -> String {
     let length = body.len();
     format!(
         "POST /bank/tokens/ HTTP/1.1\r\nHost: bench\r\nAuthorization: {authorization}\r\n\
@@ -183,25 +186,27 @@ pub fn request(authorization: &str, body: &str) -> String {
     )
 }
 
-/// The milliseconds that each answer took so many callers, who keep asking for so long. They begin
-/// one after the other, spread over `apart`, so that they do not ask in step.
-pub async fn callers(
+/// Sends requests from several callers at the same time, each one after the other. Returns the milliseconds of every
+/// answer.
+///
+/// The first requests are spread over `stagger`, so that the callers do not send in step.
+pub async fn run_callers(
     server: SocketAddr,
     callers: u32,
-    apart: Duration,
+    stagger: Duration,
     seconds: u32,
     request: impl Fn(u32, usize) -> String,
 ) -> Result<Vec<f64>> {
-    let ends = Instant::now() + Duration::from_secs(seconds.into());
+    let deadline = Instant::now() + Duration::from_secs(seconds.into());
     let request = &request;
     let callers = (0..callers).map(|caller| async move {
         let mut connection = Connection::open(server).await?;
-        sleep(apart * caller / callers).await;
+        sleep(stagger * caller / callers).await;
         let mut times = Vec::new();
-        while Instant::now() < ends {
+        while Instant::now() < deadline {
             let request = request(caller, times.len());
             let began = Instant::now();
-            connection.ask(&request).await?;
+            connection.send(&request).await?;
             times.push(began.elapsed().as_secs_f64() * 1e3);
         }
         anyhow::Ok(times)
@@ -209,14 +214,14 @@ pub async fn callers(
     Ok(try_join_all(callers).await?.concat())
 }
 
-/// Asks for each of them once, over 64 connections.
-pub async fn ask_all(server: SocketAddr, bodies: &[&str]) -> Result<()> {
+/// Sends one token request per body, over 64 connections.
+pub async fn send_all(server: SocketAddr, bodies: &[&str]) -> Result<()> {
     let callers = bodies
         .chunks(bodies.len().div_ceil(64))
         .map(|bodies| async move {
             let mut connection = Connection::open(server).await?;
             for body in bodies {
-                connection.ask(&request(AUTHORIZATION, body)).await?;
+                connection.send(&token_request(AUTHORIZATION, body)).await?;
             }
             anyhow::Ok(())
         });
@@ -224,24 +229,25 @@ pub async fn ask_all(server: SocketAddr, bodies: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Connects so many callers, spread over the servers, has all of them ask at once, and returns the
-/// seconds until the last has its answer.
-pub async fn herd(servers: &[SocketAddr], callers: usize, request: &str) -> Result<f64> {
+/// Sends one request from every caller at the same time. Returns the seconds until the last answer.
+///
+/// The callers are spread over the servers and connect before.
+pub async fn run_herd(servers: &[SocketAddr], callers: usize, request: &str) -> Result<f64> {
     let mut connections = Vec::with_capacity(callers);
     for caller in 0..callers {
         connections.push(Connection::open(servers[caller % servers.len()]).await?);
     }
-    // What was just accepted is settled.
+    // The servers need a moment to accept all connections.
     sleep(Duration::from_millis(500)).await;
     let began = Instant::now();
     let answers = connections
         .iter_mut()
-        .map(|connection| connection.ask(request));
+        .map(|connection| connection.send(request));
     try_join_all(answers).await?;
     Ok(began.elapsed().as_secs_f64())
 }
 
-/// A caller that asks one thing after the other.
+/// A keep-alive connection with one request at a time.
 pub struct Connection {
     stream: TcpStream,
     answer: Vec<u8>,
@@ -257,13 +263,16 @@ impl Connection {
         })
     }
 
-    /// Asks, and insists on an answer that is a success.
-    pub async fn ask(&mut self, request: &str) -> Result<()> {
+    /// Sends a request and reads the answer.
+    ///
+    /// # Errors
+    /// Fails if the status is not 200…209.
+    pub async fn send(&mut self, request: &str) -> Result<()> {
         self.stream.write_all(request.as_bytes()).await?;
         self.answer.clear();
         loop {
             let read = self.stream.read_buf(&mut self.answer).await?;
-            ensure!(read > 0, "a connection was closed");
+            ensure!(read > 0, "the server closed the connection");
             let text = std::str::from_utf8(&self.answer)?;
             let Some((head, body)) = text.split_once("\r\n\r\n") else {
                 continue;
@@ -271,8 +280,8 @@ impl Connection {
             let head = head.to_ascii_lowercase();
             ensure!(head.starts_with("http/1.1 20"), "{text}");
             let length = head.split("content-length: ").nth(1);
-            let length = length.and_then(|rest| rest.lines().next());
-            if body.len() >= length.context("no length")?.parse::<usize>()? {
+            let length = length.and_then(|value| value.lines().next());
+            if body.len() >= length.context("no Content-Length")?.parse::<usize>()? {
                 return Ok(());
             }
         }

@@ -1,7 +1,12 @@
-//! The speed of the service, measured beside what it is compared to, in one run on one machine.
+//! The benchmark: measures the service and the programs that it is compared with, in one run on one machine.
 //!
-//! `make bench`, or parts of it by name: `make bench ARGS="warm export"`. Results are printed and
-//! written to `target/bench`. See `docs/performance.md`.
+//! `make bench` runs all of it, `make bench ARGS="warm export"` some sections. It prints the results and writes them
+//! to `target/bench`. `docs/performance.md` explains them.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "benchmarks read clocks and the environment"
+)]
 
 mod fill;
 mod huge_pages;
@@ -32,27 +37,27 @@ use world::{Scale, World};
 const SECTIONS: [&str; 9] = [
     "warm", "miss", "herd", "scale", "audit", "export", "memory", "start", "cleanup",
 ];
-/// Serves until it is interrupted, for a profiler.
+/// The argument that serves until it is interrupted, for a profiler.
 const HOLD: &str = "hold";
 
 #[derive(Parser)]
 struct Arguments {
-    /// The parts to measure; all of them unless said.
+    /// The sections to measure [default: all]. `hold` serves until it is interrupted, for a profiler.
     #[arg(value_parser = [&SECTIONS[..], &[HOLD]].concat())]
     sections: Vec<String>,
-    /// As large as the goals have it: 10 million tokens and 50 million events. Takes 70 GB.
+    /// Use 10 million tokens and 50 million events instead of one million each. Needs 70 GB.
     #[arg(long)]
     large: bool,
-    /// Postgres in pages of 4 kB, where it would have huge ones: root asks Linux for them.
+    /// Run Postgres without huge pages. Otherwise root reserves them.
     #[arg(long)]
     small_pages: bool,
-    /// Measurements that a median is of.
+    /// The number of rounds. Results are medians.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Seconds of one measurement under load.
+    /// The duration of one measurement under load, in seconds.
     #[arg(long, default_value_t = 2)]
     seconds: u32,
-    /// Cargo's own.
+    /// Passed by cargo.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -67,56 +72,48 @@ async fn main() -> Result<()> {
     }
     let arguments = Arguments::parse();
     let mut terminate = signal(SignalKind::terminate())?;
-    // Whatever way it ends, what was started ends with it.
+    // A signal drops `run`, which stops all started programs.
     tokio::select! {
-        done = run(arguments) => done,
+        result = run(arguments) => result,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
         _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
     }
 }
 
 async fn run(arguments: Arguments) -> Result<()> {
-    let scale = match arguments.large {
+    let (tokens, events) = match arguments.large {
         false => (1_000_000, 1_000_000),
         true => (10_000_000, 50_000_000),
     };
     let scale = Scale {
-        tokens: scale.0,
-        events: scale.1,
+        tokens,
+        events,
         rounds: arguments.rounds,
         seconds: arguments.seconds,
     };
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     let world = World::start(&folder, scale, !arguments.small_pages).await?;
-    eprintln!(
-        "filling {} tokens and {} events",
-        scale.tokens, scale.events
-    );
+    eprintln!("inserting {tokens} tokens and {events} events");
     let began = Instant::now();
     world.create_database("filled").await?;
-    fill::fill(
-        &mut world.connect("filled").await?,
-        scale.tokens,
-        scale.events,
-    )
-    .await?;
+    fill::fill(&mut world.connect("filled").await?, tokens, events).await?;
     eprintln!("  took {:.0} s", began.elapsed().as_secs_f64());
 
-    let all = arguments.sections.is_empty();
-    let wanted = |name: &str| all || arguments.sections.iter().any(|wanted| wanted == name);
-    for name in SECTIONS.into_iter().filter(|name| wanted(name)) {
+    let is_given = |name: &str| arguments.sections.iter().any(|given| given == name);
+    let is_selected = |name: &str| arguments.sections.is_empty() || is_given(name);
+    for name in SECTIONS.into_iter().filter(|name| is_selected(name)) {
         measure(&world, name, &folder)
             .await
             .with_context(|| format!("measuring {name}"))?;
     }
-    if arguments.sections.iter().any(|name| name == HOLD) {
+    if is_given(HOLD) {
         warm::hold(&world).await?;
     }
     world.stop().await?;
     summarize(&folder)
 }
 
-/// Puts together what this run and earlier ones have measured: a table, the figures, a picture.
+/// Writes the table, the figures and the chart of all sections, including those of earlier runs.
 fn summarize(folder: &Path) -> Result<()> {
     let sections = SECTIONS
         .iter()
@@ -128,18 +125,18 @@ fn summarize(folder: &Path) -> Result<()> {
         Some(format!("{} {stolen:.0} %", section.name))
     });
     let stolen = stolen.collect::<Vec<_>>().join(", ");
-    let mut told = report::table(lines);
+    let mut text = report::table(lines);
     if !stolen.is_empty() {
-        told += &format!("\nOf the time wanted, other guests of this machine got: {stolen}.\n");
+        text += &format!("\nCPU time taken by other guests of the machine: {stolen}.\n");
     }
-    fs::write(folder.join("speed.md"), told)?;
+    fs::write(folder.join("speed.md"), text)?;
     let json = serde_json::to_string(&sections)? + "\n";
     fs::write(folder.join("speed.json"), json)?;
     if let Some(warm) = sections.iter().find(|section| section.name == "warm") {
-        fs::write(folder.join("speed.svg"), report::picture(warm))?;
+        fs::write(folder.join("speed.svg"), report::chart(warm))?;
     }
     eprintln!(
-        "{0}/speed.md, speed.json, speed.svg are written",
+        "wrote speed.md, speed.json and speed.svg to {}",
         folder.display()
     );
     Ok(())
@@ -174,7 +171,7 @@ async fn measure(world: &World, name: &str, folder: &Path) -> Result<()> {
     println!("{}", report::table(&section.lines));
     if let Some(stolen) = section.stolen {
         println!(
-            "{:.0} % of the time wanted went to other guests of this machine\n",
+            "Other guests of the machine took {:.0} % of the CPU time.\n",
             stolen * 1e2
         );
     }
@@ -192,6 +189,6 @@ fn machine(world: &World) -> String {
     } else {
         "small pages"
     };
-    let model = model.unwrap_or("an unknown kind");
+    let model = model.unwrap_or("an unknown CPU");
     format!("{cores} cores of {model}, Postgres in {pages}")
 }

@@ -1,4 +1,4 @@
-//! The programs that a measurement starts, and their end with it.
+//! Starts the programs of a measurement and ends them after it.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,18 +11,18 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 
-/// How long a program may take to start or to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest time for a program to start or to end.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A server on a port of its own on this machine; dropping it ends it.
+/// A server process on a local port. Dropping it ends the process.
 pub struct Server {
     child: Child,
     pub addr: SocketAddr,
-    /// A folder that goes with it.
+    /// A folder that is deleted when the server ends.
     pub home: Option<PathBuf>,
 }
 
-/// A program that this one's end ends too, a kill -9 included where the system can do that.
+/// Returns a command that ends when this process ends. On Linux this includes a kill -9.
 pub fn command(program: &Path, run_as: Option<&User>) -> Command {
     if !cfg!(target_os = "linux") {
         return Command::new(program);
@@ -37,30 +37,30 @@ pub fn command(program: &Path, run_as: Option<&User>) -> Command {
     command
 }
 
-/// Whom a server that should not be root runs as, where this program is.
-pub fn unprivileged() -> Option<User> {
+/// Returns the user `nobody` if this process runs as root.
+pub fn unprivileged_user() -> Option<User> {
     let nobody = || User::from_name("nobody").ok().flatten();
     geteuid().is_root().then(nobody).flatten()
 }
 
-/// A port that was free a moment ago.
+/// Returns a local address whose port is free.
 pub fn free_addr() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 impl Server {
-    /// Starts it and waits until it takes connections; what it says goes to the log.
+    /// Starts the process and waits until it accepts connections. Its output goes to the file `log`.
     pub fn start(command: Command, addr: SocketAddr, log: &Path) -> Result<Server> {
         let mut server = Server::spawn(command, addr, log)?;
         let began = Instant::now();
         while TcpStream::connect(addr).is_err() {
             if let Some(status) = server.child.try_wait()? {
-                let said = fs::read_to_string(log).unwrap_or_default();
-                bail!("it ended with {status}:\n{said}");
+                let text = fs::read_to_string(log).unwrap_or_default();
+                bail!("the server ended with {status}:\n{text}");
             }
-            if began.elapsed() > PATIENCE {
+            if began.elapsed() > TIMEOUT {
                 bail!(
-                    "nothing listens on {addr} after {PATIENCE:?}: {}",
+                    "nothing listens on {addr} after {TIMEOUT:?}; the log is {}",
                     log.display()
                 );
             }
@@ -69,7 +69,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Starts it and waits for nothing.
+    /// Starts the process without waiting.
     pub fn spawn(mut command: Command, addr: SocketAddr, log: &Path) -> Result<Server> {
         let file = File::create(log).with_context(|| log.display().to_string())?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?);
@@ -82,13 +82,13 @@ impl Server {
         })
     }
 
-    /// `http://` and its address.
-    pub fn base(&self) -> String {
+    /// Returns `http://` and the address.
+    pub fn base_url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
-    /// Its resident memory in bytes, as Linux tells it.
-    pub fn resident(&self) -> Result<u64> {
+    /// Returns the resident memory in bytes, from `/proc`.
+    pub fn resident_memory(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
@@ -102,7 +102,7 @@ impl Drop for Server {
         let _ = kill(pid, Signal::SIGTERM);
         let began = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) {
-            if began.elapsed() > PATIENCE {
+            if began.elapsed() > TIMEOUT {
                 let _ = self.child.kill();
             }
             sleep(Duration::from_millis(5));

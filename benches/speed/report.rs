@@ -1,4 +1,4 @@
-//! What was measured: medians, ratios, goals; as a table and as JSON.
+//! The results: medians, ratios and goals, as a table, JSON and a chart.
 
 use std::fmt;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-/// The middle one, or between the two in the middle.
+/// Returns the median, or NaN for no values.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -18,7 +18,7 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// The value that so many per cent are not above.
+/// Returns the percentile, or NaN for no values.
 pub fn percentile(values: &[f64], percent: usize) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -28,7 +28,7 @@ pub fn percentile(values: &[f64], percent: usize) -> f64 {
         .unwrap_or(f64::NAN)
 }
 
-/// What a ratio, or where there is no rival the figure itself, is to come to.
+/// The goal of a ratio, or of the figure itself if there is no rival.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Goal {
@@ -39,8 +39,8 @@ pub enum Goal {
 impl Goal {
     fn is_met(self, figure: f64) -> bool {
         match self {
-            Goal::AtLeast(least) => figure >= least,
-            Goal::AtMost(most) => figure <= most,
+            Goal::AtLeast(min) => figure >= min,
+            Goal::AtMost(max) => figure <= max,
         }
     }
 }
@@ -48,21 +48,21 @@ impl Goal {
 impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Goal::AtLeast(least) => write!(f, "≥ {}", round(*least)),
-            Goal::AtMost(most) => write!(f, "≤ {}", round(*most)),
+            Goal::AtLeast(min) => write!(f, "≥ {}", format_number(*min)),
+            Goal::AtMost(max) => write!(f, "≤ {}", format_number(*max)),
         }
     }
 }
 
-/// A figure of ours beside that of a rival, a value for each round.
+/// A measurement of the service and optionally of a rival, with one value per round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Line {
-    pub path: String,
+    pub measurement: String,
     pub unit: String,
     pub ours: Vec<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rival: Option<(String, Vec<f64>)>,
-    /// The median of each round's ratio, ours to the rival's.
+    /// The median of the ratios of all rounds, service to rival.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,24 +71,24 @@ pub struct Line {
     pub is_met: Option<bool>,
 }
 
-/// The lines of one part of the benchmark, measured in one run.
+/// The results of one section of the benchmark, measured in one run.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Section {
     pub name: String,
     pub at: String,
     pub seconds: f64,
     pub machine: String,
-    /// The share of the processor time wanted meanwhile that other guests of the machine got.
+    /// The share of the CPU time that other guests of the machine took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stolen: Option<f64>,
     pub lines: Vec<Line>,
 }
 
 impl Section {
-    /// A figure of ours alone.
-    pub fn alone(&mut self, path: &str, unit: &str, ours: &[f64], goal: Option<Goal>) {
+    /// Adds a figure without a rival.
+    pub fn add(&mut self, measurement: &str, unit: &str, ours: &[f64], goal: Option<Goal>) {
         self.lines.push(Line {
-            path: path.into(),
+            measurement: measurement.into(),
             unit: unit.into(),
             ours: ours.to_vec(),
             rival: None,
@@ -98,10 +98,10 @@ impl Section {
         });
     }
 
-    /// A figure of ours beside a rival's of the same rounds.
-    pub fn beside(
+    /// Adds a figure and that of a rival in the same rounds.
+    pub fn compare(
         &mut self,
-        path: &str,
+        measurement: &str,
         unit: &str,
         ours: &[f64],
         rival: (&str, &[f64]),
@@ -115,7 +115,7 @@ impl Section {
             .collect();
         let ratio = median(&ratios);
         self.lines.push(Line {
-            path: path.into(),
+            measurement: measurement.into(),
             unit: unit.into(),
             ours: ours.to_vec(),
             rival: Some((name.into(), theirs.to_vec())),
@@ -136,20 +136,31 @@ impl Section {
     }
 }
 
-/// The lines as a Markdown table.
+/// Formats the results as a Markdown table.
 pub fn table<'a>(lines: impl IntoIterator<Item = &'a Line>) -> String {
-    let mut rows = vec![["Path", "Here", "Beside it", "Ratio", "Goal", ""].map(String::from)];
+    let headers = [
+        "Measurement",
+        "Service",
+        "Compared with",
+        "Ratio",
+        "Goal",
+        "",
+    ];
+    let mut rows = vec![headers.map(String::from)];
     rows.push(["---", "---:", "---", "---:", "---:", "---"].map(String::from));
     for line in lines {
-        let figure = |values: &[f64]| format!("{} {}", round(median(values)), line.unit);
+        let figure = |values: &[f64]| {
+            let figure = format!("{} {}", format_number(median(values)), line.unit);
+            figure.trim_end().to_owned()
+        };
         let rival = line.rival.as_ref();
         rows.push([
-            line.path.clone(),
+            line.measurement.clone(),
             figure(&line.ours),
             rival.map_or(String::new(), |(name, theirs)| {
                 format!("{name}: {}", figure(theirs))
             }),
-            line.ratio.map_or(String::new(), round),
+            line.ratio.map_or(String::new(), format_number),
             line.goal.map_or(String::new(), |goal| goal.to_string()),
             line.is_met
                 .map_or("", |is_met| if is_met { "met" } else { "**missed**" })
@@ -160,16 +171,16 @@ pub fn table<'a>(lines: impl IntoIterator<Item = &'a Line>) -> String {
     lines.collect()
 }
 
-/// The requests a second of a section as a picture: a bar each, ours in colour.
-pub fn picture(section: &Section) -> String {
-    let (row, left, widest) = (34, 250, 620.0);
+/// Draws the rates of a section as a bar chart in SVG, with the service in colour.
+pub fn chart(section: &Section) -> String {
+    let (row, left, max_width) = (34, 290, 580.0);
     let mut bars: Vec<(&str, f64, bool)> = Vec::new();
     for line in section.lines.iter().filter(|line| line.unit == "/s") {
-        let ours = (line.path.as_str(), median(&line.ours), true);
+        let ours = (line.measurement.as_str(), median(&line.ours), true);
         let rival = line.rival.as_ref();
         let rival = rival.map(|(name, theirs)| (name.as_str(), median(theirs), false));
         for bar in [Some(ours), rival].into_iter().flatten() {
-            // What is compared with ourselves has a bar already.
+            // A rival that is the service itself already has a bar.
             if !bars
                 .iter()
                 .any(|known| known.0 == bar.0 || known.1 == bar.1)
@@ -179,19 +190,19 @@ pub fn picture(section: &Section) -> String {
         }
     }
     bars.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let most = bars.first().map_or(1.0, |bar| bar.1);
+    let highest = bars.first().map_or(1.0, |bar| bar.1);
     let (height, text_end) = (bars.len() * row + 40, left - 10);
     let mut svg = format!(
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 {height}" font-family="system-ui, sans-serif" font-size="14">
 <style>text {{ fill: #333 }} .ours {{ fill: #0a7d5a }} .rival {{ fill: #9aa3ad }} @media (prefers-color-scheme: dark) {{ text {{ fill: #ddd }} .ours {{ fill: #35c493 }} .rival {{ fill: #6b7480 }} }}</style>
-<text x="{left}" y="20">requests a second, {}</text>
+<text x="{left}" y="20">requests per second, {}</text>
 "##,
         section.machine
     );
     for (at, (name, rate, is_ours)) in bars.iter().enumerate() {
-        let (y, width) = (at * row + 34, (rate / most * widest) as usize);
+        let (y, width) = (at * row + 34, (rate / highest * max_width) as usize);
         let (middle, class) = (y + 17, if *is_ours { "ours" } else { "rival" });
-        let (number, end) = (round(*rate), left + width + 8);
+        let (number, end) = (format_number(*rate), left + width + 8);
         svg += &format!(
             r#"<text x="{text_end}" y="{middle}" text-anchor="end">{name}</text><rect class="{class}" x="{left}" y="{y}" width="{width}" height="24" rx="3"/><text x="{end}" y="{middle}">{number}</text>
 "#
@@ -200,23 +211,20 @@ pub fn picture(section: &Section) -> String {
     svg + "</svg>\n"
 }
 
-/// Three digits that count; thousands apart.
-pub fn round(value: f64) -> String {
-    if value.abs() >= 1000.0 {
-        let whole = format!("{value:.0}");
-        let (head, tail) = whole.split_at(whole.len() % 3);
-        let groups = tail
-            .as_bytes()
-            .chunks(3)
-            .map(|group| String::from_utf8_lossy(group));
-        let groups: Vec<_> = [head.into()]
-            .into_iter()
-            .filter(|head: &std::borrow::Cow<str>| !head.is_empty())
-            .chain(groups)
-            .collect();
-        return groups.join(",");
+/// Formats a positive number: whole numbers with thousands separators from 1,000 on, else three digits.
+pub fn format_number(value: f64) -> String {
+    if value >= 1000.0 {
+        let digits = format!("{value:.0}");
+        let mut text = String::new();
+        for (at, digit) in digits.chars().enumerate() {
+            if at > 0 && (digits.len() - at).is_multiple_of(3) {
+                text.push(',');
+            }
+            text.push(digit);
+        }
+        return text;
     }
-    let digits = match value.abs() {
+    let digits = match value {
         v if v >= 100.0 => 0,
         v if v >= 10.0 => 1,
         v if v >= 0.1 => 2,

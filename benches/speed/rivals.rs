@@ -1,5 +1,11 @@
-//! What others would write, and what there is at most to be had: each a program of its own, run as
-//! `rival KIND ADDRESS ARGUMENT`.
+//! The programs that the service is compared with. Each runs in its own process, as `rival KIND ADDRESS ARGUMENT`.
+//!
+//! | Kind | Behaviour | Argument |
+//! | --- | --- | --- |
+//! | `constant` | Returns a constant answer. | – |
+//! | `connected` | Opens a database connection, then returns a constant answer. | database URL |
+//! | `naive` | Runs a SELECT and an INSERT per request. | database URL |
+//! | `herd` | Shares one provider call per user id, in memory only. | address of the provider |
 
 use std::sync::Arc;
 
@@ -12,7 +18,7 @@ use sqlx::Connection;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use uuid::Uuid;
 
-/// As long as an answer of the service.
+/// An answer with the length of an answer of the service.
 const ANSWER: &str = r#"{"id":"01a204ea-985b-7711-8188-6bde09e642c2","userId":"u-12345678","tokenString":"22URPv4x0DDV8twlQB7C22URPv4x0DDV8twlQB7C","expiration":"2026-11-22T21:20:13.026268Z","expiresIn":3599,"isValid":true,"country":"LT","bank":"Swedbank","access":{"accounts":true,"balances":false,"transactions":false},"issuedAt":"2026-11-22T20:20:13.030320Z","lifetime":3600,"fingerprint":"28fa2f4f8dcc28fa2f4f8dcc28fa2f4f8dcc28fa2f4f8dcc28fa2f4f8dcc1234","outcome":"reused","verificationUrl":"https://bank-verification.ui.idenfy.com/?token=22URPv4x0DDV8twlQB7C22URPv4x0DDV8twlQB7C"}"#;
 
 #[derive(Deserialize)]
@@ -32,12 +38,12 @@ struct Access {
     transactions: bool,
 }
 
-/// Runs one until it is told to stop.
+/// Runs a rival until SIGTERM.
 pub async fn run(kind: &str, addr: &str, argument: &str) -> anyhow::Result<()> {
     let (kind, argument) = (kind.to_owned(), argument.to_owned());
-    // One that is told where the database is has opened it before it serves.
+    // Connections are opened before the server listens.
     let pool = match &*kind {
-        "audited" => {
+        "naive" => {
             let pool = PgPoolOptions::new().min_connections(16).max_connections(16);
             Some(pool.connect(&argument).await?)
         }
@@ -64,7 +70,7 @@ pub async fn run(kind: &str, addr: &str, argument: &str) -> anyhow::Result<()> {
             None => app,
         };
         match &*kind {
-            "audited" => app.route("/bank/tokens/", post().to(select_and_insert)),
+            "naive" => app.route("/bank/tokens/", post().to(select_and_insert)),
             "herd" => app.route("/bank/tokens/", post().to(share_flight)),
             _ => app.default_service(to(answer_constant)),
         }
@@ -77,7 +83,7 @@ pub async fn run(kind: &str, addr: &str, argument: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The most that there is to be had: reads the JSON, answers the same to all.
+/// Parses the JSON and returns a constant answer: the upper limit for a handler.
 async fn answer_constant(body: Bytes) -> Result<impl Responder> {
     if !body.is_empty() {
         let request: Request = serde_json::from_slice(&body).map_err(error::ErrorBadRequest)?;
@@ -86,14 +92,14 @@ async fn answer_constant(body: Bytes) -> Result<impl Responder> {
     Ok(json(ANSWER))
 }
 
-/// What a team writes in a day: a SELECT for the token, an INSERT for the audit.
+/// Runs a SELECT for the token and an INSERT for the audit log, as in a simple implementation.
 async fn select_and_insert(
     http: HttpRequest,
     request: Json<Request>,
     pool: Data<PgPool>,
 ) -> Result<impl Responder> {
     if http.headers().get(header::AUTHORIZATION).is_none() {
-        return Err(error::ErrorUnauthorized("who?"));
+        return Err(error::ErrorUnauthorized("no credentials"));
     }
     let access = request.access.as_ref().map_or(0, |access| {
         i16::from(access.accounts)
@@ -133,7 +139,7 @@ async fn select_and_insert(
     Ok(json(ANSWER))
 }
 
-/// One flight for all who ask at once, in memory and nowhere else.
+/// A single flight per user id in memory, without a database.
 struct Herd {
     cache: Cache<String, Bytes>,
     client: reqwest::Client,

@@ -1,18 +1,18 @@
-//! The same at three sizes of what is stored, or four, from ten thousand tokens on.
+//! Comparison of three or four database sizes, from ten thousand tokens upwards.
 
 use anyhow::Result;
 
-use crate::fill::{HOT, fill};
-use crate::load::{Ask, drive, undisturbed};
+use crate::fill::{HOT_USERS, fill};
+use crate::load::{Requests, least_disturbed, run_wrk};
 use crate::reading::{count_events, export};
 use crate::report::Goal::{self, AtLeast};
-use crate::report::{Section, round};
-use crate::upkeep::{clean, expire};
+use crate::report::{Section, format_number};
+use crate::upkeep::{clean, expire, expired_of};
 use crate::warm::{serve_warm, write_requests};
 use crate::world::{Scale, World};
 
-/// Tokens that a cleanup clears away, of few and of many.
-const ENDED: u64 = HOT / 2;
+/// The number of expired tokens for a cleanup, the same for every size.
+const EXPIRED: u64 = HOT_USERS / 2;
 
 struct Size {
     database: String,
@@ -22,26 +22,26 @@ struct Size {
 
 pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
     let mut sizes = Vec::new();
-    for share in [1_000, 100, 10, 1] {
+    for divisor in [1_000, 100, 10, 1] {
         let size = Size {
-            database: match share {
+            database: match divisor {
                 1 => "filled".into(),
-                _ => format!("one_in_{share}"),
+                _ => format!("one_in_{divisor}"),
             },
-            tokens: world.scale.tokens / share,
-            events: world.scale.events / share,
+            tokens: world.scale.tokens / divisor,
+            events: world.scale.events / divisor,
         };
-        if size.tokens < HOT {
+        if size.tokens < HOT_USERS {
             continue;
         }
-        if share > 1 {
+        if divisor > 1 {
             world.create_database(&size.database).await?;
             let mut db = world.connect(&size.database).await?;
             fill(&mut db, size.tokens, size.events).await?;
         }
         sizes.push(size);
     }
-    // In this order: handouts add events, and what is cleared away is handed out no more.
+    // The order matters: handouts add events, and the cleanup removes tokens.
     measure_exports(world, section, &sizes).await?;
     measure_handouts_and_pages(world, section, &sizes).await?;
     measure_cleanups(world, section, &sizes).await
@@ -52,22 +52,23 @@ async fn measure_exports(world: &World, section: &mut Section, sizes: &[Size]) -
     for size in sizes {
         let events = count_events(&mut world.connect(&size.database).await?).await? as f64;
         let server = world.serve(&size.database, None, &[])?;
-        servers.push((server, events, format!("{} events", round(events))));
+        let name = format!("{} events", format_number(events));
+        servers.push((server, events, name));
     }
     let mut rates = vec![Vec::new(); sizes.len()];
     for _ in 0..world.scale.rounds {
         for (at, (server, events, _)) in servers.iter().enumerate() {
-            // As often as it takes: of few events it is over in an instant.
-            let (mut exported, mut took) = (0.0, 0.0);
-            while took < world.scale.seconds.into() {
-                took += export(server).await?.0;
+            // Repeated, because an export of few events takes only milliseconds.
+            let (mut exported, mut seconds) = (0.0, 0.0);
+            while seconds < world.scale.seconds.into() {
+                seconds += export(server).await?.0;
                 exported += events;
             }
-            rates[at].push(exported / took);
+            rates[at].push(exported / seconds);
         }
     }
     let names: Vec<_> = servers.into_iter().map(|(.., name)| name).collect();
-    beside_smallest(section, "export as NDJSON", "/s", &names, &rates, None);
+    compare_to_smallest(section, "export as NDJSON", "/s", &names, &rates, None);
     Ok(())
 }
 
@@ -81,8 +82,15 @@ async fn measure_handouts_and_pages(
     for size in sizes {
         let requests = write_requests(world, size.tokens)?;
         let server = serve_warm(world, &size.database, &requests, &[]).await?;
-        let (tokens, events) = (round(size.tokens as f64), round(size.events as f64));
-        names.push(format!("{tokens} tokens, {events} events"));
+        let tokens = format_number(size.tokens as f64);
+        names.push(if size.tokens == size.events {
+            format!("{tokens} tokens and events")
+        } else {
+            format!(
+                "{tokens} tokens, {} events",
+                format_number(size.events as f64)
+            )
+        });
         servers.push((requests, server));
     }
     let mut rates = vec![Vec::new(); sizes.len()];
@@ -91,18 +99,26 @@ async fn measure_handouts_and_pages(
         for turn in 0..sizes.len() {
             let at = (turn + round) % sizes.len();
             let (requests, server) = &servers[at];
-            let load = undisturbed(async || {
-                drive(world, &server.base(), 64, seconds, Ask::File(requests)).await
+            let load = least_disturbed(async || {
+                run_wrk(
+                    world,
+                    &server.base_url(),
+                    64,
+                    seconds,
+                    Requests::PostLines(requests),
+                )
+                .await
             });
             rates[at].push(load.await?.rate());
-            let page = Ask::Get("/audit/events?client=client-1");
-            let page = undisturbed(async || drive(world, &server.base(), 1, 1, page).await);
+            let page = Requests::Get("/audit/events?client=client-1");
+            let page =
+                least_disturbed(async || run_wrk(world, &server.base_url(), 1, 1, page).await);
             pages[at].push(page.await?.p50_ms);
         }
     }
-    let warm = "warm handout, 64 connections";
-    beside_smallest(section, warm, "/s", &names, &rates, Some(AtLeast(0.9)));
-    beside_smallest(section, "a page of the audit", "ms", &names, &pages, None);
+    let goal = Some(AtLeast(0.9));
+    compare_to_smallest(section, "warm handout", "/s", &names, &rates, goal);
+    compare_to_smallest(section, "audit page by client", "ms", &names, &pages, None);
     Ok(())
 }
 
@@ -110,28 +126,29 @@ async fn measure_cleanups(world: &World, section: &mut Section, sizes: &[Size]) 
     let mut rates = vec![Vec::new(); sizes.len()];
     for _ in 0..world.scale.rounds {
         for (at, size) in sizes.iter().enumerate() {
-            expire(world, &size.database, ENDED).await?;
+            expire(world, &size.database, EXPIRED).await?;
             let (tokens, seconds) = clean(world, &size.database, "10m").await?;
             rates[at].push(tokens as f64 / seconds);
         }
     }
-    let name = |size: &Size| format!("{ENDED} expired of {}", round(size.tokens as f64));
+    let name = |size: &Size| expired_of(EXPIRED, size.tokens);
     let names: Vec<_> = sizes.iter().map(name).collect();
-    beside_smallest(section, "cleanup", "tokens/s", &names, &rates, None);
+    compare_to_smallest(section, "cleanup", "tokens/s", &names, &rates, None);
     Ok(())
 }
 
-/// A line for each size but the smallest, which stands beside it.
-fn beside_smallest(
+/// Adds a line for each size except the smallest, which is the rival.
+fn compare_to_smallest(
     section: &mut Section,
-    path: &str,
+    measurement: &str,
     unit: &str,
     names: &[String],
     figures: &[Vec<f64>],
     goal: Option<Goal>,
 ) {
-    for (name, figures_of_it) in names.iter().zip(figures).skip(1) {
-        let path = format!("{path}, {name}");
-        section.beside(&path, unit, figures_of_it, (&names[0], &figures[0]), goal);
+    for (name, figures_of_size) in names.iter().zip(figures).skip(1) {
+        let measurement = format!("{measurement}, {name}");
+        let smallest = (&*names[0], &*figures[0]);
+        section.compare(&measurement, unit, figures_of_size, smallest, goal);
     }
 }

@@ -1,4 +1,4 @@
-//! Clearing away, memory, start and size.
+//! Cleanup, memory, start time and binary size.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,62 +11,74 @@ use token_vendor::db::PgPool;
 use token_vendor::db::cleanup::expire_tokens;
 
 use crate::fill::{all_requests, run};
-use crate::load::{Ask, ask_all, drive, output};
+use crate::load::{Requests, run_to_end, run_wrk, send_all};
 use crate::process::{Server, free_addr};
 use crate::report::Goal::{AtLeast, AtMost};
-use crate::report::Section;
+use crate::report::{Section, format_number};
 use crate::warm::{serve_warm, write_requests};
 use crate::world::{PROGRAM, World};
 
-/// Tokens in one statement, as the command has it unless told otherwise.
+/// The batch size, which is the default of the `cleanup` command.
 const BATCH: i64 = 1_000;
 
 pub async fn measure_cleanup(world: &World, section: &mut Section) -> Result<()> {
-    let due = world.scale.tokens / 5;
+    let expired = world.scale.tokens / 5;
     let requests = write_requests(world, world.scale.tokens)?;
     let server = serve_warm(world, "filled", &requests, &[]).await?;
-    let (mut ours, mut by_hand, mut beside, mut kept) =
+    let (mut ours, mut same_sql, mut during_handouts, mut share_kept) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let rate = |cleaned: (u64, f64)| cleaned.0 as f64 / cleaned.1;
-    // What was filled in has never been cleaned.
-    expire(world, "filled", due).await?;
+    let rate = |(tokens, seconds): (u64, f64)| tokens as f64 / seconds;
+    // The first cleanup of a new database has more work than the later ones.
+    expire(world, "filled", expired).await?;
     clean(world, "filled", "10m").await?;
     for _ in 0..world.scale.rounds {
-        expire(world, "filled", due).await?;
-        by_hand.push(rate(clean_by_hand(world).await?));
-        expire(world, "filled", due).await?;
+        expire(world, "filled", expired).await?;
+        same_sql.push(rate(repeat_statement(world).await?));
+        expire(world, "filled", expired).await?;
         ours.push(rate(clean(world, "filled", "10m").await?));
 
-        expire(world, "filled", due).await?;
-        let base = server.base();
+        expire(world, "filled", expired).await?;
         let seconds = world.scale.seconds;
-        let alone = drive(world, &base, 64, seconds, Ask::File(&requests)).await?;
-        let load = drive(world, &base, 64, seconds, Ask::File(&requests));
-        let as_long = format!("{seconds}s");
-        let (cleaned, load) = tokio::join!(clean(world, "filled", &as_long), load);
-        beside.push(rate(cleaned?));
-        kept.push(load?.rate() / alone.rate());
+        let base_url = server.base_url();
+        let load = async || {
+            let requests = Requests::PostLines(&requests);
+            run_wrk(world, &base_url, 64, seconds, requests).await
+        };
+        let undisturbed = load().await?;
+        let max_runtime = format!("{seconds}s");
+        let (cleaned, disturbed) = tokio::join!(clean(world, "filled", &max_runtime), load());
+        during_handouts.push(rate(cleaned?));
+        share_kept.push(disturbed?.rate() / undisturbed.rate());
     }
-    let path = format!("cleanup, {due} expired of {}", world.scale.tokens);
-    section.beside(
-        &path,
+    section.compare(
+        &format!("cleanup, {}", expired_of(expired, world.scale.tokens)),
         "tokens/s",
         &ours,
-        ("the same SQL in a loop", &by_hand),
+        ("same SQL in a loop", &same_sql),
         Some(AtLeast(0.75)),
     );
-    section.alone(
-        "handouts beside a cleanup, rate kept",
+    section.add(
+        "handout rate during a cleanup, share kept",
         "",
-        &kept,
+        &share_kept,
         Some(AtLeast(0.7)),
     );
-    section.alone("cleanup beside handouts", "tokens/s", &beside, None);
+    section.add(
+        "cleanup rate during handouts",
+        "tokens/s",
+        &during_handouts,
+        None,
+    );
     Ok(())
 }
 
-/// Lets so many tokens be over, the same ones each time: first those that nobody asks for, whose bank
-/// is the first.
+/// Returns a text like `5,000 expired of 10,000`.
+pub fn expired_of(expired: u64, tokens: u64) -> String {
+    let [expired, tokens] = [expired, tokens].map(|count| format_number(count as f64));
+    format!("{expired} expired of {tokens}")
+}
+
+/// Expires this many tokens, the same ones each time. Cold tokens come first, because their bank sorts first.
 pub async fn expire(world: &World, database: &str, tokens: u64) -> Result<()> {
     let mut db = world.connect(database).await?;
     run(
@@ -82,26 +94,27 @@ pub async fn expire(world: &World, database: &str, tokens: u64) -> Result<()> {
     run(&mut db, "CHECKPOINT").await
 }
 
-/// A run of the command, at most that long: tokens and seconds.
-pub async fn clean(world: &World, database: &str, at_most: &str) -> Result<(u64, f64)> {
+/// Runs the `cleanup` command. Returns the number of tokens and the seconds.
+pub async fn clean(world: &World, database: &str, max_runtime: &str) -> Result<(u64, f64)> {
     let began = Instant::now();
-    let said = output(world.program(database, &["cleanup", "--max-runtime", at_most])).await?;
+    let cleanup = world.program(database, &["cleanup", "--max-runtime", max_runtime]);
+    let stdout = run_to_end(cleanup).await?;
     let seconds = began.elapsed().as_secs_f64();
-    let summary: serde_json::Value = serde_json::from_str(&said)?;
-    let expired = summary["expired"].as_u64().context("no count")?;
-    ensure!(expired > 0, "nothing was due: {said}");
+    let summary: serde_json::Value = serde_json::from_str(&stdout)?;
+    let expired = summary["expired"].as_u64().context("no `expired`")?;
+    ensure!(expired > 0, "no token had expired: {stdout}");
     Ok((expired, seconds))
 }
 
-/// The cleanup's own statement, one after the other without a pause.
-async fn clean_by_hand(world: &World) -> Result<(u64, f64)> {
+/// Repeats the statement of the cleanup without pauses. Returns the number of tokens and the seconds.
+async fn repeat_statement(world: &World) -> Result<(u64, f64)> {
     let pool = PgPool::connect(&world.url("filled")).await?;
     let (mut tokens, began) = (0, Instant::now());
     loop {
-        let done = expire_tokens(&pool, BATCH).await?;
-        tokens += done;
-        if done < BATCH.unsigned_abs() {
-            ensure!(tokens > 0, "nothing was due");
+        let expired = expire_tokens(&pool, BATCH).await?;
+        tokens += expired;
+        if expired < BATCH.unsigned_abs() {
+            ensure!(tokens > 0, "no token had expired");
             return Ok((tokens, began.elapsed().as_secs_f64()));
         }
     }
@@ -109,17 +122,18 @@ async fn clean_by_hand(world: &World) -> Result<(u64, f64)> {
 
 pub async fn measure_memory(world: &World, section: &mut Section) -> Result<()> {
     let tokens = world.scale.tokens.min(1_000_000);
-    let room = (2 * tokens).to_string();
-    let server = world.serve("filled", None, &[("CACHE_MAX_TOKENS", &room)])?;
+    let max_tokens = (2 * tokens).to_string();
+    let server = world.serve("filled", None, &[("CACHE_MAX_TOKENS", &max_tokens)])?;
     let requests = all_requests(world.scale.tokens);
     let requests: Vec<&str> = requests.lines().take(tokens as usize).collect();
-    let (first, rest) = requests.split_at(1_000);
-    ask_all(server.addr, first).await?;
-    let before = server.resident()?;
-    ask_all(server.addr, rest).await?;
-    let bytes = (server.resident()? - before) as f64 / rest.len() as f64;
-    section.alone(
-        &format!("resident memory a cached token, {} of them", rest.len()),
+    let (warm_up, measured) = requests.split_at(1_000);
+    send_all(server.addr, warm_up).await?;
+    let before = server.resident_memory()?;
+    send_all(server.addr, measured).await?;
+    let bytes = (server.resident_memory()? - before) as f64 / measured.len() as f64;
+    let tokens = format_number(measured.len() as f64);
+    section.add(
+        &format!("resident memory per cached token, {tokens} tokens"),
         "bytes",
         &[bytes],
         Some(AtMost(550.0)),
@@ -138,7 +152,7 @@ pub async fn measure_start(world: &World, section: &mut Section) -> Result<()> {
         let rival = world.rival_command("connected", addr, &world.url("filled"))?;
         theirs.push(first_answer(world, rival, addr)?);
     }
-    section.beside(
+    section.compare(
         "start to first answer",
         "ms",
         &ours,
@@ -146,18 +160,18 @@ pub async fn measure_start(world: &World, section: &mut Section) -> Result<()> {
         Some(AtMost(3.0)),
     );
     let size = std::fs::metadata(PROGRAM)?.len() as f64 / 1e6;
-    section.alone("stripped release build", "MB", &[size], Some(AtMost(25.0)));
+    section.add("stripped release build", "MB", &[size], Some(AtMost(25.0)));
     Ok(())
 }
 
-/// Milliseconds until a program answers.
+/// Starts a program. Returns the milliseconds until its first answer.
 fn first_answer(world: &World, program: Command, addr: std::net::SocketAddr) -> Result<f64> {
     let began = Instant::now();
     let _server = Server::spawn(program, addr, &world.log("start"))?;
     loop {
         ensure!(
             began.elapsed() < Duration::from_secs(30),
-            "nothing answers at {addr}"
+            "nothing answered at {addr} within 30 s"
         );
         let Ok(mut stream) = TcpStream::connect(addr) else {
             sleep(Duration::from_micros(200));

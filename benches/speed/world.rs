@@ -1,5 +1,4 @@
-//! What is measured runs here: a private Postgres that keeps what it commits, the service, its
-//! stand-in upstream, and the rivals.
+//! The environment of the measurements: a durable private Postgres, the service, the sandbox provider and the rivals.
 
 use std::env;
 use std::fs;
@@ -17,22 +16,23 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use token_vendor::dev::postgres::{self, LocalPostgres, LocalPostgresOptions};
 
 use crate::huge_pages::{self, HugePages};
-use crate::process::{Server, command, free_addr, unprivileged};
+use crate::process::{Server, command, free_addr, unprivileged_user};
 
-/// The service, as this build made it.
+/// The service binary of this build.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_token-vendor");
-/// What tokens are sealed under here.
+/// The key that encrypts tokens.
 pub const TOKEN_KEY: [u8; 32] = [7; 32];
-/// What they are named under here.
+/// The key of fingerprints.
 pub const FINGERPRINT_KEY: [u8; 32] = [9; 32];
 
-/// Of a client that may do all.
+/// The credentials of a client with every scope that the benchmark uses.
 pub const AUTHORIZATION: &str = "Basic YmVuY2g6YmVuY2g=";
 const CLIENT: &str = "INSERT INTO clients (api_key, name, secret_sha256, scopes)
      VALUES ('bench', 'bench', sha256('bench'), '{tokens:issue,tokens:read,audit:read}')";
 
-/// Beyond the defaults: memory as an operator would give it, and no checkpoint in the middle of a
-/// measurement. What a commit waits for is as shipped: `fsync` and `synchronous_commit` are on.
+/// Postgres settings: memory like on a production server, and no checkpoint during a measurement.
+///
+/// `fsync` and `synchronous_commit` keep their default, on.
 const SETTINGS: [(&str, &str); 5] = [
     ("shared_buffers", "1GB"),
     ("maintenance_work_mem", "512MB"),
@@ -41,41 +41,44 @@ const SETTINGS: [(&str, &str); 5] = [
     ("checkpoint_timeout", "1h"),
 ];
 
-/// Huge pages of the shared buffers alone.
+/// The number of huge pages for the shared buffers.
 const HUGE_PAGES_OF_BUFFERS: u64 = 512;
-/// Enough for all that Postgres shares.
+/// The number of huge pages for all shared memory of Postgres.
 const HUGE_PAGES: u64 = 640;
 
-/// Files of the log that the checkpoint after the filling leaves to be written again, as in a
-/// database that has run for a while. Making a new one is a stall of some 20 ms.
-const WRITE_LOG_FILES: &str =
+/// Creates WAL files. The checkpoint after `fill` recycles them, as in a database that has run for a while.
+///
+/// A commit that has to create a new WAL file takes about 20 ms longer.
+const CREATE_WAL_FILES: &str =
     "SELECT pg_create_restore_point('bench'), pg_switch_wal() FROM generate_series(1, 256)";
 
 pub struct World {
     postgres: LocalPostgres,
-    /// Held for Postgres.
+    /// Reserved until the end of the run.
     _huge_pages: Option<HugePages>,
-    /// Whether Postgres has its memory in huge pages.
+    /// True if the shared memory of Postgres is in huge pages.
     pub has_huge_pages: bool,
     data_dir: PathBuf,
-    /// `target/bench`: results, logs, tools.
+    /// `target/bench`, with results, logs and tools.
     pub folder: PathBuf,
-    /// The tokens and events of the filled database, and how many measurements a median is of.
     pub scale: Scale,
 }
 
+/// The size of the filled database and the number and duration of measurements.
 #[derive(Clone, Copy)]
 pub struct Scale {
     pub tokens: u64,
     pub events: u64,
+    /// The number of measurements for a median.
     pub rounds: usize,
-    /// Of one measurement under load.
+    /// The duration of one measurement under load.
     pub seconds: u32,
 }
 
 impl Scale {
-    /// Rounds of what is compared under the load of handouts, more than of the rest: what the disk does in
-    /// two seconds is not what it does in the next two.
+    /// Returns the rounds of a comparison under handout load.
+    ///
+    /// There are almost twice as many as for other comparisons, because the speed of the disk varies within seconds.
     pub fn loaded_rounds(&self) -> Range<usize> {
         1..2 * self.rounds
     }
@@ -102,18 +105,18 @@ impl World {
         let world = World {
             postgres: postgres.await?,
             _huge_pages: huge_pages,
-            has_huge_pages: wants_huge_pages && huge_pages::are_taken(HUGE_PAGES_OF_BUFFERS),
+            has_huge_pages: wants_huge_pages && huge_pages::are_used(HUGE_PAGES_OF_BUFFERS),
             data_dir,
             folder: folder.to_owned(),
             scale,
         };
-        sqlx::raw_sql(WRITE_LOG_FILES)
+        sqlx::raw_sql(CREATE_WAL_FILES)
             .execute(&mut world.connect("postgres").await?)
             .await?;
         Ok(world)
     }
 
-    /// Makes a database with the schema and a client in it.
+    /// Creates a database with the schema and a client.
     pub async fn create_database(&self, name: &str) -> Result<()> {
         let create = AssertSqlSafe(format!("CREATE DATABASE {name}"));
         sqlx::raw_sql(create)
@@ -126,7 +129,7 @@ impl World {
         Ok(())
     }
 
-    /// Of a database, as sqlx and libpq read it.
+    /// Returns the URL of a database for sqlx and libpq.
     pub fn url(&self, database: &str) -> String {
         self.postgres.url(database)
     }
@@ -135,7 +138,7 @@ impl World {
         Ok(PgConnection::connect(&self.url(database)).await?)
     }
 
-    /// A program of Postgres, on a database.
+    /// Returns the command of a Postgres client program for a database.
     pub fn postgres_tool(&self, program: &str, database: &str) -> Command {
         let mut tool = command(Path::new(program), None);
         tool.env("PGHOST", self.postgres.socket_dir())
@@ -144,18 +147,18 @@ impl World {
         tool
     }
 
-    /// Runs a command of the program to its end; its standard output.
+    /// Runs a command of the service binary and returns its standard output.
     pub fn run(&self, database: &str, arguments: &[&str]) -> Result<String> {
         let output = self.program(database, arguments).output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(
             output.status.success(),
-            "token-vendor {arguments:?}: {said}"
+            "token-vendor {arguments:?}: {stderr}"
         );
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// The program, configured for a database, without a line for each request in its log.
+    /// Returns a command of the service binary, configured for a database. It logs only warnings and errors.
     pub fn program(&self, database: &str, arguments: &[&str]) -> Command {
         let key = |bytes: [u8; 32]| BASE64_STANDARD.encode(bytes);
         let mut program = command(Path::new(PROGRAM), None);
@@ -177,23 +180,23 @@ impl World {
         program
     }
 
-    /// A replica of the service. Without an upstream where none is given.
+    /// Starts a replica of the service. Without `upstream`, no provider is reachable.
     pub fn serve(
         &self,
         database: &str,
         upstream: Option<SocketAddr>,
-        more: &[(&str, &str)],
+        variables: &[(&str, &str)],
     ) -> Result<Server> {
         let addr = free_addr()?;
         let mut serve = self.program(database, &["serve"]);
         let upstream = upstream.unwrap_or(addr);
         serve.env("LISTEN_ADDR", addr.to_string());
         serve.env("UPSTREAM_BASE_URL", format!("http://{upstream}"));
-        serve.envs(more.iter().copied());
+        serve.envs(variables.iter().copied());
         Server::start(serve, addr, &self.log("serve"))
     }
 
-    /// The stand-in upstream.
+    /// Starts the sandbox provider.
     pub fn sandbox(&self, latency: Duration) -> Result<Server> {
         let addr = free_addr()?;
         let mut sandbox = self.program("postgres", &["sandbox", "--hourly-limit=0"]);
@@ -203,7 +206,7 @@ impl World {
         Server::start(sandbox, addr, &self.log("sandbox"))
     }
 
-    /// A rival, which is this program again.
+    /// Starts a rival, which is this benchmark binary with other arguments.
     pub fn rival(&self, kind: &str, argument: &str) -> Result<Server> {
         let addr = free_addr()?;
         Server::start(
@@ -219,8 +222,9 @@ impl World {
         Ok(rival)
     }
 
-    /// nginx with a cache keyed by the request's body, in front of `origin`; none where there is
-    /// no nginx. The second address writes a line for each request.
+    /// Starts nginx with a cache keyed by the request body, in front of `origin`. Returns `None` without nginx.
+    ///
+    /// The second address writes an access log.
     pub fn nginx(&self, origin: SocketAddr) -> Result<Option<(Server, SocketAddr)>> {
         let unpacked = self.folder.join("nginx/usr/sbin/nginx");
         let program = if unpacked.exists() {
@@ -231,11 +235,11 @@ impl World {
         if Command::new(program).arg("-v").output().is_err() {
             return Ok(None);
         }
-        // The worker's user must reach it.
+        // In the temporary folder, because the user of the workers needs access.
         let home = env::temp_dir().join(format!("token-vendor-bench-{}", std::process::id()));
         let _ = fs::remove_dir_all(&home);
         fs::create_dir_all(&home)?;
-        let user = unprivileged();
+        let user = unprivileged_user();
         if let Some(user) = &user {
             chown(&home, Some(user.uid), Some(user.gid))?;
         }

@@ -1,12 +1,18 @@
-//! HTTP in: the only folder that names actix.
+//! Incoming HTTP. This is the only folder that names actix.
 //!
-//! A request passes `request_context` (its id, its log line, the shape of a refusal), the route
-//! table below (404, 405), an [`auth::Authorized`] (401, 403, 429), its `body` (415, 413, 400), and its
-//! handler in `tokens`, `invalidation`, `audit`, [`health`], or `console` for people. `openapi` tells
-//! of all that.
+//! A request passes these parts in order:
+//!
+//! 1. `middleware::request_context` assigns the request id, writes the log line and formats problems.
+//! 2. `router` finds the handler (404, 405).
+//! 3. [`Authorized`](extract::authorization::Authorized) checks the caller (401, 403, 429).
+//! 4. [`Body`](extract::body::Body) reads the body (415, 413, 408, 400).
+//! 5. A function in `handlers` or `console` answers.
+//!
+//! `openapi` generates the OpenAPI document from the same route table.
 
 mod console;
 mod extract;
+pub(crate) mod fuzzing;
 mod handlers;
 mod middleware;
 mod openapi;
@@ -23,7 +29,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 
 use self::handlers::docs::OpenApiDocument;
-use self::middleware::request_context::{HtmlProblems, request_context};
+use self::middleware::request_context::{HtmlProblemRenderer, request_context};
 pub use self::openapi::document as openapi_document;
 use self::problem::Problem;
 use self::state::ApiState;
@@ -37,11 +43,11 @@ fn configure(config: &mut web::ServiceConfig) {
     }));
 }
 
-/// Serves on the listener, over TLS if given, until the returned server's handle stops it; then
-/// what runs has `shutdown_timeout` to finish. It is to be polled on a tokio runtime; each worker
-/// (one a core) is a thread of its own. Signals are the caller's business.
+/// Serves HTTP/1.1 on the listener, with TLS if `tls` is given.
 ///
-/// HTTP/1.1 alone: so is what TLS offers (ALPN).
+/// The caller polls the returned server on a tokio runtime and stops it through its handle. Running
+/// requests then have `shutdown_timeout` to finish. Each worker is a thread, one per core. The
+/// server handles no signals.
 pub fn serve(
     state: ApiState,
     listen: TcpListener,
@@ -53,21 +59,21 @@ pub fn serve(
         App::new()
             .app_data(state.clone())
             .app_data(web::Data::new(OpenApiDocument(&openapi::DOCUMENT)))
-            .app_data(HtmlProblems {
-                applies_to: console::has,
-                render: console::refuse,
+            .app_data(HtmlProblemRenderer {
+                applies_to: console::is_console_path,
+                render: console::render_problem,
             })
             .configure(configure)
             .wrap(from_fn(request_context))
     })
-    // Longer than the usual 60 s of a proxy in front, which is then the one to close an idle
-    // connection, and never sends a request into one that just closed.
+    // Longer than the usual 60 s of a proxy in front. The proxy then closes idle connections first and
+    // never sends a request into a connection that was just closed.
     .keep_alive(Duration::from_secs(75))
-    // A client that drips its request's head gets 408.
+    // A client that sends its request head too slowly gets 408.
     .client_request_timeout(Duration::from_secs(5))
     .client_disconnect_timeout(Duration::from_secs(2))
     .tls_handshake_timeout(Duration::from_secs(5))
-    // For each worker; more wait in the listener's backlog, as long as who bound it made it.
+    // Per worker. Further connections wait in the backlog of the listener.
     .max_connections(10_000)
     .shutdown_timeout(shutdown_timeout.as_millis().div_ceil(1000) as u64)
     .disable_signals();

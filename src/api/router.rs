@@ -4,7 +4,7 @@ use crate::api::console;
 use crate::api::handlers::{audit, docs, health, invalidation, maintenance, metrics, tokens};
 use crate::api::routes::Path;
 
-/// The route table: every path with and without its final slash, every `GET` also as `HEAD`.
+/// Returns every path. Each works with and without its final slash, and each `GET` also as `HEAD`.
 #[rustfmt::skip]
 pub fn paths() -> Vec<Path> {
     vec![

@@ -1,4 +1,4 @@
-//! A path of the route table: what actix serves there, and what the OpenAPI document says of it.
+//! One path of the route table: the routes that actix serves and the operations that OpenAPI lists.
 
 use actix_web::{FromRequest, Handler, HttpRequest, Resource, Responder, guard, web};
 use uuid::Uuid;
@@ -9,39 +9,39 @@ use crate::api::middleware::request_context::Route;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::model::{FailureKind, Scope};
 
-/// A segment that is a UUID; any other makes a path that is not there, before anyone is asked who
-/// they are.
+/// A path segment that matches only UUIDs. Any other id returns 404 before authentication.
 const UUID_SEGMENT: &str =
     "{id:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}}";
 
-/// A path with its handlers.
+/// A path and its handlers.
 pub struct Path {
-    /// As the contract writes it.
+    /// The path as the contract writes it.
     pub name: &'static str,
-    get: Option<Call>,
-    post: Option<Call>,
+    get: Option<Method>,
+    post: Option<Method>,
 }
 
-struct Call {
+struct Method {
     route: Box<dyn Fn() -> actix_web::Route>,
+    /// The OpenAPI operation. Pages for people have none.
     operation: Option<Operation>,
 }
 
-/// What the document knows of an operation by its handler alone.
+/// The parts of an OpenAPI operation that follow from the handler's name and arguments.
 #[derive(Debug, Default)]
 pub struct Operation {
     /// The handler's name.
     pub id: &'static str,
-    /// The scope that its caller needs.
+    /// The scope that the caller needs.
     pub scope: Option<Scope>,
-    /// Whether its path has an id.
+    /// True if the path contains an id.
     pub has_id: bool,
-    /// The problems that its arguments make.
+    /// The problems that the arguments can cause.
     pub problems: Vec<ProblemKind>,
 }
 
 impl Path {
-    /// A path without any method yet.
+    /// Creates a path without methods.
     pub fn new(name: &'static str) -> Self {
         Path {
             name,
@@ -50,65 +50,64 @@ impl Path {
         }
     }
 
-    /// Its `GET`, which is also its `HEAD`.
+    /// Adds the handler of `GET` and `HEAD`.
     pub fn get<F, Args>(self, handler: F) -> Self
     where
         F: Handler<Args>,
-        Args: FromRequest + Described + 'static,
+        Args: FromRequest + DescribeArgument + 'static,
         F::Output: Responder + 'static,
     {
-        let operation = Some(Operation::of::<F, Args>());
+        let operation = Some(Operation::new::<F, Args>());
         let mut path = self.page(handler);
-        path.get = path.get.map(|call| Call { operation, ..call });
+        path.get = path.get.map(|get| Method { operation, ..get });
         path
     }
 
-    /// A `GET` for people's eyes, which the document leaves out.
+    /// Adds the handler of `GET` and `HEAD` for a page that the OpenAPI document omits.
     pub fn page<F, Args>(mut self, handler: F) -> Self
     where
         F: Handler<Args>,
         Args: FromRequest + 'static,
         F::Output: Responder + 'static,
     {
-        let reads = || guard::Any(guard::Get()).or(guard::Head());
-        self.get = Some(Call {
-            route: Box::new(move || web::route().guard(reads()).to(handler.clone())),
+        let get_or_head = || guard::Any(guard::Get()).or(guard::Head());
+        self.get = Some(Method {
+            route: Box::new(move || web::route().guard(get_or_head()).to(handler.clone())),
             operation: None,
         });
         self
     }
 
-    /// A `POST` of a form, which the document leaves out.
+    /// Adds the handler of `POST` for a form that the OpenAPI document omits.
     pub fn form<F, Args>(mut self, handler: F) -> Self
     where
         F: Handler<Args>,
         Args: FromRequest + 'static,
         F::Output: Responder + 'static,
     {
-        self.post = Some(Call {
+        self.post = Some(Method {
             route: Box::new(move || web::post().to(handler.clone())),
             operation: None,
         });
         self
     }
 
-    /// Its `POST`.
+    /// Adds the handler of `POST`.
     pub fn post<F, Args>(self, handler: F) -> Self
     where
         F: Handler<Args>,
-        Args: FromRequest + Described + 'static,
+        Args: FromRequest + DescribeArgument + 'static,
         F::Output: Responder + 'static,
     {
-        let operation = Some(Operation::of::<F, Args>());
+        let operation = Some(Operation::new::<F, Args>());
         let mut path = self.form(handler);
-        path.post = path.post.map(|call| Call { operation, ..call });
+        path.post = path.post.map(|post| Method { operation, ..post });
         path
     }
 
-    /// Has actix serve it, with and without its final slash.
+    /// Registers the path with actix, with and without its final slash.
     ///
-    /// Two literal paths rather than one that is normalised or matched by an expression: comparing
-    /// them costs a hot request nothing.
+    /// Two literal paths cost a request less than path normalisation or a regular expression.
     pub fn register(&self, config: &mut web::ServiceConfig) {
         let allow = match (&self.get, &self.post) {
             (Some(_), Some(_)) => "GET, HEAD, POST",
@@ -123,27 +122,27 @@ impl Path {
             let resource = web::resource(pattern)
                 .app_data(Route(self.name))
                 .default_service(web::to(not_allowed));
-            let calls = self.get.iter().chain(&self.post);
-            config.service(calls.fold(resource, |resource: Resource, call| {
-                resource.route((call.route)())
+            let methods = self.get.iter().chain(&self.post);
+            config.service(methods.fold(resource, |resource: Resource, method| {
+                resource.route((method.route)())
             }));
         }
     }
 
-    /// Its methods, in lower case, with what the document knows of them.
+    /// Returns the operations of this path by lower-case method name.
     pub fn operations(&self) -> impl Iterator<Item = (&'static str, &Operation)> {
-        let calls = [("get", &self.get), ("post", &self.post)];
-        calls
+        let methods = [("get", &self.get), ("post", &self.post)];
+        methods
             .into_iter()
-            .filter_map(|(method, call)| Some((method, call.as_ref()?.operation.as_ref()?)))
+            .filter_map(|(name, method)| Some((name, method.as_ref()?.operation.as_ref()?)))
     }
 }
 
 impl Operation {
-    fn of<F, Args: Described>() -> Self {
+    fn new<F, Args: DescribeArgument>() -> Self {
         let id = std::any::type_name::<F>().rsplit("::").next();
         let mut operation = Operation {
-            id: id.expect("a name"),
+            id: id.expect("a function has a name"),
             problems: vec![
                 ProblemKind::Validation,
                 ProblemKind::MethodNotAllowed,
@@ -156,18 +155,18 @@ impl Operation {
     }
 }
 
-/// An argument of a handler that says something of its operation.
-pub trait Described {
-    /// Adds it.
+/// A handler argument that adds its scope, id or problems to the OpenAPI operation.
+pub trait DescribeArgument {
+    /// Adds this argument to the operation. The default adds nothing.
     fn describe(_operation: &mut Operation) {}
 }
 
-impl Described for HttpRequest {}
-impl<T: 'static> Described for web::Data<T> {}
+impl DescribeArgument for HttpRequest {}
+impl<T: 'static> DescribeArgument for web::Data<T> {}
 
-impl<S: RequiredScope> Described for Authorized<S> {
+impl<S: RequiredScope> DescribeArgument for Authorized<S> {
     fn describe(operation: &mut Operation) {
-        operation.scope = Some(S::SCOPE);
+        operation.scope = S::SCOPES.first().copied();
         operation.problems.extend([
             ProblemKind::Unauthenticated,
             ProblemKind::Forbidden,
@@ -177,7 +176,7 @@ impl<S: RequiredScope> Described for Authorized<S> {
     }
 }
 
-impl Described for Body {
+impl DescribeArgument for Body {
     fn describe(operation: &mut Operation) {
         operation.problems.extend([
             ProblemKind::Malformed,
@@ -188,16 +187,17 @@ impl Described for Body {
     }
 }
 
-impl Described for web::Path<Uuid> {
+impl DescribeArgument for web::Path<Uuid> {
     fn describe(operation: &mut Operation) {
         operation.has_id = true;
         operation.problems.push(ProblemKind::NotFound);
     }
 }
 
-macro_rules! described_arguments {
+/// Implements [`DescribeArgument`] for tuples, since handlers have zero to four arguments.
+macro_rules! describe_tuples {
     ($($($argument:ident)*;)+) => {$(
-        impl<$($argument: Described),*> Described for ($($argument,)*) {
+        impl<$($argument: DescribeArgument),*> DescribeArgument for ($($argument,)*) {
             fn describe(_operation: &mut Operation) {
                 $($argument::describe(_operation);)*
             }
@@ -205,7 +205,7 @@ macro_rules! described_arguments {
     )+};
 }
 
-described_arguments! {
+describe_tuples! {
     ;
     A;
     A B;

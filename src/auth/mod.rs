@@ -1,4 +1,4 @@
-//! Who calls: API keys, checked against a copy that is at most `MAX_AGE` old.
+//! Authentication of API keys and secrets, with a cache of clients that is at most 3 s old.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,45 +13,47 @@ use crate::db::clock::DatabaseClock;
 use crate::db::{Database, DbError};
 use crate::model::{Client, Failure};
 
-/// A change of a client is seen by every replica within this time.
+/// Maximum age of a cached client. Every replica applies a change of a client within this time.
 const MAX_AGE: Duration = Duration::from_secs(3);
-/// A lookup that takes longer counts as a database that is down.
+/// Time limit of a lookup. After it the request fails with 503 `database-unavailable`.
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// Clients remembered; more push out the oldest.
-const MAX_KEYS: u64 = 10_000;
+/// Maximum number of cached clients.
+const MAX_CLIENTS: u64 = 10_000;
 
-/// The clients as this replica knows them.
+/// Authenticates clients. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Authenticator {
-    known: Cache<String, Arc<Client>>,
+    cache: Cache<String, Arc<Client>>,
     db: Database,
     clock: Arc<DatabaseClock>,
 }
 
 impl Authenticator {
-    /// Knows none yet.
+    /// Creates an authenticator with an empty cache.
     pub fn new(db: Database, clock: Arc<DatabaseClock>) -> Self {
-        let known = Cache::builder()
-            .max_capacity(MAX_KEYS)
+        let cache = Cache::builder()
+            .max_capacity(MAX_CLIENTS)
             .time_to_live(MAX_AGE)
             .build();
-        Authenticator { known, db, clock }
+        Authenticator { cache, db, clock }
     }
 
-    /// The client of that key and secret, or of the secret before it while that is good; `None` for
-    /// an unknown key, a wrong secret and a disabled client alike. The database is asked before any
-    /// of them is refused: they take the same time, and a secret is good as soon as it is made.
+    /// Returns the client with this key and secret. During the grace period of a rotation, the previous
+    /// secret is accepted too.
+    ///
+    /// Returns `None` for an unknown key, a wrong secret and a disabled client. Each of these rejections
+    /// reads the database first. They therefore take the same time, and a new secret works at once.
     pub async fn authenticate(
         &self,
         api_key: &str,
         secret: &[u8],
     ) -> Result<Option<Arc<Client>>, Failure> {
         let digest = Sha256::digest(secret);
-        if let Some(client) = self.known.get(api_key).await {
+        if let Some(client) = self.cache.get(api_key).await {
             if secret_matches(Some(&client), &digest) {
                 return Ok(Some(client));
             }
-            self.known.invalidate(api_key).await;
+            self.cache.invalidate(api_key).await;
         }
         let client = match is_well_formed(api_key) {
             true => self.look_up(api_key).await?,
@@ -61,9 +63,9 @@ impl Authenticator {
         Ok(client.filter(|_| secret_matches))
     }
 
-    /// Many who ask for one key at once share one look.
+    /// Reads a client from the database and caches it. Concurrent lookups of a key share one query.
     async fn look_up(&self, api_key: &str) -> Result<Option<Arc<Client>>, Failure> {
-        let look = async {
+        let lookup = async {
             let key = api_key.to_owned();
             let found = self
                 .db
@@ -73,15 +75,15 @@ impl Authenticator {
                 .unwrap_or(Err(DbError::TimedOut(LOOKUP_TIMEOUT)))
                 .map_err(Some)?;
             self.clock.observe(now);
-            // An unknown key is not remembered.
+            // An error is not cached: an unknown key is looked up again.
             client.map(Arc::new).ok_or(None::<DbError>)
         };
-        match self.known.try_get_with_by_ref(api_key, look).await {
+        match self.cache.try_get_with_by_ref(api_key, lookup).await {
             Ok(client) => Ok(Some(client)),
             Err(error) => match &*error {
                 None => Ok(None),
                 Some(error) => {
-                    tracing::error!(%error, "a client could not be looked up");
+                    tracing::error!(%error, "looking up a client failed");
                     Err(Failure::database())
                 }
             },
@@ -89,17 +91,17 @@ impl Authenticator {
     }
 }
 
-/// In the same time for every outcome.
+/// Returns whether the client is enabled and the digest is that of its secret. Compares in constant time.
 fn secret_matches(client: Option<&Client>, digest: &[u8]) -> bool {
-    // What stands in for a missing hash is no hash that anybody knows a secret of.
-    let is_that = |expected: Option<&[u8]>| digest.ct_eq(expected.unwrap_or(&[0; 32]));
-    let is_current = is_that(client.map(|client| &*client.secret_sha256));
+    // No known secret has the digest of zeros, which stands in for a missing one.
+    let equals = |expected: Option<&[u8]>| digest.ct_eq(expected.unwrap_or(&[0; 32]));
+    let is_current = equals(client.map(|client| &*client.secret_sha256));
     let previous = client.and_then(|client| client.previous_secret_sha256.as_deref());
-    let secret_matches: bool = (is_current | is_that(previous)).into();
+    let secret_matches: bool = (is_current | equals(previous)).into();
     secret_matches && client.is_some_and(|client| client.is_enabled)
 }
 
-/// What cannot be a key is not asked of the database.
+/// Returns whether the text can be an API key. Other texts cause no query.
 fn is_well_formed(api_key: &str) -> bool {
     (1..=128).contains(&api_key.len())
         && api_key

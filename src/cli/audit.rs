@@ -1,14 +1,14 @@
-//! `token-vendor audit`: the trail as a file.
+//! `token-vendor audit`: exports the audit log.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::client::{actor, connect};
-use super::{CliError, start_logs};
+use super::progress::ProgressLine;
+use super::{CliError, actor, connect, start_logs};
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::audit_events::{AuditReadRecord, EventPages, insert_audit_read};
 use crate::db::event_page::EventFilter;
@@ -20,132 +20,109 @@ use crate::model::{EventKind, EventRef};
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum AuditCommand {
     /// Write events to stdout, oldest first.
-    Export(Export),
+    Export(ExportArgs),
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Export {
-    /// At or after, RFC 3339.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+pub(super) struct ExportArgs {
+    /// Export only events at or after this RFC 3339 time.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     from: Option<DateTime<Utc>>,
-    /// Before, RFC 3339; now, unless given.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    /// Export only events before this RFC 3339 time [default: now].
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     to: Option<DateTime<Utc>>,
-    /// How they are written.
+    /// The output format.
     #[arg(long, default_value = "ndjson", value_parser = format_parser())]
     format: EventFormat,
-    /// About this user.
+    /// Export only events of this user.
     #[arg(long, value_name = "ID")]
     user_id: Option<String>,
-    /// About this token.
+    /// Export only events of this token.
     #[arg(long, value_name = "UUID")]
     token_id: Option<Uuid>,
-    /// By this client.
+    /// Export only events of this client.
     #[arg(long, value_name = "KEY")]
     client: Option<String>,
-    /// Of this kind.
+    /// Export only events of this kind.
     #[arg(long, value_parser = kind_parser())]
     kind: Option<EventKind>,
-    /// In this request.
+    /// Export only events of this request.
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
-    /// About the token string of this fingerprint.
+    /// Export only events of the token string with this fingerprint.
     #[arg(long, value_name = "HEX")]
     fingerprint: Option<String>,
     #[command(flatten)]
     settings: Flags<DatabaseCommandConfig>,
 }
 
-pub(super) async fn audit(AuditCommand::Export(export): AuditCommand) -> Result<(), CliError> {
-    if let (Some(from), Some(to)) = (export.from, export.to)
+pub(super) async fn run(AuditCommand::Export(args): AuditCommand) -> Result<(), CliError> {
+    if let (Some(from), Some(to)) = (args.from, args.to)
         && from > to
     {
-        return Err(CliError::Usage("--to must not lie before --from".into()));
+        return Err(CliError::Usage(
+            "--to must not be earlier than --from".into(),
+        ));
     }
-    let config = export.settings.load(Source::of_process())?;
+    let config = args.settings.load(Source::from_process())?;
     start_logs(config.log.format)?;
-    let primary = connect(&config.database).await?;
-    let reads = match &config.database.read_url {
+    let primary = connect(&config.database, 1).await?;
+    let read_pool = match &config.database.read_url {
         Some(url) => schema::open_pool(schema::connect_options(url)?, 1),
         None => primary.clone(),
     };
     let mut filter = EventFilter {
-        user_id: export.user_id,
-        token_id: export.token_id,
-        client: export.client,
-        kind: export.kind,
-        request_id: export.request_id,
-        fingerprint: export.fingerprint,
-        from: export.from,
-        to: export.to,
+        user_id: args.user_id,
+        token_id: args.token_id,
+        client: args.client,
+        kind: args.kind,
+        request_id: args.request_id,
+        fingerprint: args.fingerprint,
+        from: args.from,
+        to: args.to,
     };
-    let reading = AuditReadRecord {
+    let record = AuditReadRecord {
         caller: None,
-        detail: json!({"actor": actor(), "filter": filter, "format": export.format}),
+        detail: json!({"actor": actor(), "filter": filter, "format": args.format}),
     };
-    let read_at = insert_audit_read(&primary, &reading).await?;
+    let read_at = insert_audit_read(&primary, &record).await?;
+    // Excludes the event of this export and all later ones, so that the export ends.
     filter.to = filter.to.or(Some(read_at));
 
     let mut out = io::stdout().lock();
-    out.write_all(export.format.head().unwrap_or_default().as_bytes())?;
+    out.write_all(args.format.head().unwrap_or_default().as_bytes())?;
     let mut pages = EventPages::new(filter);
-    let mut progress = Progress::new();
+    let (mut progress, mut total) = (ProgressLine::new(), 0);
     let mut rows = Vec::new();
     loop {
-        let push = |event: &EventRef<'_>| export.format.push(&mut rows, event);
-        let count = pages.read_next(&reads, push).await?;
+        let push = |event: &EventRef<'_>| args.format.push(&mut rows, event);
+        let count = pages.read_next(&read_pool, push).await?;
         if count == 0 {
             break;
         }
         out.write_all(&rows)?;
         rows.clear();
-        progress.show(count, pages.read_up_to());
+        total += count;
+        if let Some(at) = pages.read_up_to() {
+            let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+            progress.update(format_args!("{total} events, up to {at}"));
+        }
     }
     Ok(out.flush()?)
 }
 
-/// A line on the terminal, rewritten as the work goes on; nothing where there is no terminal.
-struct Progress {
-    is_shown: bool,
-    events: usize,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Progress {
-            is_shown: io::stderr().is_terminal(),
-            events: 0,
-        }
-    }
-
-    fn show(&mut self, more: usize, up_to: Option<DateTime<Utc>>) {
-        self.events += more;
-        if let Some(at) = up_to.filter(|_| self.is_shown) {
-            let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
-            let _ = write!(io::stderr(), "\r{} events, up to {at}\x1b[K", self.events);
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if self.is_shown && self.events > 0 {
-            let _ = writeln!(io::stderr());
-        }
-    }
-}
-
-fn time(text: &str) -> Result<DateTime<Utc>, &'static str> {
+fn parse_time(text: &str) -> Result<DateTime<Utc>, &'static str> {
     parse_timestamp(text)
-        .map_err(|_| "must be an RFC 3339 time with its offset, as 2026-11-22T11:39:08+02:00")
+        .map_err(|_| "must be an RFC 3339 time with an offset, such as 2026-11-22T11:39:08+02:00")
 }
 
 fn format_parser() -> impl TypedValueParser<Value = EventFormat> {
-    PossibleValuesParser::new(EventFormat::ALL.iter().map(|format| format.name()))
-        .map(|name| EventFormat::from_name(&name).expect("only names of formats come here"))
+    PossibleValuesParser::new(EventFormat::ALL.iter().map(|format| format.name())).map(|name| {
+        EventFormat::from_name(&name).expect("the parser accepts only names of formats")
+    })
 }
 
 fn kind_parser() -> impl TypedValueParser<Value = EventKind> {
     PossibleValuesParser::new(EventKind::ALL.iter().map(|kind| kind.name()))
-        .map(|name| EventKind::from_name(&name).expect("only names of kinds come here"))
+        .map(|name| EventKind::from_name(&name).expect("the parser accepts only names of kinds"))
 }

@@ -1,6 +1,6 @@
-//! `token-vendor check`: what is wrong, and what mends it.
+//! `token-vendor check`: reports invalid settings and failed checks, each failure with a hint.
 
-use std::fmt::{Arguments, Display};
+use std::fmt::Display;
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Color, Style};
@@ -16,86 +16,96 @@ use crate::db::{DbError, PgPool, keys, tokens};
 use crate::upstream;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Check {
-    /// Also try the database, its schema, the keys of stored tokens, the standby and the way to
-    /// the provider. Changes nothing and mints nothing.
+pub(super) struct CheckArgs {
+    /// Also check the database, its schema, the keys of stored tokens, the standby and the
+    /// connection to the provider. Changes nothing and mints nothing.
     #[arg(long)]
     online: bool,
     #[command(flatten)]
     settings: Flags<Config>,
 }
 
-pub(super) async fn check(check: Check) -> Result<(), CliError> {
-    let config = check.settings.load(Source::of_process())?;
+pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
+    let config = args.settings.load(Source::from_process())?;
     start_logs(config.log.format)?;
-    let mut report = Report::default();
-    report.say(format_args!("{}", config.render_masked().trim_end()));
-    if check.online {
+    let mut report = Report::new();
+    report.print_line(config.render_masked().trim_end());
+    if args.online {
         check_database(&config, &mut report).await?;
         check_upstream(&config, &mut report).await;
     }
-    report.unsaid?;
-    match report.failed {
-        0 => Ok(()),
-        _ => Err(anyhow!("not all is well").into()),
+    report.output?;
+    match (report.failures, report.checks) {
+        (0, _) => Ok(()),
+        (failures, checks) => Err(anyhow!("{failures} of {checks} checks failed").into()),
     }
 }
 
 async fn check_database(config: &Config, report: &mut Report) -> Result<(), CliError> {
     let options = schema::connect_options(&config.database.url)?;
     match schema::reach(&options, CONNECT_TIMEOUT).await {
-        Err(error) => report.failed("database", &error, error.hint()),
-        Ok(_) => check_inside(config, &schema::open_pool(options, 1), report).await,
+        Err(error) => report.fail("database", &error, error.hint()),
+        Ok(_) => check_database_content(config, &schema::open_pool(options, 1), report).await,
     }
     if let Some(url) = &config.database.read_url {
         match schema::reach(&schema::connect_options(url)?, CONNECT_TIMEOUT).await {
-            Err(error) => report.failed("read database", &error, error.hint()),
-            Ok(_) => report.ok("read database", "reached"),
+            Err(error) => report.fail("read database", &error, error.hint()),
+            Ok(_) => report.pass("read database", "it accepts connections"),
         }
     }
     Ok(())
 }
 
-async fn check_inside(config: &Config, pool: &PgPool, report: &mut Report) {
-    let health = match find_fitness(pool).await {
-        Err(unfit) => return report.failed("database", &unfit, unfit.hint()),
+async fn check_database_content(config: &Config, pool: &PgPool, report: &mut Report) {
+    let health = match check_health(pool).await {
+        Err(error) => return report.fail("database", &error, error.hint()),
         Ok(health) => health,
     };
-    report.ok("database", "schema current, keeps what it commits");
-    let mend = "`serve` makes them at start, `cleanup` at each run: see that one of them runs";
+    report.pass("database", "the schema is current and commits are durable");
+    let hint = "`serve` creates partitions at startup and `cleanup` in each run; check that one of them runs";
     match health.partitions_ahead {
-        ..0 => report.failed("audit", "this month has no partition", mend),
+        ..0 => report.fail(
+            "audit",
+            "the audit log has no partition for this month",
+            hint,
+        ),
         ahead @ 0..PARTITIONS_AHEAD => {
             report.note(
                 "audit",
-                format!("partitions for {ahead} more months only: {mend}"),
+                format!("the audit log has partitions for only {ahead} more months: {hint}"),
             );
         }
-        ahead => report.ok("audit", format!("partitions for {ahead} more months")),
+        ahead => report.pass(
+            "audit",
+            format!("the audit log has partitions for {ahead} more months"),
+        ),
     }
     match health.has_synchronous_standby {
-        true => report.ok("standby", "what is acknowledged outlives the primary"),
+        true => report.pass("standby", "a synchronous standby confirms each commit"),
         false => report.note(
             "standby",
-            "none is synchronous: what was just acknowledged is lost with the primary",
+            "no synchronous standby: the loss of the primary can lose acknowledged commits",
         ),
     }
     match check_keys(config, pool).await {
-        Ok(known) => report.ok("keys", format!("those of all stored tokens are here ({known})")),
-        Err(error) => report.failed(
+        Ok(count) => report.pass(
+            "keys",
+            format!("TOKEN_KEYS contains the keys of all stored tokens ({count} in use)"),
+        ),
+        Err(error) => report.fail(
             "keys",
             error,
-            "give every replica the TOKEN_KEYS and FINGERPRINT_KEY that these were stored with; docs/rotation.md says how they are changed",
+            "set the TOKEN_KEYS and FINGERPRINT_KEY that the stored tokens were written with; to change keys, follow docs/rotation.md",
         ),
     }
 }
 
-async fn find_fitness(pool: &PgPool) -> Result<DatabaseHealth, DatabaseUnsuitable> {
+async fn check_health(pool: &PgPool) -> Result<DatabaseHealth, DatabaseUnsuitable> {
     schema::check_fitness(&mut *pool.acquire().await.map_err(DbError::from)?).await?;
     Ok(schema::find_database_health(pool).await?)
 }
 
-/// Opens one stored token under each key; returns how many keys there are.
+/// Decrypts one stored token of each key and checks its fingerprint. Returns the number of keys.
 async fn check_keys(config: &Config, pool: &PgPool) -> anyhow::Result<usize> {
     let ring = key_ring(&config.keys);
     let ids = tokens::list_key_ids(pool).await?;
@@ -105,7 +115,9 @@ async fn check_keys(config: &Config, pool: &PgPool) -> anyhow::Result<usize> {
             let fingerprint = ring.fingerprint(token.expose());
             let record = tokens::find_token(pool, secret.id).await?;
             if record.is_some_and(|record| record.fingerprint != fingerprint) {
-                bail!("a stored token has another fingerprint: FINGERPRINT_KEY was changed");
+                bail!(
+                    "the fingerprint of a stored token does not match: FINGERPRINT_KEY was changed"
+                );
             }
         }
     }
@@ -115,58 +127,59 @@ async fn check_keys(config: &Config, pool: &PgPool) -> anyhow::Result<usize> {
 async fn check_upstream(config: &Config, report: &mut Report) {
     let (url, max_wait) = (&config.upstream.base_url, config.upstream.timeout);
     match upstream::probe(url, max_wait, false).await {
-        Ok(status) => report.ok(
+        Ok(status) => report.pass(
             "upstream",
-            format!("{url} answers, with {status}; only a mint shows whether it takes our key"),
+            format!("{url} responds with status {status}; only a mint shows whether the provider accepts the credentials"),
         ),
-        Err(error) => report.failed(
+        Err(error) => report.fail(
             "upstream",
             error,
-            "UPSTREAM_BASE_URL, DNS, the firewall and the root certificates of this machine decide",
+            "check UPSTREAM_BASE_URL, DNS, the firewall and the root certificates of this machine",
         ),
     }
 }
 
-/// A line for each part, coloured on a terminal.
+/// Prints the result of each check on its own line, coloured on a terminal.
 struct Report {
-    failed: u32,
-    /// Why lines could not be printed.
-    unsaid: io::Result<()>,
-}
-
-impl Default for Report {
-    fn default() -> Self {
-        Report {
-            failed: 0,
-            unsaid: Ok(()),
-        }
-    }
+    checks: u32,
+    failures: u32,
+    /// The first error of printing. Later lines are not printed.
+    output: io::Result<()>,
 }
 
 impl Report {
-    fn ok(&mut self, part: &str, told: impl Display) {
-        self.line(part, AnsiColor::Green, "ok", told);
+    fn new() -> Self {
+        Report {
+            checks: 0,
+            failures: 0,
+            output: Ok(()),
+        }
     }
 
-    /// Worth knowing, and no failure.
-    fn note(&mut self, part: &str, told: impl Display) {
-        self.line(part, AnsiColor::Yellow, "note", told);
+    fn pass(&mut self, part: &str, message: impl Display) {
+        self.print_check(part, AnsiColor::Green, "ok", message);
     }
 
-    fn failed(&mut self, part: &str, why: impl Display, mend: &str) {
-        self.failed += 1;
-        self.line(part, AnsiColor::Red, "FAILED", why);
-        self.say(format_args!("    {mend}"));
+    /// Reports a risk that is not a failure.
+    fn note(&mut self, part: &str, message: impl Display) {
+        self.print_check(part, AnsiColor::Yellow, "note", message);
     }
 
-    fn line(&mut self, part: &str, colour: AnsiColor, outcome: &str, told: impl Display) {
+    fn fail(&mut self, part: &str, reason: impl Display, hint: &str) {
+        self.failures += 1;
+        self.print_check(part, AnsiColor::Red, "FAILED", reason);
+        self.print_line(format_args!("    {hint}"));
+    }
+
+    fn print_check(&mut self, part: &str, colour: AnsiColor, result: &str, message: impl Display) {
+        self.checks += 1;
         let style = Style::new().bold().fg_color(Some(Color::Ansi(colour)));
-        self.say(format_args!("{part}: {style}{outcome}{style:#}, {told}"));
+        self.print_line(format_args!("{part}: {style}{result}{style:#}, {message}"));
     }
 
-    fn say(&mut self, line: Arguments<'_>) {
-        if self.unsaid.is_ok() {
-            self.unsaid = writeln!(anstream::stdout(), "{line}");
+    fn print_line(&mut self, line: impl Display) {
+        if self.output.is_ok() {
+            self.output = writeln!(anstream::stdout(), "{line}");
         }
     }
 }

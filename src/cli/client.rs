@@ -1,32 +1,31 @@
-//! `token-vendor client`: the API keys of this service.
+//! `token-vendor client`: manages the API keys of this service.
 
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use clap::builder::PossibleValuesParser;
-use clap::builder::TypedValueParser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{CliError, print, print_json, start_logs};
-use crate::config::{DatabaseCommandConfig, DatabaseConfig, Flags, Source};
+use super::{CliError, actor, connect, print, print_json, random_bytes, start_logs};
+use crate::config::{DatabaseCommandConfig, Flags, Source};
+use crate::db::PgPool;
 use crate::db::clients::{disable_client, find_client, insert_client, list_clients, rotate_client};
-use crate::db::{PgPool, schema};
-use crate::model::{Client, Scope, ScopeSet};
+use crate::model::{Client, Scope};
 
-/// A secret that lives longer beside its successor was not rotated.
+/// The longest time for which the old secret of a rotated client stays valid.
 const MAX_GRACE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum ClientCommand {
-    /// Create a client and print its key and secret, this once.
+    /// Create a client. Prints its key and secret, which cannot be shown again.
     Create {
-        /// What people call it.
-        #[arg(long, value_parser = client_name)]
+        /// The name of the client, for people.
+        #[arg(long, value_parser = parse_client_name)]
         name: String,
-        /// What it may do; may be given more than once.
+        /// A permission of the client. Repeat the flag for more.
         #[arg(long = "scope", required = true, value_name = "SCOPE", value_parser = scope_parser())]
         scopes: Vec<Scope>,
         #[command(flatten)]
@@ -37,73 +36,79 @@ pub(super) enum ClientCommand {
         #[command(flatten)]
         settings: Flags<DatabaseCommandConfig>,
     },
-    /// Give a client a new secret and print it, this once; every replica knows it within 5 seconds.
+    /// Give a client a new secret. Prints the secret, which cannot be shown again. Every replica
+    /// accepts it within 5 seconds.
     Rotate {
-        /// Its API key.
+        /// The API key of the client.
         key: String,
-        /// How long the secret that it has now stays good; 0s ends it at once. At most 30d.
-        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = grace)]
+        /// The time for which the old secret stays valid, at most 30d. 0s ends it now.
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_grace)]
         grace: Duration,
         #[command(flatten)]
         settings: Flags<DatabaseCommandConfig>,
     },
-    /// Disable a client; every replica refuses it within 5 seconds.
+    /// Disable a client. Every replica rejects it within 5 seconds.
     Disable {
-        /// Its API key.
+        /// The API key of the client.
         key: String,
         #[command(flatten)]
         settings: Flags<DatabaseCommandConfig>,
     },
 }
 
-pub(super) async fn client(command: ClientCommand) -> Result<(), CliError> {
+pub(super) async fn run(command: ClientCommand) -> Result<(), CliError> {
     match command {
         ClientCommand::Create {
             name,
             scopes,
             settings,
-        } => create(&open(settings).await?, name, &scopes).await,
-        ClientCommand::List { settings } => list(&open(settings).await?).await,
+        } => create(&open_pool(settings).await?, name, &scopes).await,
+        ClientCommand::List { settings } => list(&open_pool(settings).await?).await,
         ClientCommand::Rotate {
             key,
             grace,
             settings,
-        } => rotate(&open(settings).await?, &key, grace).await,
-        ClientCommand::Disable { key, settings } => disable(&open(settings).await?, &key).await,
+        } => rotate(&open_pool(settings).await?, &key, grace).await,
+        ClientCommand::Disable { key, settings } => {
+            disable(&open_pool(settings).await?, &key).await
+        }
     }
 }
 
 async fn create(pool: &PgPool, name: String, scopes: &[Scope]) -> Result<(), CliError> {
-    let secret = new_secret()?;
+    let secret = generate_secret()?;
     let client = Client {
-        api_key: format!("tv-{}", BASE64_URL_SAFE_NO_PAD.encode(random::<12>()?)),
+        api_key: format!(
+            "tv-{}",
+            BASE64_URL_SAFE_NO_PAD.encode(random_bytes::<12>()?)
+        ),
         name,
         secret_sha256: Sha256::digest(&secret).to_vec(),
         previous_secret_sha256: None,
-        scopes: scopes.iter().copied().collect::<ScopeSet>(),
+        scopes: scopes.iter().copied().collect(),
         is_enabled: true,
     };
     if !insert_client(pool, &client, &actor()).await? {
-        return Err(anyhow!("the new key is taken already; try again").into());
+        return Err(anyhow!("the generated API key already exists; run the command again").into());
     }
     print_with_secret(&client, &secret)
 }
 
 async fn rotate(pool: &PgPool, key: &str, grace: Duration) -> Result<(), CliError> {
-    let secret = new_secret()?;
+    let secret = generate_secret()?;
     let hash = Sha256::digest(&secret);
     let Some(client) = rotate_client(pool, key, &hash, grace, &actor()).await? else {
         let error = match find_client(pool, key).await?.0 {
-            Some(_) => anyhow!("client {key:?} is disabled"),
-            None => no_client(key),
+            Some(_) => anyhow!("client {key:?} is disabled; create a new client"),
+            None => unknown_client(key),
         };
         return Err(error.into());
     };
     print_with_secret(&client, &secret)
 }
 
-fn new_secret() -> anyhow::Result<String> {
-    Ok(BASE64_URL_SAFE_NO_PAD.encode(random::<32>()?))
+fn generate_secret() -> anyhow::Result<String> {
+    Ok(BASE64_URL_SAFE_NO_PAD.encode(random_bytes::<32>()?))
 }
 
 fn print_with_secret(client: &Client, secret: &str) -> Result<(), CliError> {
@@ -111,16 +116,18 @@ fn print_with_secret(client: &Client, secret: &str) -> Result<(), CliError> {
         "apiKey": client.api_key,
         "apiSecret": secret,
         "name": client.name,
-        "scopes": client.scopes.iter().collect::<Vec<_>>(),
+        "scopes": client.scopes,
     });
     let key = &client.api_key;
-    // The secret is nowhere else, and the client is on record already.
-    let lost = || format!("the secret of {key} could not be printed: rotate it");
-    Ok(print(view).with_context(lost)?)
+    // The secret is committed, but only its hash is stored.
+    let hint = || {
+        format!("the secret of {key} could not be printed; run `token-vendor client rotate {key}`")
+    };
+    Ok(print(view).with_context(hint)?)
 }
 
-fn no_client(key: &str) -> anyhow::Error {
-    anyhow!("no client has the key {key:?}")
+fn unknown_client(key: &str) -> anyhow::Error {
+    anyhow!("no client has the API key {key:?}; run `token-vendor client list`")
 }
 
 async fn list(pool: &PgPool) -> Result<(), CliError> {
@@ -131,7 +138,7 @@ async fn list(pool: &PgPool) -> Result<(), CliError> {
             json!({
                 "apiKey": client.api_key,
                 "name": client.name,
-                "scopes": client.scopes.iter().collect::<Vec<_>>(),
+                "scopes": client.scopes,
                 "isEnabled": client.is_enabled,
             })
         })
@@ -140,44 +147,19 @@ async fn list(pool: &PgPool) -> Result<(), CliError> {
 }
 
 async fn disable(pool: &PgPool, key: &str) -> Result<(), CliError> {
-    if disable_client(pool, key, &actor()).await?.is_none() {
-        return Err(no_client(key).into());
+    if !disable_client(pool, key, &actor()).await? {
+        return Err(unknown_client(key).into());
     }
     print_json(&json!({ "apiKey": key, "isEnabled": false }))
 }
 
-async fn open(settings: Flags<DatabaseCommandConfig>) -> Result<PgPool, CliError> {
-    let config = settings.load(Source::of_process())?;
+async fn open_pool(settings: Flags<DatabaseCommandConfig>) -> Result<PgPool, CliError> {
+    let config = settings.load(Source::from_process())?;
     start_logs(config.log.format)?;
-    connect(&config.database).await
+    connect(&config.database, 1).await
 }
 
-/// A pool of one connection, to a database that is fit to work on.
-pub(super) async fn connect(database: &DatabaseConfig) -> Result<PgPool, CliError> {
-    let options = schema::connect_options(&database.url)?;
-    let patience = database.startup_wait;
-    schema::check_fitness(&mut schema::wait_for_database(&options, patience).await?).await?;
-    Ok(schema::open_pool(options, 1))
-}
-
-/// Who works on this command line, as the audit names them.
-pub(super) fn actor() -> String {
-    let user = nix::unistd::User::from_uid(nix::unistd::getuid());
-    let user = user
-        .ok()
-        .flatten()
-        .map_or_else(|| "?".to_owned(), |user| user.name);
-    let host = nix::unistd::gethostname().unwrap_or_default();
-    format!("cli:{user}@{}", host.to_string_lossy())
-}
-
-pub(super) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).context("the system gives no random bytes")?;
-    Ok(bytes)
-}
-
-fn grace(text: &str) -> anyhow::Result<Duration> {
+fn parse_grace(text: &str) -> anyhow::Result<Duration> {
     let grace = humantime::parse_duration(text)?;
     if grace > MAX_GRACE {
         bail!("must be at most 30d");
@@ -185,15 +167,17 @@ fn grace(text: &str) -> anyhow::Result<Duration> {
     Ok(grace)
 }
 
-fn client_name(text: &str) -> anyhow::Result<String> {
-    let is_short = (1..=100).contains(&text.chars().count());
-    if !is_short || text.contains(char::is_control) || text.trim() != text {
-        bail!("must be 1 to 100 characters, none of them a control character, no space at an end");
+fn parse_client_name(text: &str) -> anyhow::Result<String> {
+    let has_valid_length = (1..=100).contains(&text.chars().count());
+    if !has_valid_length || text.contains(char::is_control) || text.trim() != text {
+        bail!(
+            "must be 1 to 100 characters, without control characters and without white space at the start or end"
+        );
     }
     Ok(text.to_owned())
 }
 
 fn scope_parser() -> impl TypedValueParser<Value = Scope> {
     PossibleValuesParser::new(Scope::ALL.iter().map(|scope| scope.name()))
-        .map(|name| Scope::from_name(&name).expect("only names of scopes come here"))
+        .map(|name| Scope::from_name(&name).expect("the parser accepts only names of scopes"))
 }

@@ -1,4 +1,4 @@
-//! `token-vendor dev`: everything on this machine in one command.
+//! `token-vendor dev`: runs Postgres, the sandbox and the service on this machine.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,96 +7,97 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 
-use super::client::actor;
-use super::{CliError, print, start_telemetry, told_to_stop};
+use super::{CliError, actor, print, shutdown_signal, start_telemetry};
 use crate::app::Service;
 use crate::config::{DevConfig, Flags, Source};
 use crate::db::clients::insert_client;
 use crate::db::{PgConnectOptions, schema};
 use crate::dev::postgres::{self, LocalPostgres, LocalPostgresOptions, default_data_dir};
 use crate::dev::sandbox::{Sandbox, SandboxOptions};
-use crate::model::{Client, ScopeSet};
+use crate::model::{Client, Scope};
 
-/// Key and secret of the client, for everyone to know.
+/// API key and secret of the client that `dev` creates. Both are public.
 const CLIENT: &str = "dev";
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Dev {
-    /// Where the service listens.
+pub(super) struct DevArgs {
+    /// The address of the service.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Where the stand-in upstream listens.
+    /// The address of the provider sandbox.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
     sandbox_listen: SocketAddr,
-    /// The folder of the private Postgres.
+    /// The data folder of the private Postgres.
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
-    /// Begin with an empty database: deletes the folder that an earlier `dev` made.
+    /// Start with an empty database. Deletes the data folder of earlier runs.
     #[arg(long, conflicts_with = "database_url")]
     fresh: bool,
-    /// Use this database on this machine instead of a private Postgres.
+    /// Use this database instead of a private Postgres. Its host must be this machine.
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     #[command(flatten)]
     settings: Flags<DevConfig>,
 }
 
-pub(super) async fn dev(dev: Dev) -> Result<(), CliError> {
-    let stop = told_to_stop()?;
-    let upstream = SandboxOptions {
-        listen: dev.sandbox_listen,
+pub(super) async fn run(args: DevArgs) -> Result<(), CliError> {
+    let shutdown = shutdown_signal()?;
+    let sandbox_options = SandboxOptions {
+        listen: args.sandbox_listen,
         ..SandboxOptions::default()
     };
-    let mut own = vec![
-        ("LISTEN_ADDR", dev.listen.to_string()),
-        // The stand-in's credentials are no secret, wherever it listens.
+    let mut values = vec![
+        ("LISTEN_ADDR", args.listen.to_string()),
+        // The credentials of the sandbox are public, so any of its addresses may be http://.
         ("UPSTREAM_ALLOW_HTTP", "true".into()),
-        ("UPSTREAM_API_KEY", upstream.api_key.clone()),
-        ("UPSTREAM_API_SECRET", upstream.api_secret.clone()),
-        ("TOKEN_KEYS", format!("dev:{}", dev_key("tokens"))),
-        ("FINGERPRINT_KEY", dev_key("fingerprints")),
+        ("UPSTREAM_API_KEY", sandbox_options.api_key.clone()),
+        ("UPSTREAM_API_SECRET", sandbox_options.api_secret.clone()),
+        ("TOKEN_KEYS", format!("dev:{}", derive_dev_key("tokens"))),
+        ("FINGERPRINT_KEY", derive_dev_key("fingerprints")),
     ];
-    // What will be started has no address yet; everything is checked before that.
-    let address = dev
+    // Checks all settings before anything starts. The private Postgres has no address yet.
+    let database_url = args
         .database_url
         .clone()
         .unwrap_or_else(|| "postgres://localhost".into());
-    let draft = own.iter().cloned().chain([("DATABASE_URL", address)]);
-    let config = dev.settings.load(Source::for_dev(draft))?.0;
-    if dev.database_url.is_some()
+    let draft = values
+        .iter()
+        .cloned()
+        .chain([("DATABASE_URL", database_url)]);
+    let config = args.settings.load(Source::for_dev(draft))?.0;
+    if args.database_url.is_some()
         && !schema::is_local(&schema::connect_options(&config.database.url)?)
     {
-        let message =
-            "--database-url: only a database on this machine, by loopback address or socket";
+        let message = "--database-url: must be a database on this machine; use a loopback address or a socket";
         return Err(CliError::Usage(message.into()));
     }
     let traces = start_telemetry(config.log.format, config.traces.endpoint.as_ref())?;
 
-    let sandbox = Sandbox::start(upstream).await.map_err(|error| {
+    let sandbox = Sandbox::start(sandbox_options).await.map_err(|error| {
         anyhow::anyhow!(
-            "--sandbox-listen: {} cannot be listened on: {error}",
-            dev.sandbox_listen
+            "--sandbox-listen: cannot listen on {}: {error}",
+            args.sandbox_listen
         )
     })?;
-    own.push(("UPSTREAM_BASE_URL", sandbox.base_url()));
+    values.push(("UPSTREAM_BASE_URL", sandbox.base_url()));
 
-    let (postgres, url) = match dev.database_url {
+    let (postgres, url) = match args.database_url {
         Some(url) => (None, url),
         None => {
-            let postgres = start_postgres(dev.data_dir, dev.fresh).await?;
+            let postgres = start_postgres(args.data_dir, args.fresh).await?;
             let url = postgres.url("postgres");
             (Some(postgres), url)
         }
     };
-    own.push(("DATABASE_URL", url));
-    let config = dev.settings.load(Source::for_dev(own))?.0;
+    values.push(("DATABASE_URL", url));
+    let config = args.settings.load(Source::for_dev(values))?.0;
     let options = schema::connect_options(&config.database.url)?;
     schema::wait_for_database(&options, config.database.startup_wait).await?;
     schema::migrate(&options).await?;
     add_client(&options).await?;
     let service = Service::start(config).await?;
     print_welcome(service.addr(), sandbox.addr())?;
-    service.run_until(stop).await?;
+    service.run_until(shutdown).await?;
     traces.flush().await;
     sandbox.stop().await;
     if let Some(postgres) = postgres {
@@ -118,8 +119,9 @@ async fn start_postgres(data_dir: Option<PathBuf>, fresh: bool) -> Result<LocalP
     Ok(started.await?)
 }
 
-/// What `dev` seals is sandbox tokens: its keys need to be the same at each run, not secret.
-fn dev_key(purpose: &str) -> String {
+/// Returns a key that is the same at each run, so that tokens of earlier runs stay readable. It
+/// protects only sandbox tokens and is public.
+fn derive_dev_key(purpose: &str) -> String {
     BASE64_STANDARD.encode(Sha256::digest(format!("token-vendor dev {purpose}")))
 }
 
@@ -129,7 +131,7 @@ async fn add_client(options: &PgConnectOptions) -> Result<(), CliError> {
         name: CLIENT.into(),
         secret_sha256: Sha256::digest(CLIENT).to_vec(),
         previous_secret_sha256: None,
-        scopes: ScopeSet::all(),
+        scopes: Scope::ALL.iter().copied().collect(),
         is_enabled: true,
     };
     let pool = schema::open_pool(options.clone(), 1);
@@ -140,9 +142,9 @@ async fn add_client(options: &PgConnectOptions) -> Result<(), CliError> {
 
 fn print_welcome(service: SocketAddr, sandbox: SocketAddr) -> std::io::Result<()> {
     print(format_args!(
-        "token-vendor at http://{service}, its stand-in upstream at http://{sandbox}\n\
-         Get a token (minted the first time, the same one the second time):\n\n\
+        "token-vendor listens on http://{service}; the provider sandbox listens on http://{sandbox}\n\
+         Request a token. The first request mints it, later requests reuse it:\n\n\
          curl -s -u {CLIENT}:{CLIENT} -H 'Content-Type: application/json' -d '{{\"userId\":\"u-1\",\"country\":\"LT\"}}' http://{service}/bank/tokens/\n\n\
-         Ctrl-C stops all of it."
+         Press Ctrl-C to stop all parts."
     ))
 }

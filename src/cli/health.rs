@@ -1,4 +1,4 @@
-//! `token-vendor health`: a probe for where there is no HTTP client but this program.
+//! `token-vendor health`: a health check for container images without an HTTP client.
 
 use std::time::Duration;
 
@@ -9,24 +9,25 @@ use super::CliError;
 use crate::config::{Flags, HttpConfig, Source};
 use crate::upstream;
 
-/// Longer than readiness waits for the database.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// The time limit of the check. Readiness needs less, even when the database does not respond.
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Health {
+pub(super) struct HealthArgs {
     #[command(flatten)]
     settings: Flags<HttpConfig>,
 }
 
-pub(super) async fn health(health: Health) -> Result<(), CliError> {
-    let http = health.settings.load(Source::of_process())?;
-    // An unspecified address, connected to, is this machine.
+pub(super) async fn run(args: HealthArgs) -> Result<(), CliError> {
+    let http = args.settings.load(Source::from_process())?;
+    // A connection to an unspecified address such as 0.0.0.0 reaches this machine.
     let address = http.listen_addr;
     let scheme = if http.has_tls() { "https" } else { "http" };
-    let url = Url::parse(&format!("{scheme}://{address}/health/ready")).context("no address")?;
-    // Our own certificate is not made out to this address.
-    match upstream::probe(&url, PATIENCE, true).await? {
+    let url = Url::parse(&format!("{scheme}://{address}/health/ready"))
+        .context("LISTEN_ADDR gives no valid URL")?;
+    // Accepts any certificate: the service's own does not name this address.
+    match upstream::probe(&url, TIMEOUT, true).await? {
         status if status.is_success() => Ok(()),
-        status => Err(anyhow!("{url} answers {status}").into()),
+        status => Err(anyhow!("{url} responds with status {status}").into()),
     }
 }

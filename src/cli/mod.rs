@@ -1,7 +1,7 @@
-//! The command line: one function a command.
+//! Command-line interface: one module per command.
 //!
-//! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage or
-//! configuration.
+//! Results go to stdout, everything else to stderr. Exit codes: 0 = success, 1 = failure,
+//! 2 = wrong usage or configuration.
 
 mod audit;
 mod check;
@@ -10,6 +10,7 @@ mod client;
 mod dev;
 mod health;
 mod keys;
+mod progress;
 mod sandbox;
 mod serve;
 
@@ -17,25 +18,29 @@ use std::fmt::Display;
 use std::io::{Write, stdout};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::app::openapi_document;
-use crate::config::{ConfigError, DatabaseCommandConfig, Flags, LogFormat, Source};
+use crate::config::{ConfigError, DatabaseCommandConfig, DatabaseConfig, Flags, LogFormat, Source};
+use crate::db::PgPool;
 use crate::db::schema::{self, DatabaseUnsuitable};
 use crate::telemetry::{self, Traces};
 
 const AFTER_HELP: &str = "\
-To look at it:  dev
-To deploy it:   check --online, migrate, client create, serve
+To try it:     dev
+To deploy it:  check --online, migrate, client create, serve
 
-A setting is looked up as a flag, in the environment, in .env; secrets are never flags.
-Results go to stdout, logs to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.";
+The value of a setting comes from its flag, the environment, .env or its default, in this order.
+Secrets are never flags. Results go to stdout, logs to stderr.
+Exit codes: 0 = success, 1 = failure, 2 = wrong usage or configuration.";
 
-/// Vends bank verification tokens: one upstream call for any herd, every handout on record.
+/// Issues bank verification tokens, reuses valid ones and records every handout.
 #[derive(Debug, Parser)]
 #[command(name = "token-vendor", version, arg_required_else_help = true, after_help = AFTER_HELP)]
 struct Cli {
@@ -46,49 +51,49 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the service.
-    Serve(serve::Serve),
+    Serve(serve::ServeArgs),
     /// Apply pending migrations.
-    Migrate(Migrate),
-    /// Run everything on this machine: Postgres, a stand-in for the provider, the service.
-    Dev(dev::Dev),
-    /// Run the stand-in for the provider alone.
-    Sandbox(sandbox::SandboxCommand),
-    /// Mark what has ended and remove what was kept long enough, once.
-    Cleanup(cleanup::Cleanup),
+    Migrate(MigrateArgs),
+    /// Run a private Postgres, the provider sandbox and the service on this machine.
+    Dev(dev::DevArgs),
+    /// Run only the sandbox, which replaces the provider in development and tests.
+    Sandbox(sandbox::SandboxArgs),
+    /// Run one cleanup: mark expired tokens, delete records past their retention.
+    Cleanup(cleanup::CleanupArgs),
     /// Manage the API keys of this service.
     #[command(subcommand)]
     Client(client::ClientCommand),
-    /// Make and change the keys that stored tokens are encrypted under.
+    /// Manage the keys that encrypt stored tokens.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
-    /// Read the audit trail.
+    /// Read the audit log.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// Print the configuration, secrets masked, and what is wrong with it.
-    Check(check::Check),
+    /// Check the configuration and print it with secrets masked.
+    Check(check::CheckArgs),
     /// Print the OpenAPI document that the service serves.
     Openapi,
-    /// Exit with 0 if the service on this machine is ready, for health checks without curl.
-    Health(health::Health),
-    /// Print a script that completes this command line in a shell.
+    /// Exit with 0 if the service on this machine is ready. Needs no curl in the image.
+    Health(health::HealthArgs),
+    /// Print a completion script for a shell.
     Completions {
-        /// Load it with, for instance, `source <(token-vendor completions bash)`.
+        /// The shell, for example bash: `source <(token-vendor completions bash)` loads the script.
         shell: Shell,
     },
 }
 
 #[derive(Debug, clap::Args)]
-struct Migrate {
+struct MigrateArgs {
     #[command(flatten)]
     settings: Flags<DatabaseCommandConfig>,
 }
 
-/// Why a command did not do its work.
+/// The error of a command, which sets the exit code.
 #[derive(Debug)]
 enum CliError {
-    /// Exit code 2: the caller's to mend.
+    /// Wrong usage or configuration: exit code 2.
     Usage(String),
-    /// Exit code 1.
+    /// Any other failure: exit code 1.
     Failed(anyhow::Error),
 }
 
@@ -116,7 +121,7 @@ where
     }
 }
 
-/// What makes a command fail, as opposed to being used wrongly.
+/// Marks error types that convert to [`CliError::Failed`].
 trait IsFailure {}
 impl IsFailure for anyhow::Error {}
 impl IsFailure for crate::db::DbError {}
@@ -128,7 +133,7 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: no runtime: {error}");
+            eprintln!("error: the async runtime cannot start: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -139,42 +144,42 @@ pub fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(CliError::Failed(error)) => {
-            eprintln!("error: {}", with_causes(&error));
+            eprintln!("error: {}", format_with_causes(&error));
             ExitCode::FAILURE
         }
     }
 }
 
-/// The error and its causes, but for those that it tells itself.
-fn with_causes(error: &anyhow::Error) -> String {
-    let mut told = error.to_string();
+/// Formats the error and its causes, without causes that the text already contains.
+fn format_with_causes(error: &anyhow::Error) -> String {
+    let mut message = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !told.contains(&cause) {
-            told += &format!(": {cause}");
+        if !message.contains(&cause) {
+            message += &format!(": {cause}");
         }
     }
-    told
+    message
 }
 
 async fn run(command: Command) -> Result<(), CliError> {
     match command {
-        Command::Serve(serve) => serve::serve(serve).await,
-        Command::Migrate(migrate) => apply_migrations(migrate).await,
-        Command::Dev(dev) => dev::dev(dev).await,
-        Command::Sandbox(sandbox) => sandbox::sandbox(sandbox).await,
-        Command::Cleanup(cleanup) => cleanup::cleanup(cleanup).await,
-        Command::Client(client) => client::client(client).await,
-        Command::Keys(keys) => keys::keys(keys).await,
-        Command::Audit(command) => audit::audit(command).await,
-        Command::Check(check) => check::check(check).await,
+        Command::Serve(args) => serve::run(args).await,
+        Command::Migrate(args) => apply_migrations(args).await,
+        Command::Dev(args) => dev::run(args).await,
+        Command::Sandbox(args) => sandbox::run(args).await,
+        Command::Cleanup(args) => cleanup::run(args).await,
+        Command::Client(command) => client::run(command).await,
+        Command::Keys(command) => keys::run(command).await,
+        Command::Audit(command) => audit::run(command).await,
+        Command::Check(args) => check::run(args).await,
         Command::Openapi => print_openapi(),
-        Command::Health(health) => health::health(health).await,
+        Command::Health(args) => health::run(args).await,
         Command::Completions { shell } => print_completions(shell),
     }
 }
 
-async fn apply_migrations(migrate: Migrate) -> Result<(), CliError> {
-    let config = migrate.settings.load(Source::of_process())?;
+async fn apply_migrations(args: MigrateArgs) -> Result<(), CliError> {
+    let config = args.settings.load(Source::from_process())?;
     start_logs(config.log.format)?;
     let options = schema::connect_options(&config.database.url)?;
     schema::wait_for_database(&options, config.database.startup_wait).await?;
@@ -184,7 +189,7 @@ async fn apply_migrations(migrate: Migrate) -> Result<(), CliError> {
 }
 
 fn print_openapi() -> Result<(), CliError> {
-    let document = serde_json::to_string_pretty(&openapi_document()).expect("it is JSON");
+    let document = serde_json::to_string_pretty(&openapi_document()).expect("the document is JSON");
     Ok(print(document)?)
 }
 
@@ -194,8 +199,10 @@ fn print_completions(shell: Shell) -> Result<(), CliError> {
     Ok(stdout().write_all(&script)?)
 }
 
-/// Prints a result and ends its line, in one write: who has read what was sought in it may close
-/// the pipe. Unlike `println!` it does not panic where nobody takes it.
+/// Prints a result and a line break to stdout.
+///
+/// Uses one write, so a reader may close the pipe after the line. Returns an error when the write
+/// fails, where `println!` panics.
 fn print(result: impl Display) -> std::io::Result<()> {
     let mut stdout = stdout().lock();
     stdout.write_all(format!("{result}\n").as_bytes())?;
@@ -203,7 +210,9 @@ fn print(result: impl Display) -> std::io::Result<()> {
 }
 
 fn print_json(result: &impl Serialize) -> Result<(), CliError> {
-    Ok(print(serde_json::to_string(result).expect("it is JSON"))?)
+    Ok(print(
+        serde_json::to_string(result).expect("results are plain data"),
+    )?)
 }
 
 fn start_logs(format: LogFormat) -> Result<(), CliError> {
@@ -214,8 +223,44 @@ fn start_telemetry(format: LogFormat, collector: Option<&Url>) -> Result<Traces,
     telemetry::init(format, collector).map_err(CliError::Usage)
 }
 
-/// Resolves when this process is told to stop: SIGTERM or Ctrl-C.
-fn told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+/// Opens a pool to a database that passes the fitness checks, after it waits for the database.
+async fn connect(database: &DatabaseConfig, max_connections: u32) -> Result<PgPool, CliError> {
+    let options = schema::connect_options(&database.url)?;
+    let max_wait = database.startup_wait;
+    schema::check_fitness(&mut schema::wait_for_database(&options, max_wait).await?).await?;
+    Ok(schema::open_pool(options, max_connections))
+}
+
+/// Returns the operator of this command for the audit log, such as `cli:root@host`.
+fn actor() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid());
+    let name = user
+        .ok()
+        .flatten()
+        .map_or_else(|| "?".to_owned(), |user| user.name);
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    format!("cli:{name}@{}", host.to_string_lossy())
+}
+
+fn random_bytes<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).context("the operating system returned no random bytes")?;
+    Ok(bytes)
+}
+
+/// Returns a token that is cancelled on SIGTERM or Ctrl-C.
+fn cancel_on_shutdown() -> std::io::Result<CancellationToken> {
+    let (cancel, signal) = (CancellationToken::new(), shutdown_signal()?);
+    let on_shutdown = cancel.clone();
+    tokio::spawn(async move {
+        signal.await;
+        on_shutdown.cancel();
+    });
+    Ok(cancel)
+}
+
+/// Installs handlers for SIGTERM and Ctrl-C. The future resolves at the first of them.
+fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {

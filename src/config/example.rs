@@ -1,31 +1,32 @@
-//! `.env.example`, written from the table.
+//! Generates `.env.example` from the table of settings.
 
 use super::{SETTINGS, Secrecy, Setting};
 
 const PREAMBLE: &str = "\
-# Every setting with its default. Copy what you need to .env; the environment and flags come before it.
-# An empty value counts as not set. Durations are like 500ms, 30s or 7d.
-# Quote a value that has spaces, quotes, $ or # ('single quotes' take everything as it is).
+# All settings with their defaults. Copy the lines that you change to .env.
+# Flags and environment variables override .env. An empty value counts as not set.
+# Durations are written like 500ms, 30s or 7d.
+# Quote values that contain spaces, quotes, $ or #. Single quotes keep every character as it is.
 ";
 
-/// The content of `.env.example`.
+/// Returns the content of `.env.example`.
 pub fn render_env_example() -> String {
     let mut text = PREAMBLE.to_owned();
-    for group in SETTINGS.chunk_by(|one, next| one.group == next.group) {
+    for group in SETTINGS.chunk_by(|left, right| left.group == right.group) {
         text += &format!("\n## {}\n", group[0].group);
-        text.extend(group.iter().map(entry));
+        text.extend(group.iter().map(render_setting));
     }
     text
 }
 
-fn entry(setting: &Setting) -> String {
+fn render_setting(setting: &Setting) -> String {
     let mut text = format!("\n# {}\n", setting.help.trim());
     if setting.default.is_none() {
         text += "# Required.\n";
     }
     if setting.secrecy != Secrecy::Public {
         let file = setting.file_variable();
-        text += &format!("# Instead: {file}, a path to read it from.\n");
+        text += &format!("# Or set {file} to the path of a file that contains the value.\n");
     }
     text + &format!("{}={}\n", setting.variable, setting.default.unwrap_or(""))
 }

@@ -1,4 +1,4 @@
-//! The settings that are no secret, as flags of the commands that they concern.
+//! Command-line flags for public settings.
 
 use std::marker::PhantomData;
 
@@ -6,27 +6,28 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
 use super::{CommandConfig, ConfigError, SETTINGS, Secrecy, Setting, Source};
 
-/// A flag for each setting that is no secret and concerns the command; made for
+/// The flags of a command: one for each public setting in its configuration `C`. Use it with
 /// `#[command(flatten)]`.
 #[derive(Debug)]
 pub struct Flags<C> {
-    given: Vec<(&'static str, String)>,
-    command: PhantomData<fn() -> C>,
+    values: Vec<(&'static str, String)>,
+    config: PhantomData<fn() -> C>,
 }
 
 impl<C: CommandConfig> Flags<C> {
-    /// What the command needs, from these flags and then the source. Every mistake is reported.
+    /// Loads the configuration from these flags and the source, and reports all errors at once.
     pub fn load(&self, source: Source) -> Result<C, ConfigError> {
-        C::load(source.with_flags(&self.given))
+        C::load(source.with_flags(&self.values))
     }
 }
 
-fn settings<C: CommandConfig>() -> impl Iterator<Item = &'static Setting> {
-    let is_flag = |setting: &&Setting| setting.secrecy == Secrecy::Public && C::concerns(setting);
-    SETTINGS.iter().filter(is_flag)
+fn list_settings<C: CommandConfig>(is_public: bool) -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().filter(move |setting| {
+        (setting.secrecy == Secrecy::Public) == is_public && C::includes(setting)
+    })
 }
 
-fn arg(setting: &'static Setting) -> Arg {
+fn build_arg(setting: &'static Setting) -> Arg {
     let default = setting.default.unwrap_or_default();
     let mut help = format!("{}\n[env: {}]", setting.help.trim(), setting.variable);
     if !default.is_empty() {
@@ -34,7 +35,7 @@ fn arg(setting: &'static Setting) -> Arg {
     }
     let arg = Arg::new(setting.variable)
         .long(setting.variable.to_ascii_lowercase().replace('_', "-"))
-        .value_name(value_name(default))
+        .value_name(guess_value_name(default))
         .help(help)
         .help_heading(setting.group)
         .hide_short_help(true);
@@ -47,8 +48,8 @@ fn arg(setting: &'static Setting) -> Arg {
     }
 }
 
-/// What a value looks like, as its default shows.
-fn value_name(default: &str) -> &'static str {
+/// Guesses the placeholder of the value in the help text from the default.
+fn guess_value_name(default: &str) -> &'static str {
     match default {
         "true" | "false" => "true|false",
         _ if default.parse::<u64>().is_ok() => "N",
@@ -58,10 +59,9 @@ fn value_name(default: &str) -> &'static str {
     }
 }
 
-/// What the command takes that is no flag.
-fn secrets<C: CommandConfig>() -> String {
-    let is_secret = |setting: &&Setting| setting.secrecy != Secrecy::Public && C::concerns(setting);
-    let entries = SETTINGS.iter().filter(is_secret).map(|setting| {
+/// Describes the secret settings of the command for its long help.
+fn describe_secrets<C: CommandConfig>() -> Option<String> {
+    let entries = list_settings::<C>(false).map(|setting| {
         let required = setting.default.map_or(" [required]", |_| "");
         format!(
             "\n  {}\n          {}{required}",
@@ -69,18 +69,21 @@ fn secrets<C: CommandConfig>() -> String {
             setting.help.trim()
         )
     });
-    match entries.collect::<String>() {
-        none if none.is_empty() => none,
-        some => format!("Not flags, but variables, or in a file that NAME_FILE names:{some}"),
-    }
+    let entries: String = entries.collect();
+    (!entries.is_empty()).then(|| {
+        format!(
+            "Secret settings are not flags. Set the variable NAME, or NAME_FILE to the path of a \
+             file that contains the value:{entries}"
+        )
+    })
 }
 
 impl<C: CommandConfig> Args for Flags<C> {
     fn augment_args(command: Command) -> Command {
-        let command = command.args(settings::<C>().map(arg));
-        match secrets::<C>() {
-            none if none.is_empty() => command,
-            some => command.after_long_help(some),
+        let command = command.args(list_settings::<C>(true).map(build_arg));
+        match describe_secrets::<C>() {
+            Some(secrets) => command.after_long_help(secrets),
+            None => command,
         }
     }
 
@@ -91,13 +94,13 @@ impl<C: CommandConfig> Args for Flags<C> {
 
 impl<C: CommandConfig> FromArgMatches for Flags<C> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = settings::<C>().filter_map(|setting| {
+        let values = list_settings::<C>(true).filter_map(|setting| {
             let value = matches.get_one::<String>(setting.variable)?;
             Some((setting.variable, value.clone()))
         });
         Ok(Self {
-            given: given.collect(),
-            command: PhantomData,
+            values: values.collect(),
+            config: PhantomData,
         })
     }
 

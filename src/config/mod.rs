@@ -1,10 +1,11 @@
-//! Every setting: variable, default, meaning; checked as a whole before anything is opened.
+//! Configuration: the settings, their sources and their validation.
 //!
-//! A value is looked up as flag, in the environment, in `.env`, as default, in this order; empty
-//! counts as not set. To add a setting is a row in the table of `settings.rs`.
+//! The value of a setting comes from its flag, the environment, `.env` or its default, in this
+//! order. An empty value counts as not set. All settings of a command are validated before it opens
+//! a file, a connection or a port. To add a setting, add a row to the table in `settings.rs`.
 //!
-//! A command names what it needs by a type that is [`CommandConfig`]: [`Config`] is everything.
-//! `Flags<Config>`, flattened into its arguments, are its flags and load it.
+//! A type that implements [`CommandConfig`] lists the settings of a command. [`Config`] has all of
+//! them. A command flattens `Flags<Config>` into its arguments and loads the configuration from it.
 
 mod example;
 mod flags;
@@ -24,40 +25,41 @@ pub use settings::{
 pub use source::Source;
 pub use values::{LogFormat, TokenKey, is_key_id};
 
-/// One setting: an environment variable and, unless it is secret, a flag.
+/// A setting: an environment variable and, unless it is secret, a flag.
 #[derive(Debug)]
 pub struct Setting {
     /// The environment variable, such as `LISTEN_ADDR`.
     pub variable: &'static str,
-    /// The heading over it, the same for all settings of its part of the program.
+    /// The heading of its group in help texts and `.env.example`.
     pub group: &'static str,
-    /// Who may see its value.
+    /// The visibility of its value.
     pub secrecy: Secrecy,
-    /// The value where none is given: none where one is required, empty where it may be absent.
+    /// The default: `None` = the setting is required, `Some("")` = it is optional.
     pub default: Option<&'static str>,
-    /// What it means.
+    /// The description in help texts and `.env.example`.
     pub help: &'static str,
 }
 
-/// Who may see a setting's value.
+/// The visibility of a setting's value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Secrecy {
-    /// Everybody; only such a setting is a flag.
+    /// The value may be shown. Only public settings are flags.
     Public,
-    /// Nobody.
+    /// The value is never shown.
     Secret,
-    /// Everybody, the password in it left out.
+    /// A URL that is shown without its password and parameters.
     SecretUrl,
 }
 
 impl Setting {
-    /// `TOKEN_KEYS_FILE` for `TOKEN_KEYS`; obeyed for secrets only.
+    /// Returns the variable with the path of a file that contains the value, such as
+    /// `TOKEN_KEYS_FILE`. Only secrets have one.
     fn file_variable(&self) -> String {
         format!("{}_FILE", self.variable)
     }
 
-    /// Whether `dev` gives itself this setting, whatever the environment says.
-    fn is_own_of_dev(&self) -> bool {
+    /// Returns whether `dev` sets this setting itself and ignores the environment.
+    fn is_set_by_dev(&self) -> bool {
         const PUBLIC: [&str; 5] = [
             "UPSTREAM_BASE_URL",
             "UPSTREAM_ALLOW_HTTP",
@@ -69,36 +71,38 @@ impl Setting {
     }
 }
 
-/// Every mistake in the configuration, one a line. It never quotes a secret.
+/// All errors in the configuration, one per line. The text never contains a secret.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct ConfigError(pub Vec<String>);
 
-/// What a command needs of the settings.
+/// The settings that a command uses.
 pub trait CommandConfig: Sized {
-    /// Whether the setting matters to the command; those that do and are no secret are its flags.
-    fn concerns(setting: &Setting) -> bool;
+    /// Returns whether the command uses the setting. Public settings that it uses are its flags.
+    fn includes(setting: &Setting) -> bool;
 
-    /// Reads what it needs; none only where the source noted a mistake.
+    /// Reads the settings. Returns `None` only if it added a problem to the source.
     fn read(source: &mut Source) -> Option<Self>;
 
-    /// Looks up and checks everything that it needs, and reports every mistake.
+    /// Reads and validates the settings, and reports all errors at once.
     fn load(mut source: Source) -> Result<Self, ConfigError> {
-        match Self::read(&mut source) {
+        let config = Self::read(&mut source);
+        settings::check_retention(&mut source);
+        match config {
             Some(config) if source.problems.is_empty() => Ok(config),
             _ => Err(ConfigError(source.problems)),
         }
     }
 }
 
-/// Every setting, for `dev`, which gives itself addresses, database, credentials and keys: load it
+/// All settings, for `dev`, which sets addresses, database, credentials and keys itself. Load it
 /// from [`Source::for_dev`].
 #[derive(Debug)]
 pub struct DevConfig(pub Config);
 
 impl CommandConfig for DevConfig {
-    fn concerns(setting: &Setting) -> bool {
-        !setting.is_own_of_dev()
+    fn includes(setting: &Setting) -> bool {
+        !setting.is_set_by_dev()
     }
 
     fn read(source: &mut Source) -> Option<Self> {
@@ -106,80 +110,41 @@ impl CommandConfig for DevConfig {
     }
 }
 
-/// What a command needs that works on the database alone, such as `migrate` and `client`.
-#[derive(Debug)]
-pub struct DatabaseCommandConfig {
-    /// Postgres.
-    pub database: DatabaseConfig,
-    /// Logs.
-    pub log: LogConfig,
+/// Defines the configuration of a command as several parts of [`Config`].
+macro_rules! command_config {
+    ($(#[doc = $doc:literal])+ $name:ident { $($field:ident: $part:ident),+ $(,)? }) => {
+        $(#[doc = $doc])+
+        #[derive(Debug)]
+        #[expect(missing_docs, reason = "the type of each field is documented")]
+        pub struct $name {
+            $(pub $field: $part),+
+        }
+
+        impl CommandConfig for $name {
+            fn includes(setting: &Setting) -> bool {
+                $($part::includes(setting))||+
+            }
+
+            fn read(source: &mut Source) -> Option<Self> {
+                // Reads every part before the first `?`, so that all errors are reported.
+                $(let $field = $part::read(source);)+
+                Some(Self { $($field: $field?),+ })
+            }
+        }
+    };
 }
 
-impl CommandConfig for DatabaseCommandConfig {
-    fn concerns(setting: &Setting) -> bool {
-        DatabaseConfig::concerns(setting) || LogConfig::concerns(setting)
-    }
-
-    fn read(source: &mut Source) -> Option<Self> {
-        let (database, log) = (DatabaseConfig::read(source), LogConfig::read(source));
-        Some(Self {
-            database: database?,
-            log: log?,
-        })
-    }
+command_config! {
+    /// Settings of the commands that only use the database, such as `migrate` and `client`.
+    DatabaseCommandConfig { database: DatabaseConfig, log: LogConfig }
 }
 
-/// What `cleanup` needs.
-#[derive(Debug)]
-pub struct CleanupCommandConfig {
-    /// Postgres.
-    pub database: DatabaseConfig,
-    /// How long records are kept.
-    pub retention: RetentionConfig,
-    /// Logs.
-    pub log: LogConfig,
+command_config! {
+    /// Settings of `cleanup`.
+    CleanupCommandConfig { database: DatabaseConfig, retention: RetentionConfig, log: LogConfig }
 }
 
-impl CommandConfig for CleanupCommandConfig {
-    fn concerns(setting: &Setting) -> bool {
-        DatabaseCommandConfig::concerns(setting) || RetentionConfig::concerns(setting)
-    }
-
-    fn read(source: &mut Source) -> Option<Self> {
-        let database = DatabaseConfig::read(source);
-        let (retention, log) = (RetentionConfig::read(source), LogConfig::read(source));
-        settings::check_retention(source);
-        Some(Self {
-            database: database?,
-            retention: retention?,
-            log: log?,
-        })
-    }
-}
-
-/// What a command needs that works on the stored tokens, such as `keys rotate`.
-#[derive(Debug)]
-pub struct KeysCommandConfig {
-    /// Postgres.
-    pub database: DatabaseConfig,
-    /// Encryption at rest and fingerprints.
-    pub keys: KeysConfig,
-    /// Logs.
-    pub log: LogConfig,
-}
-
-impl CommandConfig for KeysCommandConfig {
-    fn concerns(setting: &Setting) -> bool {
-        DatabaseCommandConfig::concerns(setting) || KeysConfig::concerns(setting)
-    }
-
-    fn read(source: &mut Source) -> Option<Self> {
-        let database = DatabaseConfig::read(source);
-        let (keys, log) = (KeysConfig::read(source), LogConfig::read(source));
-        Some(Self {
-            database: database?,
-            keys: keys?,
-            log: log?,
-        })
-    }
+command_config! {
+    /// Settings of the commands that decrypt stored tokens, such as `keys rotate`.
+    KeysCommandConfig { database: DatabaseConfig, keys: KeysConfig, log: LogConfig }
 }

@@ -1,4 +1,4 @@
-//! Where values come from, which place wins, and how they are shown.
+//! Looks up setting values in their sources, and masks secrets for display.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -10,183 +10,201 @@ use super::{SETTINGS, Secrecy, Setting};
 
 const MASK: &str = "***";
 
-/// The places that values are looked up in: flags, environment, `.env`, default. Remembers what was
-/// read and what was wrong with it.
+/// The sources of values: flags, environment, `.env` and defaults. Records the values that were read
+/// and the problems that were found.
 ///
-/// It holds secrets in the clear and therefore has no `Debug`.
+/// Does not implement `Debug` because it contains unmasked secrets.
 #[derive(Default)]
 pub struct Source {
     flags: HashMap<String, String>,
     environment: HashMap<String, String>,
     dotenv: HashMap<String, String>,
     pub(super) problems: Vec<String>,
-    read: Vec<(&'static Setting, String, String)>,
+    read: Vec<(&'static Setting, Found)>,
 }
 
-/// The process environment; what is not UTF-8 in it fits no setting.
-fn variables() -> impl Iterator<Item = (String, String)> {
-    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
+/// The text of a setting and the name of its source.
+struct Found {
+    text: String,
+    source: String,
+}
+
+impl Found {
+    fn new(text: &str, source: impl Into<String>) -> Self {
+        Found {
+            text: text.to_owned(),
+            source: source.into(),
+        }
+    }
+}
+
+/// Returns the process environment. Replaces invalid UTF-8, which no setting accepts anyway.
+fn read_environment() -> impl Iterator<Item = (String, String)> {
+    let to_string = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (to_string(name), to_string(value)))
 }
 
 impl Source {
-    /// The environment of this process, and `.env` in the working directory where there is one.
-    /// The process environment is not changed.
-    pub fn of_process() -> Self {
-        let mut source = Self::of_environment(variables());
+    /// Reads the environment of this process and, if it exists, `.env` in the working directory.
+    pub fn from_process() -> Self {
+        let mut source = Self::from_environment(read_environment());
         match std::fs::read(".env") {
             Ok(content) => return source.with_dotenv(&String::from_utf8_lossy(&content)),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => source.note(".env", &format!("cannot be read: {error}")),
+            Err(error) => source.add_problem(".env", &format!("cannot be read: {error}")),
         }
         source
     }
 
-    /// These environment variables alone.
-    pub fn of_environment(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+    /// Uses only these environment variables.
+    pub fn from_environment(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         Self {
             environment: variables.into_iter().collect(),
             ..Self::default()
         }
     }
 
-    /// What `dev` runs on: the values that it gives itself (addresses, database, credentials,
-    /// keys), whatever a shell set up for another deployment says of them; for everything else the
-    /// environment of this process, and no `.env`.
-    pub fn for_dev(own: impl IntoIterator<Item = (&'static str, String)>) -> Self {
-        Self::of_environment(variables()).with_own_of_dev(own)
+    /// Uses these values for the settings that `dev` sets itself (addresses, database, credentials,
+    /// keys), and the environment of this process for all others. Does not read `.env`.
+    ///
+    /// Variables that a shell sets for another deployment therefore cannot reach `dev`.
+    pub fn for_dev(values: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        Self::from_environment(read_environment()).with_dev_values(values)
     }
 
-    pub(super) fn with_own_of_dev(
+    pub(super) fn with_dev_values(
         mut self,
-        own: impl IntoIterator<Item = (&'static str, String)>,
+        values: impl IntoIterator<Item = (&'static str, String)>,
     ) -> Self {
-        for setting in SETTINGS.iter().filter(|setting| setting.is_own_of_dev()) {
+        for setting in SETTINGS.iter().filter(|setting| setting.is_set_by_dev()) {
             self.environment.remove(setting.variable);
             self.environment.remove(&setting.file_variable());
         }
-        let own = own.into_iter().map(|(name, value)| (name.into(), value));
-        self.environment.extend(own);
+        let values = values.into_iter().map(|(name, value)| (name.into(), value));
+        self.environment.extend(values);
         self
     }
 
-    /// With the content of a `.env` file, for what the environment does not set.
+    /// Adds the content of a `.env` file, which the environment overrides.
     pub fn with_dotenv(mut self, content: &str) -> Self {
         for item in dotenvy::from_read_iter(content.as_bytes()) {
             match item {
                 Ok((name, value)) => {
                     self.dotenv.entry(name).or_insert(value);
                 }
-                // dotenvy's own message quotes the line, which may hold a secret.
+                // The message of dotenvy quotes the line, which can contain a secret.
                 Err(dotenvy::Error::LineParse(line, _)) => {
                     let before = content.split(&line).next().unwrap_or_default();
                     let number = before.matches('\n').count() + 1;
-                    let why = "is not NAME=value (quote a value that has spaces, quotes, $ or #)";
-                    self.note(".env", &format!("line {number} {why}"));
+                    let why = "must be NAME=value; quote a value with spaces, quotes, $ or #";
+                    self.add_problem(".env", &format!("line {number} {why}"));
                 }
-                Err(_) => self.note(".env", "cannot be read"),
+                Err(_) => self.add_problem(".env", "cannot be read"),
             }
         }
         self
     }
 
-    pub(super) fn with_flags(mut self, given: &[(&'static str, String)]) -> Self {
-        let given = given.iter().cloned();
-        self.flags.extend(given.map(|(n, value)| (n.into(), value)));
+    pub(super) fn with_flags(mut self, values: &[(&'static str, String)]) -> Self {
+        let values = values.iter().cloned();
+        self.flags
+            .extend(values.map(|(name, value)| (name.into(), value)));
         self
     }
 
-    /// The value of this name and its place. Empty is not set.
-    fn get(&self, name: &str) -> Option<(String, String)> {
-        let places = [
+    /// Looks up a variable. Ignores empty values.
+    fn find_variable(&self, name: &str) -> Option<Found> {
+        let sources = [
             (&self.flags, "flag"),
             (&self.environment, "environment"),
             (&self.dotenv, ".env"),
         ];
-        places.into_iter().find_map(|(values, place)| {
-            let value = values.get(name).filter(|value| !value.is_empty())?;
-            Some((value.clone(), place.into()))
+        sources.into_iter().find_map(|(values, source)| {
+            let text = values.get(name).filter(|text| !text.is_empty())?;
+            Some(Found::new(text, source))
         })
     }
 
-    /// The value of a setting and its place.
-    fn find(&self, setting: &Setting) -> Parsed<(String, String)> {
+    /// Looks up a setting, including its file and its default.
+    fn find_setting(&self, setting: &Setting) -> Parsed<Found> {
         let file_variable = setting.file_variable();
         let file = match setting.secrecy {
             Secrecy::Public => None,
-            _ => self.get(&file_variable),
+            _ => self.find_variable(&file_variable),
         };
-        match (self.get(setting.variable), file, setting.default) {
-            (Some(_), Some(_), _) => Err(format!(
-                "is set and {file_variable} too; only one of them may be"
-            )),
-            // The path is not quoted: it may be the secret itself, put into the wrong variable.
-            (None, Some((path, _)), _) => match std::fs::read_to_string(&path) {
-                Err(error) => Err(format!("the file of {file_variable}: {error}")),
+        match (self.find_variable(setting.variable), file, setting.default) {
+            (Some(_), Some(_), _) => {
+                Err(format!("{file_variable} is also set; set only one of them"))
+            }
+            // The message does not quote the path, which can be a misplaced secret.
+            (None, Some(Found { text: path, .. }), _) => match std::fs::read_to_string(&path) {
+                Err(error) => Err(format!(
+                    "the file of {file_variable} cannot be read: {error}"
+                )),
                 Ok(text) => match text.trim_end_matches(['\r', '\n']) {
                     "" => Err(format!("the file of {file_variable} is empty")),
-                    text => Ok((text.into(), format!("file {path}"))),
+                    text => Ok(Found::new(text, format!("file {path}"))),
                 },
             },
             (Some(found), None, _) => Ok(found),
-            (None, None, Some(default)) => Ok((default.into(), "default".into())),
+            (None, None, Some(default)) => Ok(Found::new(default, "default")),
             (None, None, None) => Err(format!(
-                "is required (or {file_variable}, a path to read it from)"
+                "is required; set it, or set {file_variable} to the path of a file that contains it"
             )),
         }
     }
 
-    /// Remembers a mistake.
-    pub(super) fn note(&mut self, variable: &str, why: &str) {
+    /// Records a problem for the error report.
+    pub(super) fn add_problem(&mut self, variable: &str, why: &str) {
         self.problems.push(format!("{variable}: {why}"));
     }
 
-    /// The parsed value of a setting in the table; none where it is wrong.
+    /// Looks up and parses a setting. Records a problem and returns `None` if it is invalid.
     ///
-    /// The message of a failed `parse` must not quote the value of a secret.
-    pub(super) fn value<T>(
+    /// The error of `parse` must not contain the value of a secret.
+    pub(super) fn read_value<T>(
         &mut self,
         variable: &'static str,
         parse: impl FnOnce(&str) -> Parsed<T>,
     ) -> Option<T> {
         let setting = SETTINGS.iter().find(|setting| setting.variable == variable);
-        let setting = setting.expect("only settings of the table are read");
-        let parsed = self.find(setting).and_then(|(value, place)| {
-            let parsed = parse(&value);
-            self.read.push((setting, value, place));
+        let setting = setting.expect("the table contains the variable");
+        let parsed = self.find_setting(setting).and_then(|found| {
+            let parsed = parse(&found.text);
+            self.read.push((setting, found));
             parsed
         });
-        parsed.map_err(|why| self.note(variable, &why)).ok()
+        parsed.map_err(|why| self.add_problem(variable, &why)).ok()
     }
 
-    /// The text of a setting that was read before; empty where it is not set.
-    pub(super) fn found(&self, variable: &str) -> &str {
-        let mut found = self.read.iter();
-        let found = found.find(|(setting, ..)| setting.variable == variable);
-        found.map_or("", |(_, value, _)| value)
+    /// Returns the text of a setting that was read. Empty means that it was not read or is not set.
+    pub(super) fn get_text(&self, variable: &str) -> &str {
+        let mut read = self.read.iter();
+        let entry = read.find(|(setting, _)| setting.variable == variable);
+        entry.map_or("", |(_, found)| &found.text)
     }
 
-    /// What was read, a line each, secrets masked.
+    /// Returns a line for each setting that was read, with secrets masked.
     pub(super) fn render_masked(&self) -> String {
-        let line = |(setting, value, place): &(&Setting, String, String)| {
-            let shown = masked(setting.secrecy, value);
-            format!("{}={shown}  # source: {place}\n", setting.variable)
+        let render = |(setting, found): &(&Setting, Found)| {
+            let value = mask(setting.secrecy, &found.text);
+            format!("{}={value}  # source: {}\n", setting.variable, found.source)
         };
-        self.read.iter().map(line).collect()
+        self.read.iter().map(render).collect()
     }
 }
 
-fn masked(secrecy: Secrecy, value: &str) -> String {
+fn mask(secrecy: Secrecy, value: &str) -> String {
     match secrecy {
         _ if value.is_empty() => String::new(),
         Secrecy::Public => value.into(),
         Secrecy::Secret => MASK.into(),
-        Secrecy::SecretUrl => masked_url(value).unwrap_or(MASK.into()),
+        Secrecy::SecretUrl => mask_url(value).unwrap_or(MASK.into()),
     }
 }
 
-/// The URL without its password and parameters, of which each may hold one.
-fn masked_url(value: &str) -> Option<String> {
+/// Masks the password and the query of a URL, because parameters can contain a password.
+fn mask_url(value: &str) -> Option<String> {
     let mut url = Url::parse(value).ok()?;
     if url.password().is_some() {
         url.set_password(Some(MASK)).ok()?;

@@ -1,4 +1,4 @@
-//! The certificate that HTTPS is served with.
+//! Reads the certificate and the private key of HTTPS.
 
 use std::path::Path;
 
@@ -7,16 +7,17 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// The certificate and its key, from their PEM files, if they go together.
+/// Reads the certificate chain and the private key from PEM files, and checks that they match.
+/// Errors name the setting to correct.
 pub(super) fn read_tls(cert: &Path, key: &Path) -> anyhow::Result<ServerConfig> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let certificates = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .context("is no PEM file of certificates")?;
-    let key = PrivateKeyDer::from_pem_file(key)
-        .context("goes with TLS_KEY, which is no PEM file of a private key")?;
+        .context("TLS_CERT: the file is not a PEM certificate chain")?;
+    let key =
+        PrivateKeyDer::from_pem_file(key).context("TLS_KEY: the file is not a PEM private key")?;
     ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(certificates, key)
-        .context("its first certificate is not that of TLS_KEY")
+        .context("TLS_CERT: the first certificate in the file does not match TLS_KEY")
 }

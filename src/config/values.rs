@@ -1,4 +1,5 @@
-//! What a value must look like. A message never quotes a secret, nor a URL, which may hold one.
+//! Parsers of setting values. Messages never quote secrets, and no URLs, because URLs can contain
+//! secrets.
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -15,37 +16,37 @@ use ipnet::IpNet;
 use secrecy::{SecretBox, SecretString};
 use url::{Host, Url};
 
-/// A value, or what is wrong with the text.
+/// A parsed value, or an error message that follows `NAME: `.
 pub(super) type Parsed<T> = Result<T, String>;
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Readable text.
     #[default]
     Text,
-    /// One flat JSON object a line.
+    /// One flat JSON object per line.
     Json,
 }
 
-/// A key for tokens at rest.
+/// A key that encrypts stored tokens.
 #[derive(Debug)]
 pub struct TokenKey {
-    /// 1 to 32 bytes, unique among the keys.
+    /// The id, 1 to 32 bytes, unique among the keys.
     pub id: String,
-    /// The key itself.
+    /// The secret key.
     pub key: SecretBox<[u8; 32]>,
 }
 
-/// What the type's own parser takes, with words for it.
-pub(super) fn like<T: FromStr>(words: &str) -> impl Fn(&str) -> Parsed<T> {
+/// Parses with [`FromStr`]. The description completes "must be".
+pub(super) fn parse_as<T: FromStr>(description: &str) -> impl Fn(&str) -> Parsed<T> {
     move |text| {
         let parsed = text.parse();
-        parsed.map_err(|_| format!("{text:?} is not {words}"))
+        parsed.map_err(|_| format!("must be {description}, not {text:?}"))
     }
 }
 
-/// None where it is not set.
+/// Parses a setting that may be empty.
 pub(super) fn optional<T>(parse: impl Fn(&str) -> Parsed<T>) -> impl Fn(&str) -> Parsed<Option<T>> {
     move |text| match text {
         "" => Ok(None),
@@ -53,82 +54,87 @@ pub(super) fn optional<T>(parse: impl Fn(&str) -> Parsed<T>) -> impl Fn(&str) ->
     }
 }
 
-/// None where it is that word.
-pub(super) fn unless<T>(
-    word: &'static str,
+/// Parses the keyword as `None` and everything else with `parse`.
+pub(super) fn keyword_or<T>(
+    keyword: &'static str,
     parse: impl Fn(&str) -> Parsed<T>,
 ) -> impl Fn(&str) -> Parsed<Option<T>> {
     move |text| match text {
-        text if text == word => Ok(None),
+        text if text == keyword => Ok(None),
         text => parse(text)
             .map(Some)
-            .map_err(|why| format!("{why}, nor {word}")),
+            .map_err(|why| format!("{why}; `{keyword}` is also accepted")),
     }
 }
 
-/// A whole number in the range, which must fit `T`.
+/// Parses a whole number in the range. The range must fit `T`.
 pub(super) fn integer<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&str) -> Parsed<T> {
     move |text| {
         let number = text.parse().ok().filter(|number| range.contains(number));
         let number = number.and_then(|number| T::try_from(number).ok());
         let (min, max) = (range.start(), range.end());
-        number.ok_or_else(|| format!("{text:?} is not a whole number from {min} to {max}"))
+        number.ok_or_else(|| format!("must be a whole number from {min} to {max}, not {text:?}"))
     }
 }
 
-/// A duration within the bounds, which are written as durations too.
+/// Parses a duration within the bounds, which are durations such as `30s`.
 pub(super) fn duration(min: &str, max: &str) -> impl Fn(&str) -> Parsed<Duration> {
     move |text| {
-        let bound = |text| parse_duration(text).expect("bounds are durations");
+        let bound = |text| parse_duration(text).expect("the bounds are durations");
         let range = bound(min)..=bound(max);
         let duration = parse_duration(text).ok().filter(|d| range.contains(d));
         duration.ok_or_else(|| {
-            format!("{text:?} is not a duration like 500ms, 30s or 7d, from {min} to {max}")
+            format!(
+                "must be a duration from {min} to {max}, such as 500ms, 30s or 7d, not {text:?}"
+            )
         })
     }
 }
 
-pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
-    ValueEnum::from_str(text, false).map_err(|_| format!("{text:?} is not text or json"))
+pub(super) fn parse_log_format(text: &str) -> Parsed<LogFormat> {
+    ValueEnum::from_str(text, false).map_err(|_| format!("must be text or json, not {text:?}"))
 }
 
-/// What HTTP Basic can carry as a username (RFC 7617, section 2).
-pub(super) fn username(text: &str) -> Parsed<SecretString> {
+/// Parses a username of HTTP Basic, which has no colon (RFC 7617, section 2).
+pub(super) fn parse_username(text: &str) -> Parsed<SecretString> {
     match text.contains(':') {
-        true => Err("must have no colon".into()),
-        false => password(text),
+        true => Err("must not contain a colon".into()),
+        false => parse_password(text),
     }
 }
 
-pub(super) fn password(text: &str) -> Parsed<SecretString> {
+/// Parses a password of HTTP Basic, which has no control characters (RFC 7617, section 2).
+pub(super) fn parse_password(text: &str) -> Parsed<SecretString> {
     match text.chars().any(char::is_control) {
-        true => Err("must have no control characters, line breaks included".into()),
+        true => Err("must not contain control characters such as line breaks".into()),
         false => Ok(text.into()),
     }
 }
 
-/// Checked early, so that all mistakes come at once.
-pub(super) fn readable_file(text: &str) -> Parsed<PathBuf> {
+/// Opens the file at the path, so that an unreadable file is reported with all other errors.
+pub(super) fn parse_readable_file(text: &str) -> Parsed<PathBuf> {
     match File::open(text) {
         Ok(_) => Ok(text.into()),
-        Err(error) => Err(format!("{text:?} cannot be read: {error}")),
+        Err(error) => Err(format!("the file {text:?} cannot be read: {error}")),
     }
 }
 
-/// Comma-separated; a bare address stands for itself alone.
-pub(super) fn networks(text: &str) -> Parsed<Vec<IpNet>> {
+/// Parses comma-separated networks. An address without a prefix length is a network of one host.
+pub(super) fn parse_networks(text: &str) -> Parsed<Vec<IpNet>> {
     let entries = text.split(',').map(str::trim).filter(|e| !e.is_empty());
     let network = |entry: &str| {
-        let alone = || entry.parse::<IpAddr>().map(IpNet::from);
-        let parsed = entry.parse().or_else(|_| alone());
-        parsed.map_err(|_| format!("{entry:?} is not a CIDR like 10.0.0.0/8"))
+        let host = || entry.parse::<IpAddr>().map(IpNet::from);
+        let parsed = entry.parse().or_else(|_| host());
+        parsed
+            .map_err(|_| format!("must be comma-separated CIDRs such as 10.0.0.0/8, not {entry:?}"))
     };
     entries.map(network).collect()
 }
 
-pub(super) fn database_url(text: &str) -> Parsed<SecretString> {
+pub(super) fn parse_database_url(text: &str) -> Parsed<SecretString> {
     let url = Url::parse(text).ok().filter(|url| {
-        // A password with a bare / or # ends up in path or fragment, which are shown.
+        // A password with an unescaped / or # would end up in the path or fragment, which `check`
+        // shows.
         ["postgres", "postgresql"].contains(&url.scheme())
             && text.contains("://")
             && url.fragment().is_none()
@@ -136,24 +142,24 @@ pub(super) fn database_url(text: &str) -> Parsed<SecretString> {
     });
     match url {
         Some(_) => Ok(text.into()),
-        None => Err("is not a URL like postgres://user:password@host:5432/database (percent-encode /, ?, # and @ in the password)".into()),
+        None => Err("must be a URL like postgres://user:password@host:5432/database; percent-encode /, ?, # and @ in the password".into()),
     }
 }
 
-pub(super) fn web_url(text: &str) -> Parsed<Url> {
+pub(super) fn parse_web_url(text: &str) -> Parsed<Url> {
     let url = Url::parse(text).ok().filter(|url| {
         ["http", "https"].contains(&url.scheme())
             && url.username().is_empty()
             && url.password().is_none()
     });
-    url.ok_or_else(|| "is not an absolute https:// or http:// URL without credentials".into())
+    url.ok_or_else(|| "must be an absolute https:// or http:// URL without credentials".into())
 }
 
-/// With a slash at the end of its path, so that paths can be joined to it.
-pub(super) fn upstream_base_url(text: &str) -> Parsed<Url> {
-    let mut url = web_url(text)?;
+/// Parses a base URL and adds the final slash that joining a path needs.
+pub(super) fn parse_upstream_base_url(text: &str) -> Parsed<Url> {
+    let mut url = parse_web_url(text)?;
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("must have no query and no fragment: /bank/tokens/ is appended to it".into());
+        return Err("must not have a query or fragment: the service appends /bank/tokens/".into());
     }
     if !url.path().ends_with('/') {
         url.set_path(&format!("{}/", url.path()));
@@ -161,7 +167,7 @@ pub(super) fn upstream_base_url(text: &str) -> Parsed<Url> {
     Ok(url)
 }
 
-/// Whether the URL's host is this machine: 127.0.0.0/8, ::1 or localhost.
+/// Returns whether the URL's host is this machine: 127.0.0.0/8, ::1 or localhost.
 pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -171,26 +177,30 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Entries are named by their number: what stands before the colon may be a key gone astray.
-pub(super) fn token_keys(text: &str) -> Parsed<Vec<TokenKey>> {
+/// Parses `TOKEN_KEYS`. Errors give the number of an entry, not its id: the text before the colon can
+/// be a misplaced key.
+pub(super) fn parse_token_keys(text: &str) -> Parsed<Vec<TokenKey>> {
     let mut keys: Vec<TokenKey> = Vec::new();
     for (number, entry) in (1..).zip(text.split(',').map(str::trim)) {
         let (id, encoded) = entry.split_once(':').unwrap_or_default();
-        let key = key(encoded).ok().filter(|_| is_key_id(id));
+        let key = parse_key(encoded).ok().filter(|_| is_key_id(id));
         let key = key.ok_or_else(|| {
             format!(
-                "entry {number} is not id:base64-of-32-bytes, the id 1 to 32 of A-Z a-z 0-9 _ -"
+                "entry {number} must be `id:base64-of-32-bytes`, the id 1 to 32 characters from \
+                 A-Z a-z 0-9 _ -; run `token-vendor keys generate`"
             )
         })?;
         if keys.iter().any(|other| other.id == id) {
-            return Err(format!("entry {number} has the id of an earlier one"));
+            return Err(format!(
+                "entry {number} repeats the id of an earlier entry; ids must be unique"
+            ));
         }
         keys.push(TokenKey { id: id.into(), key });
     }
     Ok(keys)
 }
 
-/// Whether it can be the id of a token key.
+/// Returns whether the text is a valid id of a token key.
 pub fn is_key_id(id: &str) -> bool {
     (1..=32).contains(&id.len())
         && id
@@ -198,10 +208,10 @@ pub fn is_key_id(id: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
-/// 32 bytes from standard base64, padded or not.
-pub(super) fn key(encoded: &str) -> Parsed<SecretBox<[u8; 32]>> {
+/// Parses 32 bytes from standard base64, with or without padding.
+pub(super) fn parse_key(encoded: &str) -> Parsed<SecretBox<[u8; 32]>> {
     let bytes = STANDARD_PAD_INDIFFERENT.decode(encoded).ok();
     let key: Option<[u8; 32]> = bytes.and_then(|bytes| bytes.try_into().ok());
-    let key = key.ok_or("is not base64 of 32 bytes")?;
+    let key = key.ok_or("must be base64 of 32 bytes; run `openssl rand -base64 32`")?;
     Ok(SecretBox::new(Box::new(key)))
 }

@@ -1,32 +1,30 @@
-//! Clearing away what has ended, batch by batch. Each batch is a statement of its own, skips what
-//! others hold, and may be cut off at any time.
+//! The statements of the cleanup. Each one handles a batch, skips rows that others lock, and may be killed at any time.
 //!
-//! What is due is so at `now()`, which an index can be searched for; `clock_timestamp()`, which may
-//! differ from row to row, would be compared to each.
+//! They compare with `now()`, which is stable within a statement, so that an index applies. `clock_timestamp()` can
+//! differ from row to row, so the planner would compare it with every row.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
-use uuid::Uuid;
 
 use super::DbError;
+use super::standalone_event::insert_event;
 use crate::model::{EventKind, Origin};
 
-/// No mint is under way for longer: the longest `UPSTREAM_TIMEOUT` and the margin of its lease come
-/// to far less.
+/// The age after which an open mint is abandoned. It is far more than the longest `UPSTREAM_TIMEOUT` plus the margin of
+/// the lease.
 const ABANDONED_AFTER: Duration = Duration::from_secs(300);
-/// A slot stays at least so long after its last claim, whatever the retention: a late finish looks
-/// at it.
+/// The minimum time to keep a slot after its last claim, whatever the retention. A late finish of the mint reads the slot.
 const SLOT_GRACE: Duration = Duration::from_secs(86_400);
 
-/// Marks tokens whose time is over, wipes their secrets and tells the audit; returns how many.
+/// Marks expired tokens, empties their ciphertexts and inserts an event for each. Returns how many.
 pub async fn expire_tokens(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "WITH due AS (
              SELECT user_id, id FROM tokens WHERE is_valid AND ends_at <= now()
              ORDER BY ends_at LIMIT $1 FOR UPDATE SKIP LOCKED
-         ), ended AS (
+         ), expired AS (
              UPDATE tokens t SET is_valid = false, ciphertext = ''
              FROM due d WHERE t.user_id = d.user_id AND t.id = d.id
              RETURNING t.*
@@ -34,7 +32,7 @@ pub async fn expire_tokens(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
          INSERT INTO audit_events (id, occurred_at, kind, user_id, country, bank, access, token_id, fingerprint, detail)
          SELECT gen_random_uuid(), clock_timestamp(), $2, e.user_id, nullif(e.country, ''), nullif(e.bank, ''),
                 e.access, e.id, e.fingerprint, jsonb_build_object('endedAt', e.ends_at)
-         FROM ended e",
+         FROM expired e",
         limit,
         EventKind::TokenExpired.name(),
     )
@@ -43,7 +41,7 @@ pub async fn expire_tokens(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
     Ok(done.rows_affected())
 }
 
-/// Marks mints that nobody will finish as unknown and tells the audit; returns how many.
+/// Marks abandoned mints as unknown and inserts an event for each. Returns how many.
 pub async fn abandon_mints(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "WITH due AS (
@@ -70,7 +68,7 @@ pub async fn abandon_mints(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
     Ok(done.rows_affected())
 }
 
-/// Deletes records of tokens that ended longer ago than the retention; returns how many.
+/// Deletes tokens that were invalidated or expired before the retention. Returns how many.
 pub async fn purge_tokens(pool: &PgPool, retention: Duration, limit: i64) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "DELETE FROM tokens t USING (
@@ -87,7 +85,7 @@ pub async fn purge_tokens(pool: &PgPool, retention: Duration, limit: i64) -> Res
     Ok(done.rows_affected())
 }
 
-/// Deletes records of mints that ended longer ago than the retention; returns how many.
+/// Deletes mints that finished before the retention. Returns how many.
 pub async fn purge_mints(pool: &PgPool, retention: Duration, limit: i64) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "DELETE FROM mints m USING (
@@ -103,8 +101,7 @@ pub async fn purge_mints(pool: &PgPool, retention: Duration, limit: i64) -> Resu
     Ok(done.rows_affected())
 }
 
-/// Deletes slots of combinations that nobody asked for, and whose token ended, longer ago than the
-/// retention; returns how many.
+/// Deletes slots whose last claim, lease and current token all ended before the retention. Returns how many.
 pub async fn purge_slots(pool: &PgPool, retention: Duration, limit: i64) -> Result<u64, DbError> {
     let age = retention.max(SLOT_GRACE).as_secs_f64();
     let done = sqlx::query!(
@@ -123,9 +120,9 @@ pub async fn purge_slots(pool: &PgPool, retention: Duration, limit: i64) -> Resu
     Ok(done.rows_affected())
 }
 
-/// Whether a token on record was handed out within the time before now, by whichever replica.
-pub async fn was_handing_out(pool: &PgPool, within: Duration) -> Result<bool, DbError> {
-    // In order, so that it is the index by time that is looked at, from its end.
+/// Returns true if any replica reused a token within the time before now.
+pub async fn has_recent_handouts(pool: &PgPool, within: Duration) -> Result<bool, DbError> {
+    // The order makes the planner read the end of the index by time.
     let newest = sqlx::query_scalar!(
         "SELECT occurred_at FROM audit_events
          WHERE occurred_at > now() - make_interval(secs => $1) AND kind = $2
@@ -136,24 +133,24 @@ pub async fn was_handing_out(pool: &PgPool, within: Duration) -> Result<bool, Db
     Ok(newest.fetch_optional(pool).await?.is_some())
 }
 
-/// What a run would find to do.
+/// The amount of work that is due.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DueCounts {
-    /// Tokens that have expired and are still marked valid.
+    /// Expired tokens that are still marked valid.
     pub expired: i64,
-    /// When the oldest of them expired.
+    /// The time at which the oldest of them expired.
     pub oldest: Option<DateTime<Utc>>,
-    /// Mints that nobody will finish.
+    /// Open mints that are abandoned.
     pub abandoned_mints: i64,
     /// Tokens past retention.
     pub tokens: i64,
     /// Mints past retention.
     pub mints: i64,
-    /// Combinations past retention.
+    /// Slots past retention.
     pub slots: i64,
 }
 
-/// Counts what is due; nothing is past a retention of `None`.
+/// Counts the work that is due. A retention of `None` keeps everything.
 pub async fn count_due(pool: &PgPool, retention: Option<Duration>) -> Result<DueCounts, DbError> {
     let retention = retention.map(|retention| retention.as_secs_f64());
     let age = retention.map(|seconds| seconds.max(SLOT_GRACE.as_secs_f64()));
@@ -180,18 +177,18 @@ pub async fn count_due(pool: &PgPool, retention: Option<Duration>) -> Result<Due
     Ok(due)
 }
 
-/// How the last run of any replica went.
+/// The result of the last cleanup run of any replica.
 #[derive(Clone, Debug, Default)]
 pub struct LastRun {
-    /// When it ended.
+    /// The time at which the run ended.
     pub at: Option<DateTime<Utc>>,
-    /// When one last did all there was to do.
+    /// The end of the last run that completed all due work.
     pub succeeded_at: Option<DateTime<Utc>>,
-    /// Its summary.
+    /// The summary of the run, as JSON.
     pub summary: Option<serde_json::Value>,
 }
 
-/// Reads it.
+/// Finds the result of the last run.
 pub async fn find_last_run(pool: &PgPool) -> Result<LastRun, DbError> {
     let run = sqlx::query_as!(
         LastRun,
@@ -203,7 +200,7 @@ pub async fn find_last_run(pool: &PgPool) -> Result<LastRun, DbError> {
     Ok(run.unwrap_or_default())
 }
 
-/// Keeps the summary of a run, and tells the audit if it did something.
+/// Stores the summary of a run. Inserts a `cleanup.ran` event if the run changed something.
 pub async fn record_run(
     pool: &PgPool,
     summary: &serde_json::Value,
@@ -211,32 +208,24 @@ pub async fn record_run(
     did_something: bool,
     origin: &Origin,
 ) -> Result<(), DbError> {
-    let (caller, actor) = match origin {
-        Origin::Request(caller) => (Some(caller), None),
-        Origin::Actor(actor) => (None, Some(actor)),
-    };
-    let mut detail = summary.clone();
-    if let Some(actor) = actor {
-        detail["actor"] = actor.as_str().into();
+    if did_something {
+        let mut detail = summary.clone();
+        let caller = match origin {
+            Origin::Request(caller) => Some(caller),
+            Origin::Actor(actor) => {
+                detail["actor"] = actor.as_str().into();
+                None
+            }
+        };
+        insert_event(pool, EventKind::CleanupRan, caller, detail).await?;
     }
     sqlx::query!(
-        "WITH run AS (
-             UPDATE maintenance
-             SET last_run_at = clock_timestamp(), last_summary = $1,
-                 last_success_at = CASE WHEN $2 THEN clock_timestamp() ELSE last_success_at END
-             WHERE id = 1
-         )
-         INSERT INTO audit_events (id, occurred_at, kind, client, request_id, source_ip, detail)
-         SELECT $3, clock_timestamp(), $4, $5, $6, $7, $8 WHERE $9",
+        "UPDATE maintenance
+         SET last_run_at = clock_timestamp(), last_summary = $1,
+             last_success_at = CASE WHEN $2 THEN clock_timestamp() ELSE last_success_at END
+         WHERE id = 1",
         summary,
         is_complete,
-        Uuid::now_v7(),
-        EventKind::CleanupRan.name(),
-        caller.map(|caller| &*caller.client),
-        caller.map(|caller| &*caller.request_id),
-        caller.and_then(|caller| caller.source_ip.as_deref()),
-        detail,
-        did_something,
     )
     .execute(pool)
     .await?;

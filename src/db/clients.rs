@@ -1,15 +1,17 @@
-//! API keys.
+//! Reads and writes API clients.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::DbError;
-use crate::model::{Client, EventKind, Scope, ScopeSet};
+use crate::model::{Client, EventKind, Scope};
 
-/// The client of that key, disabled ones too, and the database's clock at the reading.
+/// Finds a client by its key, even if it is disabled. Also returns the database's clock at the time of the read.
 pub async fn find_client(
     pool: &PgPool,
     api_key: &str,
@@ -45,7 +47,7 @@ pub async fn find_client(
     Ok((client, row.now))
 }
 
-/// Every client, by name.
+/// Lists all clients, ordered by name.
 pub async fn list_clients(pool: &PgPool) -> Result<Vec<Client>, DbError> {
     let rows = sqlx::query!(
         "SELECT api_key, name, secret_sha256, scopes, is_enabled,
@@ -65,64 +67,62 @@ pub async fn list_clients(pool: &PgPool) -> Result<Vec<Client>, DbError> {
     Ok(clients.collect())
 }
 
-/// Creates a client and its `client.created` event; false if the key is taken.
+/// Runs a change of one client and inserts its event in the same statement. Returns whether it changed a client.
+macro_rules! change_client {
+    ($pool:expr, $kind:expr, $detail:expr, $change:literal, $($value:expr),+ $(,)?) => {
+        sqlx::query!(
+            "WITH client AS (" + $change + " RETURNING api_key)
+             INSERT INTO audit_events (id, occurred_at, kind, client, detail)
+             SELECT $1, clock_timestamp(), $2, api_key, $3 FROM client",
+            Uuid::now_v7(),
+            $kind.name(),
+            $detail,
+            $($value),+
+        )
+        .execute($pool)
+        .await?
+        .rows_affected() == 1
+    };
+}
+
+/// Inserts a client and its `client.created` event. Returns false if the key is taken.
 pub async fn insert_client(pool: &PgPool, client: &Client, actor: &str) -> Result<bool, DbError> {
     let scopes: Vec<String> = client
         .scopes
         .iter()
         .map(|scope| scope.name().to_owned())
         .collect();
-    let detail = serde_json::json!({ "actor": actor, "name": client.name, "scopes": scopes });
-    let done = sqlx::query!(
-        "WITH client AS (
-             INSERT INTO clients (api_key, name, secret_sha256, scopes)
-             VALUES ($1, $2, $3, $4) ON CONFLICT (api_key) DO NOTHING RETURNING api_key
-         )
-         INSERT INTO audit_events (id, occurred_at, kind, client, detail)
-         SELECT $5, clock_timestamp(), $6, api_key, $7 FROM client",
+    Ok(change_client!(
+        pool,
+        EventKind::ClientCreated,
+        json!({ "actor": actor, "name": client.name, "scopes": scopes }),
+        "INSERT INTO clients (api_key, name, secret_sha256, scopes)
+         VALUES ($4, $5, $6, $7) ON CONFLICT (api_key) DO NOTHING",
         client.api_key,
         client.name,
         client.secret_sha256,
         &scopes,
-        Uuid::now_v7(),
-        EventKind::ClientCreated.name(),
-        detail,
-    )
-    .execute(pool)
-    .await?;
-    Ok(done.rows_affected() == 1)
+    ))
 }
 
-/// Disables a client, with a `client.disabled` event. Saying it twice is fine and changes nothing;
-/// `None` if there is no such key, else whether this call did it.
-pub async fn disable_client(
-    pool: &PgPool,
-    api_key: &str,
-    actor: &str,
-) -> Result<Option<bool>, DbError> {
-    let done = sqlx::query!(
-        "WITH client AS (
-             UPDATE clients SET is_enabled = false, disabled_at = clock_timestamp()
-             WHERE api_key = $1 AND is_enabled RETURNING api_key
-         )
-         INSERT INTO audit_events (id, occurred_at, kind, client, detail)
-         SELECT $2, clock_timestamp(), $3, api_key, $4 FROM client",
+/// Disables a client and inserts its `client.disabled` event. Changes nothing if the client is disabled already.
+/// Returns false if there is no client with this key.
+pub async fn disable_client(pool: &PgPool, api_key: &str, actor: &str) -> Result<bool, DbError> {
+    let is_changed = change_client!(
+        pool,
+        EventKind::ClientDisabled,
+        json!({ "actor": actor }),
+        "UPDATE clients SET is_enabled = false, disabled_at = clock_timestamp()
+         WHERE api_key = $4 AND is_enabled",
         api_key,
-        Uuid::now_v7(),
-        EventKind::ClientDisabled.name(),
-        serde_json::json!({ "actor": actor }),
-    )
-    .execute(pool)
-    .await?;
-    if done.rows_affected() == 1 {
-        return Ok(Some(true));
-    }
-    let (client, _) = find_client(pool, api_key).await?;
-    Ok(client.map(|_| false))
+    );
+    Ok(is_changed || find_client(pool, api_key).await?.0.is_some())
 }
 
-/// Gives a client a new secret, with a `client.rotated` event; the one that it had stays good for
-/// `grace`, any older one does not. Returns the client, `None` if there is none that is enabled.
+/// Gives a client a new secret and inserts its `client.rotated` event.
+///
+/// The previous secret stays valid for `grace`. Any older secret becomes invalid. Returns the client, or `None` if
+/// there is no enabled client with this key.
 pub async fn rotate_client(
     pool: &PgPool,
     api_key: &str,
@@ -130,33 +130,28 @@ pub async fn rotate_client(
     grace: Duration,
     actor: &str,
 ) -> Result<Option<Client>, DbError> {
-    // Without a grace the old one is gone: a clock that steps back does not revive it.
-    let done = sqlx::query!(
-        "WITH client AS (
-             UPDATE clients
-             SET secret_sha256 = $2, previous_secret_sha256 = CASE WHEN $3::float8 > 0 THEN secret_sha256 END,
-                 previous_until = clock_timestamp() + make_interval(secs => $3)
-             WHERE api_key = $1 AND is_enabled RETURNING api_key
-         )
-         INSERT INTO audit_events (id, occurred_at, kind, client, detail)
-         SELECT $4, clock_timestamp(), $5, api_key, $6 FROM client",
+    // Without a grace period the previous secret is deleted, so that a database clock that steps back does not make it
+    // valid again.
+    let is_changed = change_client!(
+        pool,
+        EventKind::ClientRotated,
+        json!({ "actor": actor, "graceSeconds": grace.as_secs() }),
+        "UPDATE clients
+         SET secret_sha256 = $5, previous_secret_sha256 = CASE WHEN $6::float8 > 0 THEN secret_sha256 END,
+             previous_until = clock_timestamp() + make_interval(secs => $6)
+         WHERE api_key = $4 AND is_enabled",
         api_key,
         secret_sha256,
         grace.as_secs_f64(),
-        Uuid::now_v7(),
-        EventKind::ClientRotated.name(),
-        serde_json::json!({ "actor": actor, "graceSeconds": grace.as_secs() }),
-    )
-    .execute(pool)
-    .await?;
-    if done.rows_affected() == 0 {
+    );
+    if !is_changed {
         return Ok(None);
     }
     Ok(find_client(pool, api_key).await?.0)
 }
 
-/// Scopes of a later version are none of this one's.
-fn known_scopes(names: &[String]) -> ScopeSet {
+/// Drops the scopes that this version does not know.
+fn known_scopes(names: &[String]) -> BTreeSet<Scope> {
     names
         .iter()
         .filter_map(|name| Scope::from_name(name))

@@ -1,4 +1,4 @@
-//! Ending tokens before their time. From the commit on, no handout of theirs passes.
+//! Invalidates tokens. A handout that starts after the commit never contains an invalidated token.
 
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -6,16 +6,46 @@ use uuid::Uuid;
 use super::DbError;
 use crate::model::{Caller, EventKind, InvalidationReason};
 
-/// Ends the token of that id, with its event: its secret is wiped and its slot points nowhere.
-/// Returns whether this call ended it; a token that has ended, by whatever cause, stays as it is.
+/// A query that invalidates valid tokens of a user, empties their ciphertexts and inserts an event for each.
+macro_rules! invalidate_tokens {
+    ($condition:literal, $user_id:expr, $reason:expr, $caller:expr $(, $value:expr)*) => {
+        sqlx::query!(
+            "WITH invalidated AS (
+                 UPDATE tokens
+                 SET is_valid = false, invalidated_at = clock_timestamp(), invalidation_reason = $2, ciphertext = ''
+                 WHERE user_id = $1 AND is_valid AND ends_at > clock_timestamp()" + $condition + "
+                 RETURNING *
+             )
+             INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
+                                       country, bank, access, token_id, fingerprint, detail)
+             SELECT gen_random_uuid(), i.invalidated_at, $3, i.user_id, $4, $5, $6, nullif(i.country, ''),
+                    nullif(i.bank, ''), i.access, i.id, i.fingerprint, jsonb_build_object('reason', $2::text)
+             FROM invalidated i",
+            $user_id,
+            $reason.name(),
+            EventKind::TokenInvalidated.name(),
+            $caller.client,
+            $caller.request_id,
+            $caller.source_ip
+            $(, $value)*
+        )
+    };
+}
+
+/// Invalidates a token by id and clears the pointer of its slot. Returns whether this call invalidated it.
 ///
-/// Several statements in a transaction: run it where nothing cancels it.
+/// A token that was invalidated or expired before stays as it is. Uses a transaction of several statements, so the
+/// caller must not cancel it.
 pub async fn invalidate_token(
     pool: &PgPool,
     id: Uuid,
     reason: InvalidationReason,
     caller: &Caller,
 ) -> Result<bool, DbError> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "callers run this in a task that nobody cancels"
+    )]
     let mut tx = pool.begin().await?;
     let key = sqlx::query!(
         "SELECT user_id, country, bank, access FROM tokens WHERE id = $1",
@@ -24,36 +54,16 @@ pub async fn invalidate_token(
     .fetch_optional(&mut *tx)
     .await?;
     let Some(key) = key else { return Ok(false) };
-    // Lock order: the slot, then its token. What the token is, is looked at again under the lock.
+    // Lock order: the slot, then its token. The UPDATE checks the token again under the lock.
     sqlx::query!(
         "SELECT FROM slots WHERE user_id = $1 AND country = $2 AND bank = $3 AND access = $4 FOR UPDATE",
         key.user_id, key.country, key.bank, key.access
     )
     .fetch_optional(&mut *tx)
     .await?;
-    let ended = sqlx::query!(
-        "WITH ended AS (
-             UPDATE tokens
-             SET is_valid = false, invalidated_at = clock_timestamp(), invalidation_reason = $3, ciphertext = ''
-             WHERE user_id = $1 AND id = $2 AND is_valid AND ends_at > clock_timestamp()
-             RETURNING *
-         )
-         INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
-                                   country, bank, access, token_id, fingerprint, detail)
-         SELECT $4, e.invalidated_at, $5, e.user_id, $6, $7, $8, nullif(e.country, ''), nullif(e.bank, ''),
-                e.access, e.id, e.fingerprint, jsonb_build_object('reason', $3::text)
-         FROM ended e",
-        key.user_id,
-        id,
-        reason.name(),
-        Uuid::now_v7(),
-        EventKind::TokenInvalidated.name(),
-        caller.client,
-        caller.request_id,
-        caller.source_ip,
-    )
-    .execute(&mut *tx)
-    .await?;
+    let invalidated = invalidate_tokens!(" AND id = $7", key.user_id, reason, caller, id)
+        .execute(&mut *tx)
+        .await?;
     sqlx::query!(
         "UPDATE slots SET usable_until = '-infinity'
          WHERE user_id = $1 AND country = $2 AND bank = $3 AND access = $4 AND token_id = $5
@@ -67,21 +77,25 @@ pub async fn invalidate_token(
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;
-    Ok(ended.rows_affected() == 1)
+    Ok(invalidated.rows_affected() == 1)
 }
 
-/// Ends every valid token of a user, with an event each, and has the mints that are under way end
-/// as invalidated too. Returns how many it ended.
+/// Invalidates every valid token of a user and returns how many it invalidated.
 ///
-/// Several statements in a transaction: run it where nothing cancels it.
+/// A mint under way records its token as invalidated too. Uses a transaction of several statements, so the caller must
+/// not cancel it.
 pub async fn invalidate_user_tokens(
     pool: &PgPool,
     user_id: &str,
     reason: InvalidationReason,
     caller: &Caller,
 ) -> Result<u64, DbError> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "callers run this in a task that nobody cancels"
+    )]
     let mut tx = pool.begin().await?;
-    // With its slots locked nobody else moves this user's tokens.
+    // The locks on the slots keep others from changing the tokens of this user.
     sqlx::query!(
         "WITH locked AS (
              SELECT country, bank, access FROM slots WHERE user_id = $1
@@ -95,29 +109,11 @@ pub async fn invalidate_user_tokens(
     )
     .execute(&mut *tx)
     .await?;
-    // A statement of its own: its snapshot has the tokens of mints that ended while the slots were
-    // waited for.
-    let ended = sqlx::query!(
-        "WITH ended AS (
-             UPDATE tokens
-             SET is_valid = false, invalidated_at = clock_timestamp(), invalidation_reason = $2, ciphertext = ''
-             WHERE user_id = $1 AND is_valid AND ends_at > clock_timestamp()
-             RETURNING *
-         )
-         INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
-                                   country, bank, access, token_id, fingerprint, detail)
-         SELECT gen_random_uuid(), e.invalidated_at, $3, e.user_id, $4, $5, $6, nullif(e.country, ''),
-                nullif(e.bank, ''), e.access, e.id, e.fingerprint, jsonb_build_object('reason', $2::text)
-         FROM ended e",
-        user_id,
-        reason.name(),
-        EventKind::TokenInvalidated.name(),
-        caller.client,
-        caller.request_id,
-        caller.source_ip,
-    )
-    .execute(&mut *tx)
-    .await?;
+    // A second statement has a newer snapshot. It sees the tokens of mints that finished while the first one waited
+    // for the locks.
+    let invalidated = invalidate_tokens!("", user_id, reason, caller)
+        .execute(&mut *tx)
+        .await?;
     tx.commit().await?;
-    Ok(ended.rows_affected())
+    Ok(invalidated.rows_affected())
 }

@@ -1,32 +1,34 @@
-//! Which key stored tokens are sealed under, and moving them to another.
+//! Reads and writes for the rotation of token encryption keys.
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::DbError;
+use super::standalone_event::insert_event;
 use super::tokens::read_combination;
 use crate::crypto::EncryptedToken;
 use crate::model::{Combination, EventKind};
 
-/// A secret as it is stored, with what it takes to open it.
+/// An encrypted token string, with the row data that decryption needs.
 #[derive(Debug)]
 pub struct StoredCiphertext {
-    /// The token.
+    /// The id of the token.
     pub id: Uuid,
-    /// What it is for.
+    /// The combination of the token.
     pub combination: Combination,
-    /// The secret, sealed.
+    /// The encrypted token string.
     pub ciphertext: Vec<u8>,
 }
 
-/// How many secrets are stored under each key but this one.
+/// Counts the valid tokens per encryption key, except those under `key_id`.
 pub async fn count_under_other_keys(
     pool: &PgPool,
     key_id: &str,
 ) -> Result<BTreeMap<String, i64>, DbError> {
-    // Two ranges of the index: `<>` would walk all of it.
+    // Two ranges of the index. `<>` would scan the whole index.
     let rows = sqlx::query!(
         r#"SELECT key_id AS "key_id!", count(*) AS "count!" FROM tokens WHERE is_valid AND key_id < $1 GROUP BY 1
            UNION ALL
@@ -41,7 +43,7 @@ pub async fn count_under_other_keys(
         .collect())
 }
 
-/// Secrets stored under a key, in order of their id, at most `limit` of those after `after`.
+/// Lists at most `limit` tokens encrypted under a key, in order of id, after the id `after`.
 pub async fn list_tokens_under_key(
     pool: &PgPool,
     key_id: &str,
@@ -67,8 +69,9 @@ pub async fn list_tokens_under_key(
     secrets.collect()
 }
 
-/// Puts the new in the place of the old, where the old still stands: a token that has ended stays
-/// empty, another's change wins. Returns how many it replaced.
+/// Replaces ciphertexts that are unchanged since they were read, and returns how many it replaced.
+///
+/// A token invalidated or expired meanwhile stays empty. A ciphertext that another run replaced stays as it is.
 pub async fn replace_ciphertexts(
     pool: &PgPool,
     secrets: &[(StoredCiphertext, EncryptedToken)],
@@ -82,7 +85,8 @@ pub async fn replace_ciphertexts(
         .collect();
     let ids: Vec<Uuid> = secrets.iter().map(|(old, _)| old.id).collect();
     let keys: Vec<String> = secrets.iter().map(|(_, new)| new.key_id.clone()).collect();
-    // Who waits for no lock cannot deadlock with those who end the same tokens in another order.
+    // Skips locked rows instead of waiting for them. It therefore cannot deadlock with an invalidation that locks the
+    // same tokens in another order.
     let done = sqlx::query!(
         "WITH new AS (
              SELECT * FROM unnest($1::text[], $2::uuid[], $3::bytea[], $4::bytea[], $5::text[])
@@ -106,7 +110,7 @@ pub async fn replace_ciphertexts(
     Ok(done.rows_affected())
 }
 
-/// Writes the `keys.rotated` event.
+/// Inserts the `keys.rotated` event.
 pub async fn insert_keys_rotated(
     pool: &PgPool,
     actor: &str,
@@ -114,15 +118,6 @@ pub async fn insert_keys_rotated(
     rotated: u64,
     failed: u64,
 ) -> Result<(), DbError> {
-    let detail =
-        serde_json::json!({ "actor": actor, "key": key_id, "rotated": rotated, "failed": failed });
-    sqlx::query!(
-        "INSERT INTO audit_events (id, occurred_at, kind, detail) VALUES ($1, clock_timestamp(), $2, $3)",
-        Uuid::now_v7(),
-        EventKind::KeysRotated.name(),
-        detail,
-    )
-    .execute(pool)
-    .await?;
-    Ok(())
+    let detail = json!({ "actor": actor, "key": key_id, "rotated": rotated, "failed": failed });
+    insert_event(pool, EventKind::KeysRotated, None, detail).await
 }

@@ -14,6 +14,7 @@ pub mod overview;
 pub mod partitions;
 pub mod schema;
 pub mod slots;
+mod standalone_event;
 pub mod tokens;
 
 use std::future::Future;

@@ -33,6 +33,10 @@ pub async fn create_partitions(pool: &PgPool) -> Result<u64, DbError> {
     if count_ahead(&mut connection).await? == PARTITIONS_AHEAD {
         return Ok(0);
     }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "callers run this in a task that nobody cancels, or exit if startup fails"
+    )]
     let mut tx = connection.begin().await?;
     let is_ours = sqlx::query_scalar!(
         r#"SELECT pg_try_advisory_xact_lock(hashtext('token-vendor audit partitions')) AS "is_ours!""#

@@ -15,6 +15,53 @@ use super::partitions::count_ahead;
 /// The migrations of this version.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
 
+/// Checksums (SHA-384) that databases of earlier versions hold for the migrations whose comments were rewritten.
+///
+/// The statements of these migrations are the same, but sqlx's checksum covers the comments too. sqlx would refuse
+/// such a database with "previously applied but has been modified".
+pub const EARLIER_CHECKSUMS: [(i64, &str); 10] = [
+    (
+        20261122000001,
+        "26707dc0ea825e4f810ac9d400493d7370f6f7f72df01a259cfbc450717223d7ec4139cfb02a1dc6f476ff0ee88d98a3",
+    ),
+    (
+        20261122000002,
+        "ae3ed8479d8a1c6f39d0f47fc806e8900bdc6eda35b5a3b3d26920d3b683fae5ad8fb3b6bde6d061f6830c1f94f1a95f",
+    ),
+    (
+        20261122000003,
+        "d3a395058a92066f99fef444fa07c2becabb236cb707e243ec2e354c165bcb07466a9c31f632a8dd1f637f205a3cbd1d",
+    ),
+    (
+        20261122000004,
+        "94a7fc1180e537925163138d422e46d76b3d58f230bf2a0c1f64d0f02b0bf0ed1c7e3b598690a1cc686125890f34d8f8",
+    ),
+    (
+        20261122000005,
+        "5480245fa9abf4ab236c4ee28e2c4d7ccfd7de8a5ef21213460e1b7c52ac53e8ef4a4a926936d1b62a7b1215160f371f",
+    ),
+    (
+        20261122000006,
+        "d76ada227bbed484fe7a72cea5890c5917b50978cd1381b6edc748c800b47900d4ac709e555e8b6b48508d0ec30105b7",
+    ),
+    (
+        20261122000007,
+        "ef3bddb62b7fe51a7be2c89d109058a3f47b56e006007824edb3418c29e96bb4a81f8b8541f5934c10a57c05b0eb8b1a",
+    ),
+    (
+        20261122000008,
+        "4cf576c7e396b9ded45d0b08b22bf2e3e76f1d09522fb91a6f8eb0672a4ebe26df69b249f0270a2dfb0e547c869d65df",
+    ),
+    (
+        20261122000009,
+        "dd3e2f61944a823291949c77673604fbc814a3c178a92ad8f4806c142715b78a5b9e216e1962e043d666d0dcef99a340",
+    ),
+    (
+        20261122000010,
+        "c7e051b2a787d37e5b2a2ff15f5fa67c6d6341ff08ed8dec57ca48e72439dcb81844f00370df0eec730aca87f4d0663e",
+    ),
+];
+
 /// A database that takes longer to let us in counts as down.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -169,16 +216,41 @@ pub async fn reach(options: &PgConnectOptions, at_most: Duration) -> Result<PgCo
     }
 }
 
-/// Applies what is pending. Safe beside others: one at a time does it.
+/// Applies the pending migrations. Replicas that do so at the same time wait for each other.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), DatabaseUnsuitable> {
     let mut connection = options.connect().await.map_err(DbError::from)?;
+    renew_earlier_checksums(&mut connection).await?;
     let mut migrator = Migrator::with_migrations(MIGRATOR.iter().cloned().collect());
-    // A newer version has been here: its migrations are not ours to judge.
+    // A newer version may have applied migrations that this one does not know.
     migrator.set_ignore_missing(true);
     migrator
         .run(&mut connection)
         .await
         .map_err(|error| DbError::from(sqlx::Error::from(error)))?;
+    Ok(())
+}
+
+/// Replaces the stored [`EARLIER_CHECKSUMS`] with those of this version. Any other checksum stays and is refused.
+async fn renew_earlier_checksums(connection: &mut PgConnection) -> Result<(), DbError> {
+    if !has_migrations_table(connection).await? {
+        return Ok(());
+    }
+    let (versions, earlier): (Vec<_>, Vec<_>) = EARLIER_CHECKSUMS.into_iter().unzip();
+    let current: Vec<_> = MIGRATOR
+        .iter()
+        .filter(|migration| versions.contains(&migration.version))
+        .map(|migration| migration.checksum.to_vec())
+        .collect();
+    sqlx::query(
+        "UPDATE _sqlx_migrations m SET checksum = c.current
+         FROM unnest($1::bigint[], $2::text[], $3::bytea[]) AS c(version, earlier, current)
+         WHERE m.version = c.version AND m.checksum = decode(c.earlier, 'hex')",
+    )
+    .bind(versions)
+    .bind(earlier)
+    .bind(current)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
@@ -267,12 +339,9 @@ fn needed_version() -> i64 {
         .unwrap_or(0)
 }
 
-/// The newest migration applied. Asked without a prepared statement: the table may not be there.
+/// Returns the version of the newest applied migration, 0 if there is none.
 async fn schema_version(connection: &mut PgConnection) -> Result<i64, DbError> {
-    let is_there: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-        .fetch_one(&mut *connection)
-        .await?;
-    if !is_there {
+    if !has_migrations_table(connection).await? {
         return Ok(0);
     }
     let version: Option<i64> =
@@ -280,4 +349,9 @@ async fn schema_version(connection: &mut PgConnection) -> Result<i64, DbError> {
             .fetch_one(connection)
             .await?;
     Ok(version.unwrap_or(0))
+}
+
+async fn has_migrations_table(connection: &mut PgConnection) -> Result<bool, DbError> {
+    let table = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL");
+    Ok(table.fetch_one(connection).await?)
 }

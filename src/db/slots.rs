@@ -1,54 +1,88 @@
-//! The slot of a combination: which token is handed out, and who may mint the next.
+//! Slots. The slot of a combination points to its current token and holds its mint lease.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
+use uuid::Uuid;
 
 use super::DbError;
-use super::tokens::{TokenRow, read_fingerprint};
+use super::tokens::read_fingerprint;
 use crate::model::{Combination, Failure, Token};
 
-/// A token as it is stored: the record, and the secret still sealed.
+/// A token record with its encrypted token string.
 #[derive(Debug)]
 pub struct StoredToken {
     /// The record.
     pub token: Token,
-    /// What [`KeyRing::decrypt`](crate::crypto::KeyRing::decrypt) takes.
+    /// The input of [`KeyRing::decrypt`](crate::crypto::KeyRing::decrypt).
     pub ciphertext: Vec<u8>,
 }
 
 impl StoredToken {
-    /// The life left at that time.
+    /// Returns the remaining life at that time. It is negative for an expired token.
     pub fn life(&self, at: DateTime<Utc>) -> TimeDelta {
         self.token.ends_at - at
     }
 }
 
-/// What a mint needs to know of a combination before it claims one.
+/// A valid token of a known combination, as [`find_slot`] and [`point_slot`] read it.
+struct PointerRow {
+    id: Uuid,
+    lifetime: i32,
+    issued_at: DateTime<Utc>,
+    expiration: DateTime<Utc>,
+    ends_at: DateTime<Utc>,
+    fingerprint: String,
+    ciphertext: Vec<u8>,
+}
+
+impl PointerRow {
+    fn into_stored(self, combination: &Combination) -> Result<StoredToken, DbError> {
+        Ok(StoredToken {
+            token: Token {
+                id: self.id,
+                combination: combination.clone(),
+                expiration: self.expiration,
+                ends_at: self.ends_at,
+                issued_at: self.issued_at,
+                lifetime: self.lifetime,
+                is_valid: true,
+                invalidated_at: None,
+                invalidation_reason: None,
+                fingerprint: read_fingerprint(&self.fingerprint)?,
+            },
+            ciphertext: self.ciphertext,
+        })
+    }
+}
+
+/// The state of a combination that a flight reads before it claims a mint.
 #[derive(Debug)]
 pub struct Slot {
-    /// The database's clock at the reading.
+    /// The database's clock at the time of the read.
     pub now: DateTime<Utc>,
-    /// The later of that and `floor`: what tokens are judged by.
+    /// The later of `now` and the lower bound of the clock. The validity of tokens is judged at this time.
     pub judged_at: DateTime<Utc>,
-    /// The token that is handed out, if it is valid, however short its life.
+    /// The current token if it is valid, even if little of its life remains.
     pub pointer: Option<StoredToken>,
-    /// The pointer leads to a token that was ended, or another valid token has the life asked
-    /// for: [`point_slot`] mends it.
+    /// True if [`point_slot`] can change the pointer: the current token was invalidated, or another valid token has
+    /// the minimum life.
     pub wants_pointing: bool,
-    /// The time of the token pointed to is over.
+    /// True if the current token expired.
     pub is_stale: bool,
-    /// How many mints have ended in a new pointer.
+    /// The number of mints that changed the pointer.
     pub minted_seq: i64,
-    /// Somebody holds the lease.
+    /// True if a mint holds the lease.
     pub is_leased: bool,
-    /// The failure to repeat while it cools down.
+    /// The failure to repeat during the cooldown.
     pub cooling: Option<Failure>,
 }
 
-/// Reads the slot and its token, judging tokens by the later of the database's clock and `floor`,
-/// and asking `min_life` of those to point to.
+/// Reads the slot of a combination and its current token.
+///
+/// Judges tokens at the later of the database's clock and `lower_bound`. `min_life` is the remaining life that another
+/// token must have to be worth pointing to.
 pub async fn find_slot(
     pool: &PgPool,
     combination: &Combination,
@@ -84,35 +118,24 @@ pub async fn find_slot(
     )
     .fetch_one(pool)
     .await?;
-    let pointer = match (row.id, row.ciphertext, row.fingerprint) {
-        (Some(id), Some(ciphertext), Some(fingerprint)) => Some(StoredToken {
-            token: Token {
-                id,
-                combination: combination.clone(),
-                expiration: row.expiration.unwrap_or_default(),
-                ends_at: row.ends_at.unwrap_or_default(),
-                issued_at: row.issued_at.unwrap_or_default(),
-                lifetime: row.lifetime.unwrap_or_default(),
-                is_valid: true,
-                invalidated_at: None,
-                invalidation_reason: None,
-                fingerprint: read_fingerprint(&fingerprint)?,
-            },
-            ciphertext,
-        }),
-        _ => None,
-    };
-    let cooling = match row.failure {
-        None => None,
-        Some(failure) => {
-            Some(
-                serde_json::from_value(failure).map_err(|error| DbError::Unreadable {
-                    table: "slots",
-                    what: error.to_string(),
-                })?,
-            )
-        }
-    };
+    // The columns of the joined token are null together.
+    let pointer = row.id.map(|id| PointerRow {
+        id,
+        lifetime: row.lifetime.unwrap_or_default(),
+        issued_at: row.issued_at.unwrap_or_default(),
+        expiration: row.expiration.unwrap_or_default(),
+        ends_at: row.ends_at.unwrap_or_default(),
+        fingerprint: row.fingerprint.unwrap_or_default(),
+        ciphertext: row.ciphertext.unwrap_or_default(),
+    });
+    let pointer = pointer
+        .map(|row| row.into_stored(combination))
+        .transpose()?;
+    let cooling = row.failure.map(serde_json::from_value).transpose();
+    let cooling = cooling.map_err(|error| DbError::Unreadable {
+        table: "slots",
+        what: error.to_string(),
+    })?;
     Ok(Slot {
         now: row.now,
         judged_at: row.judged_at,
@@ -125,10 +148,10 @@ pub async fn find_slot(
     })
 }
 
-/// Points the slot to a valid token of the combination with at least `min_life` left, and
-/// returns it; where there is none, only takes back a pointer to a token that has ended.
+/// Points the slot to a valid token of the combination with at least `min_life` left, and returns the token.
 ///
-/// Several statements in a transaction: run it where nothing cancels it.
+/// Prefers the current token, then the token that expires last. If there is none, clears a pointer to a token that is
+/// recorded as invalid or superseded. Uses a transaction of several statements, so the caller must not cancel it.
 pub async fn point_slot(
     pool: &PgPool,
     combination: &Combination,
@@ -137,6 +160,10 @@ pub async fn point_slot(
 ) -> Result<Option<StoredToken>, DbError> {
     let (country, bank) = (combination.country_key(), combination.bank_key());
     let (user_id, access) = (&combination.user_id, combination.access.bits());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "callers run this in a task that nobody cancels"
+    )]
     let mut tx = pool.begin().await?;
     // Lock order: the slot, then its tokens.
     let slot = sqlx::query!(
@@ -150,14 +177,13 @@ pub async fn point_slot(
     .fetch_optional(&mut *tx)
     .await?;
     let Some(slot) = slot else { return Ok(None) };
-    // The one that is handed out comes first if it will do.
-    let best = sqlx::query!(
-        r#"SELECT id, user_id, country, bank, access, lifetime, issued_at, expiration, ends_at,
-                  fingerprint, ciphertext, superseded_at IS NULL AS "is_pointed!"
-           FROM tokens
-           WHERE user_id = $1 AND country = $2 AND bank = $3 AND access = $4
-             AND is_valid AND ends_at > greatest(clock_timestamp(), $5) + make_interval(secs => $6)
-           ORDER BY (superseded_at IS NULL AND id = $7) DESC, ends_at DESC LIMIT 1 FOR UPDATE"#,
+    let best = sqlx::query_as!(
+        PointerRow,
+        "SELECT id, lifetime, issued_at, expiration, ends_at, fingerprint, ciphertext
+         FROM tokens
+         WHERE user_id = $1 AND country = $2 AND bank = $3 AND access = $4
+           AND is_valid AND ends_at > greatest(clock_timestamp(), $5) + make_interval(secs => $6)
+         ORDER BY (superseded_at IS NULL AND id = $7) DESC, ends_at DESC LIMIT 1 FOR UPDATE",
         user_id,
         country,
         bank,
@@ -207,23 +233,5 @@ pub async fn point_slot(
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;
-    let token = TokenRow {
-        id: best.id,
-        user_id: best.user_id,
-        country: best.country,
-        bank: best.bank,
-        access: best.access,
-        lifetime: best.lifetime,
-        issued_at: best.issued_at,
-        expiration: best.expiration,
-        ends_at: best.ends_at,
-        is_valid: true,
-        invalidated_at: None,
-        invalidation_reason: None,
-        fingerprint: best.fingerprint,
-    };
-    Ok(Some(StoredToken {
-        token: token.try_into()?,
-        ciphertext: best.ciphertext,
-    }))
+    best.into_stored(combination).map(Some)
 }

@@ -1,4 +1,4 @@
-//! The records of issued tokens.
+//! Reads the records of issued tokens and of mints.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -8,38 +8,52 @@ use uuid::Uuid;
 use super::DbError;
 use crate::model::{Access, Combination, Country, Fingerprint, InvalidationReason, Token};
 
-/// What a list of tokens is narrowed to; everything absent matches all.
+/// The filter of a token list. An absent member matches every token.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct TokenFilter {
-    /// This user's.
+    /// The user.
     pub user_id: Option<String>,
-    /// For this country.
+    /// The country of the combination.
     pub country: Option<Country>,
-    /// For this bank.
+    /// The bank of the combination.
     pub bank: Option<String>,
-    /// Valid now, or not.
+    /// The validity at the time of the read.
     pub is_valid: Option<bool>,
-    /// Issued at or after.
+    /// The earliest issue time.
     pub from: Option<DateTime<Utc>>,
-    /// Issued before.
+    /// The end of the issue times, exclusive.
     pub to: Option<DateTime<Utc>>,
 }
 
-/// A row of `tokens` as of a reading: `is_valid` already takes the time into account.
-pub(super) struct TokenRow {
-    pub id: Uuid,
-    pub user_id: String,
-    pub country: String,
-    pub bank: String,
-    pub access: i16,
-    pub lifetime: i32,
-    pub issued_at: DateTime<Utc>,
-    pub expiration: DateTime<Utc>,
-    pub ends_at: DateTime<Utc>,
-    pub is_valid: bool,
-    pub invalidated_at: Option<DateTime<Utc>>,
-    pub invalidation_reason: Option<String>,
-    pub fingerprint: String,
+/// A row of `tokens`. `is_valid` is false for an expired token too.
+struct TokenRow {
+    id: Uuid,
+    user_id: String,
+    country: String,
+    bank: String,
+    access: i16,
+    lifetime: i32,
+    issued_at: DateTime<Utc>,
+    expiration: DateTime<Utc>,
+    ends_at: DateTime<Utc>,
+    is_valid: bool,
+    invalidated_at: Option<DateTime<Utc>>,
+    invalidation_reason: Option<String>,
+    fingerprint: String,
+}
+
+/// A query for [`TokenRow`]s. The literals are the clauses after `FROM tokens`.
+macro_rules! select_tokens {
+    ($($clause:literal)+, $($value:expr),+ $(,)?) => {
+        sqlx::query_as!(
+            TokenRow,
+            r#"SELECT id, user_id, country, bank, access, lifetime, issued_at, expiration, ends_at,
+                      is_valid AND ends_at > clock_timestamp() AS "is_valid!",
+                      invalidated_at, invalidation_reason, fingerprint
+               FROM tokens "# $(+ $clause)+,
+            $($value),+
+        )
+    };
 }
 
 impl TryFrom<TokenRow> for Token {
@@ -47,12 +61,9 @@ impl TryFrom<TokenRow> for Token {
 
     fn try_from(row: TokenRow) -> Result<Self, DbError> {
         let combination = read_combination(row.user_id, &row.country, row.bank, row.access)?;
-        let invalidation_reason = match row.invalidation_reason {
-            None => None,
-            Some(name) => {
-                Some(InvalidationReason::from_name(&name).ok_or_else(|| unreadable(&name))?)
-            }
-        };
+        let read_reason =
+            |name: String| InvalidationReason::from_name(&name).ok_or_else(|| unreadable(&name));
+        let invalidation_reason = row.invalidation_reason.map(read_reason).transpose()?;
         Ok(Token {
             id: row.id,
             combination,
@@ -68,7 +79,7 @@ impl TryFrom<TokenRow> for Token {
     }
 }
 
-/// A combination from the columns that key it.
+/// Reads a combination from its four columns.
 pub(super) fn read_combination(
     user_id: String,
     country: &str,
@@ -87,7 +98,7 @@ pub(super) fn read_combination(
     })
 }
 
-/// A fingerprint from its column.
+/// Reads a fingerprint from its column.
 pub(super) fn read_fingerprint(hex: &str) -> Result<Fingerprint, DbError> {
     hex.parse().map_err(|_| unreadable(hex))
 }
@@ -99,47 +110,39 @@ fn unreadable(what: &str) -> DbError {
     }
 }
 
-/// The record of that id.
+/// Finds a token record by id.
 pub async fn find_token(pool: &PgPool, id: Uuid) -> Result<Option<Token>, DbError> {
-    let row = sqlx::query_as!(
-        TokenRow,
-        r#"SELECT id, user_id, country, bank, access, lifetime, issued_at, expiration, ends_at,
-                  is_valid AND ends_at > clock_timestamp() AS "is_valid!",
-                  invalidated_at, invalidation_reason, fingerprint
-           FROM tokens WHERE id = $1"#,
-        id
-    )
-    .fetch_optional(pool)
-    .await?;
+    let query = select_tokens!("WHERE id = $1", id);
+    let row = query.fetch_optional(pool).await?;
     row.map(Token::try_from).transpose()
 }
 
-/// How a token was come by. A row of `mints`.
+/// The record of a mint. A row of `mints`.
 #[derive(Clone, Debug)]
 pub struct Mint {
-    /// The client that it was for.
+    /// The client whose request started the mint.
     pub client: String,
-    /// Its request.
+    /// The id of that request.
     pub request_id: String,
-    /// When the intent was recorded.
+    /// The time at which the mint was recorded, before the first call to the provider.
     pub started_at: DateTime<Utc>,
-    /// When it was known what came of it.
+    /// The time at which the outcome was recorded.
     pub finished_at: Option<DateTime<Utc>>,
     /// `open`, `minted`, `failed` or `unknown`.
     pub outcome: String,
-    /// The class of failure.
+    /// The name of the [`FailureKind`](crate::model::FailureKind).
     pub failure: Option<String>,
-    /// The status of the upstream's last answer.
+    /// The HTTP status of the provider's last answer.
     pub upstream_status: Option<i16>,
-    /// Calls to the upstream.
+    /// The number of calls to the provider.
     pub attempts: i16,
-    /// Calls after which it may have minted without our knowing.
+    /// The number of calls that may have minted a token that the service did not receive.
     pub unseen: i16,
-    /// From the first call to the last answer, in milliseconds.
+    /// The time from the first call to the last answer, in milliseconds.
     pub latency_ms: Option<i32>,
 }
 
-/// The mint of that user and id, which is its token's.
+/// Finds the mint of a token. Both have the same id.
 pub async fn find_mint(pool: &PgPool, user_id: &str, id: Uuid) -> Result<Option<Mint>, DbError> {
     let mint = sqlx::query_as!(
         Mint,
@@ -154,25 +157,20 @@ pub async fn find_mint(pool: &PgPool, user_id: &str, id: Uuid) -> Result<Option<
     Ok(mint)
 }
 
-/// The newest record of that fingerprint.
+/// Finds the newest token record with a fingerprint.
 pub async fn find_token_by_fingerprint(
     pool: &PgPool,
     fingerprint: Fingerprint,
 ) -> Result<Option<Token>, DbError> {
-    let row = sqlx::query_as!(
-        TokenRow,
-        r#"SELECT id, user_id, country, bank, access, lifetime, issued_at, expiration, ends_at,
-                  is_valid AND ends_at > clock_timestamp() AS "is_valid!",
-                  invalidated_at, invalidation_reason, fingerprint
-           FROM tokens WHERE fingerprint = $1 ORDER BY issued_at DESC LIMIT 1"#,
+    let query = select_tokens!(
+        "WHERE fingerprint = $1 ORDER BY issued_at DESC LIMIT 1",
         fingerprint.to_string()
-    )
-    .fetch_optional(pool)
-    .await?;
+    );
+    let row = query.fetch_optional(pool).await?;
     row.map(Token::try_from).transpose()
 }
 
-/// The ids of all records of that fingerprint.
+/// Lists the ids of all token records with a fingerprint.
 pub async fn list_token_ids(pool: &PgPool, fingerprint: Fingerprint) -> Result<Vec<Uuid>, DbError> {
     let ids = sqlx::query_scalar!(
         "SELECT id FROM tokens WHERE fingerprint = $1",
@@ -181,62 +179,49 @@ pub async fn list_token_ids(pool: &PgPool, fingerprint: Fingerprint) -> Result<V
     Ok(ids.fetch_all(pool).await?)
 }
 
-/// Records newest first, at most `limit` of them, those that come after the given (issued at, id)
-/// of the page before.
+/// Lists at most `limit` token records, newest first, after the (issued at, id) of the last record of the previous page.
 pub async fn list_tokens(
     pool: &PgPool,
     filter: &TokenFilter,
     after: Option<(DateTime<Utc>, Uuid)>,
     limit: i64,
 ) -> Result<Vec<Token>, DbError> {
-    // Two statements, so that each walks the index made for it, whatever plan is cached.
     let (after_time, after_id) = after.unzip();
-    let country = filter.country.map(Country::code);
+    macro_rules! select_page {
+        ($by_user:literal $(, $user_id:expr)?) => {
+            select_tokens!(
+                $by_user
+                " issued_at >= coalesce($1::timestamptz, '-infinity')
+                    AND issued_at < coalesce($2::timestamptz, 'infinity')
+                    AND (issued_at, id) < (coalesce($3::timestamptz, 'infinity'),
+                                           coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))
+                    AND ($5::text IS NULL OR country = $5)
+                    AND ($6::text IS NULL OR bank = $6)
+                    AND ($7::bool IS NULL OR (is_valid AND ends_at > clock_timestamp()) = $7)
+                  ORDER BY issued_at DESC, id DESC LIMIT $8",
+                filter.from,
+                filter.to,
+                after_time,
+                after_id,
+                filter.country.map(Country::code),
+                filter.bank.as_deref(),
+                filter.is_valid,
+                limit
+                $(, $user_id)?
+            )
+            .fetch_all(pool)
+            .await?
+        };
+    }
+    // Two statements, because one with an optional user would have one cached plan for two indexes.
     let rows = match &filter.user_id {
-        Some(user_id) => {
-            sqlx::query_as!(
-                TokenRow,
-                r#"SELECT id, user_id, country, bank, access, lifetime, issued_at, expiration, ends_at,
-                          is_valid AND ends_at > clock_timestamp() AS "is_valid!",
-                          invalidated_at, invalidation_reason, fingerprint
-                   FROM tokens
-                   WHERE user_id = $1
-                     AND issued_at >= coalesce($2::timestamptz, '-infinity') AND issued_at < coalesce($3::timestamptz, 'infinity')
-                     AND (issued_at, id) < (coalesce($4::timestamptz, 'infinity'), coalesce($5::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))
-                     AND ($6::text IS NULL OR country = $6)
-                     AND ($7::text IS NULL OR bank = $7)
-                     AND ($8::bool IS NULL OR (is_valid AND ends_at > clock_timestamp()) = $8)
-                   ORDER BY issued_at DESC, id DESC LIMIT $9"#,
-                user_id, filter.from, filter.to, after_time, after_id,
-                country, filter.bank.as_deref(), filter.is_valid, limit
-            )
-            .fetch_all(pool)
-            .await?
-        }
-        None => {
-            sqlx::query_as!(
-                TokenRow,
-                r#"SELECT id, user_id, country, bank, access, lifetime, issued_at, expiration, ends_at,
-                          is_valid AND ends_at > clock_timestamp() AS "is_valid!",
-                          invalidated_at, invalidation_reason, fingerprint
-                   FROM tokens
-                   WHERE issued_at >= coalesce($1::timestamptz, '-infinity') AND issued_at < coalesce($2::timestamptz, 'infinity')
-                     AND (issued_at, id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid))
-                     AND ($5::text IS NULL OR country = $5)
-                     AND ($6::text IS NULL OR bank = $6)
-                     AND ($7::bool IS NULL OR (is_valid AND ends_at > clock_timestamp()) = $7)
-                   ORDER BY issued_at DESC, id DESC LIMIT $8"#,
-                filter.from, filter.to, after_time, after_id,
-                country, filter.bank.as_deref(), filter.is_valid, limit
-            )
-            .fetch_all(pool)
-            .await?
-        }
+        Some(user_id) => select_page!("WHERE user_id = $9 AND", user_id),
+        None => select_page!("WHERE"),
     };
     rows.into_iter().map(Token::try_from).collect()
 }
 
-/// The keys that tokens still to be handed out are sealed under.
+/// Lists the ids of the keys that encrypt the valid tokens.
 pub async fn list_key_ids(pool: &PgPool) -> Result<Vec<String>, DbError> {
     let ids = sqlx::query_scalar!(
         "SELECT DISTINCT key_id FROM tokens WHERE is_valid AND ends_at > clock_timestamp()"

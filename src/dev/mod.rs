@@ -1,4 +1,4 @@
-//! Everything that production never runs: the sandbox and a private Postgres.
+//! Development tools that production never runs: the sandbox provider and a private Postgres.
 
 pub mod postgres;
 pub mod sandbox;

@@ -1,7 +1,8 @@
-//! Clearing away what has ended: the command, the schedule and the call are this one function.
+//! Cleanup: marks expired tokens and abandoned mints, purges old records, and maintains the audit
+//! partitions. The command, the schedule and `POST /maintenance/cleanup` run the same pass.
 //!
-//! Late or cut off, it never makes an answer wrong: validity is computed at every reading. What it
-//! does is true of the past already.
+//! A late or interrupted pass never makes a response wrong, because validity is computed at every
+//! handout. Any number of passes may run at once, and each may be killed at any time.
 
 use std::time::{Duration, Instant};
 
@@ -11,35 +12,37 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::db::cleanup::{
-    abandon_mints, count_due, expire_tokens, find_last_run, purge_mints, purge_slots, purge_tokens,
-    record_run, was_handing_out,
+    abandon_mints, count_due, expire_tokens, find_last_run, has_recent_handouts, purge_mints,
+    purge_slots, purge_tokens, record_run,
 };
 use crate::db::overview::{ROLL_UP, roll_up_minutes};
-use crate::db::partitions::{create_partitions, drop_partition, list_expired_partitions};
-use crate::db::{Database, DbError};
+use crate::db::partitions::{
+    ExpiredPartition, create_partitions, drop_partition, list_expired_partitions,
+};
+use crate::db::{Database, DbError, PgPool};
 use crate::metrics::Metrics;
 use crate::model::Origin;
 
-/// How often the months of the audit ahead are looked after where the cleanup is left to others.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(3600);
+/// Time between two creations of audit partitions in a replica with `CLEANUP_INTERVAL=off`.
+const PARTITION_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// How long records are kept; `None` is for ever.
+/// The retention of records. `None` keeps them forever.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
-    /// Tokens, mints and combinations, counted from their end.
+    /// Retention of tokens, mints and combinations, counted from their end.
     pub tokens: Option<Duration>,
-    /// Audit events.
+    /// Retention of audit events.
     pub audit: Option<Duration>,
 }
 
-/// One run.
+/// The options of one pass.
 #[derive(Clone, Copy, Debug)]
 pub struct CleanupOptions {
-    /// Only count.
+    /// Only count the rows that are due.
     pub dry_run: bool,
-    /// Rows in a batch, 1…10000.
+    /// Maximum number of rows in a batch, 1 to 10000.
     pub batch_size: i64,
-    /// It stops after this.
+    /// Time after which the pass starts no further batch.
     pub max_runtime: Duration,
 }
 
@@ -53,35 +56,35 @@ impl Default for CleanupOptions {
     }
 }
 
-/// What a run did, or would do.
+/// The result of a pass. In a dry run the counters are the rows that are due.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CleanupSummary {
-    /// Tokens whose time was over, marked and wiped.
+    /// Expired tokens that were marked and whose secrets were wiped.
     pub expired: u64,
-    /// Mints that nobody finished, marked as unknown.
+    /// Mints that no replica finished, marked as unknown.
     pub abandoned_mints: u64,
-    /// Token records past retention, deleted.
+    /// Deleted token records.
     pub purged_tokens: u64,
-    /// Mint records past retention, deleted.
+    /// Deleted mint records.
     pub purged_mints: u64,
-    /// Combinations past retention, deleted.
+    /// Deleted combinations.
     pub purged_combinations: u64,
-    /// Months of the audit made ahead.
+    /// Audit partitions created ahead.
     pub partitions_created: u64,
-    /// Months of the audit past retention, dropped.
+    /// Audit partitions dropped.
     pub partitions_dropped: u64,
-    /// Nothing was changed.
+    /// True if nothing was changed.
     pub dry_run: bool,
-    /// Nothing was left to do.
+    /// True if no work was left.
     pub complete: bool,
-    /// Milliseconds it took.
+    /// Duration in milliseconds.
     pub elapsed_ms: u64,
 }
 
 impl CleanupSummary {
-    /// What was done, by kind.
-    fn rows(&self) -> [(&'static str, u64); 7] {
+    /// Returns the counters with their `kind` label in `cleanup_rows_total`.
+    fn counters(&self) -> [(&'static str, u64); 7] {
         [
             ("expired", self.expired),
             ("abandoned_mints", self.abandoned_mints),
@@ -94,37 +97,37 @@ impl CleanupSummary {
     }
 }
 
-/// Whether the cleanup keeps up.
+/// The backlog of the cleanup and the last pass of any replica.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Backlog {
     /// Expired tokens still marked valid.
     pub overdue_tokens: i64,
-    /// When the oldest of them expired.
+    /// Expiry of the oldest of them.
     pub oldest_overdue: Option<DateTime<Utc>>,
-    /// When the last run ended, on whichever replica.
+    /// End of the last pass.
     pub last_run_at: Option<DateTime<Utc>>,
-    /// When one last left nothing to do.
+    /// End of the last pass that left no work.
     pub last_success_at: Option<DateTime<Utc>>,
-    /// Its summary.
+    /// Summary of the last pass.
     pub last_run: Option<serde_json::Value>,
-    /// When the next one is due; null where an outside scheduler has it.
+    /// Time of the next pass; null with an external scheduler.
     pub next_due: Option<DateTime<Utc>>,
 }
 
-/// The cleanup of this process.
+/// Runs cleanup passes in this process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Cleaner {
     db: Database,
     retention: Retention,
-    /// How often it runs by itself.
     interval: Option<Duration>,
     metrics: Metrics,
     stop: CancellationToken,
 }
 
 impl Cleaner {
-    /// A cleanup that ends its run at the next batch once `stop` comes.
+    /// Creates a cleaner. `interval` is the time between scheduled passes, `None` for no schedule.
+    /// Once `stop` is cancelled, a pass ends after its current batch.
     pub fn new(
         db: Database,
         retention: Retention,
@@ -164,225 +167,221 @@ impl Cleaner {
         })
     }
 
-    /// Clears away what has ended, in batches, until nothing is left, its time is over or it is
-    /// told to stop. Any number of them may run at once; each may be killed at any time.
+    /// Runs one pass and records its summary. A dry run only counts, and records nothing.
+    ///
+    /// The pass ends when no work is left, after `max_runtime`, or when it is stopped.
     pub async fn run(
         &self,
-        run: CleanupOptions,
+        options: CleanupOptions,
         origin: Origin,
     ) -> Result<CleanupSummary, DbError> {
         let started = Instant::now();
-        let mut summary = if run.dry_run {
-            count_work(&self.db, self.retention).await?
+        let mut summary = if options.dry_run {
+            self.count_due_rows().await?
         } else {
-            clean_up(
-                &self.db,
-                self.retention,
-                run,
-                started + run.max_runtime,
-                &self.stop,
-            )
-            .await?
+            let pass = Pass {
+                cleaner: self,
+                batch_size: options.batch_size,
+                deadline: started + options.max_runtime,
+                is_complete: true,
+            };
+            pass.run().await?
         };
         summary.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if !run.dry_run {
-            let told = serde_json::to_value(summary).expect("a summary is plain data");
-            for (kind, rows) in summary.rows() {
-                let counted = &self.metrics.cleanup_rows_total;
-                counted.with_label_values(&[kind]).inc_by(rows);
+        if !options.dry_run {
+            for (kind, rows) in summary.counters() {
+                let counter = &self.metrics.cleanup_rows_total;
+                counter.with_label_values(&[kind]).inc_by(rows);
             }
-            let is_complete = summary.complete;
-            let did_something = summary.rows().iter().any(|(_, rows)| *rows > 0);
+            let changed_rows = summary.counters().iter().any(|(_, rows)| *rows > 0);
+            let json = serde_json::to_value(summary).expect("a summary serializes");
             self.db
                 .run(move |pool| async move {
-                    record_run(&pool, &told, is_complete, did_something, &origin).await
+                    record_run(&pool, &json, summary.complete, changed_rows, &origin).await
                 })
                 .await?;
         }
         Ok(summary)
     }
 
-    /// Runs now and then until told to stop, a little off the interval so that replicas spread.
-    /// Without an interval only the months of the audit ahead are looked after.
-    pub async fn keep_running(self) {
+    /// Runs a pass per interval until stopped. Each wait varies by 10 %, so that the passes of the
+    /// replicas spread. Without an interval only creates audit partitions, about once an hour.
+    pub async fn run_on_schedule(self) {
         loop {
-            let interval = self.interval.unwrap_or(UPKEEP_INTERVAL);
-            let pause = interval.mul_f64(0.9 + 0.2 * fastrand::f64());
+            let interval = self.interval.unwrap_or(PARTITION_INTERVAL);
+            let wait = interval.mul_f64(0.9 + 0.2 * fastrand::f64());
             tokio::select! {
-                () = sleep(pause) => {}
+                () = sleep(wait) => {}
                 () = self.stop.cancelled() => return,
             }
-            let done = match self.interval {
+            let result = match self.interval {
                 Some(_) => self
                     .run(CleanupOptions::default(), Origin::Actor("schedule".into()))
                     .await
                     .map(|_| ()),
-                None => self
-                    .db
-                    .run(|pool| async move { create_partitions(&pool).await })
-                    .await
-                    .map(|_| ()),
+                None => self.create_partitions().await.map(|_| ()),
             };
-            if let Err(error) = done {
-                tracing::error!(%error, "a cleanup failed");
+            if let Err(error) = result {
+                tracing::error!(%error, "a scheduled cleanup failed");
             }
         }
     }
-}
 
-async fn count_work(db: &Database, retention: Retention) -> Result<CleanupSummary, DbError> {
-    let due = db
-        .run(move |pool| async move { count_due(&pool, retention.tokens).await })
-        .await?;
-    let partitions = expired_partitions(db, retention).await?;
-    Ok(CleanupSummary {
-        expired: due.expired.unsigned_abs(),
-        abandoned_mints: due.abandoned_mints.unsigned_abs(),
-        purged_tokens: due.tokens.unsigned_abs(),
-        purged_mints: due.mints.unsigned_abs(),
-        purged_combinations: due.slots.unsigned_abs(),
-        partitions_dropped: partitions.len() as u64,
-        dry_run: true,
-        complete: true,
-        ..CleanupSummary::default()
-    })
-}
-
-async fn clean_up(
-    db: &Database,
-    retention: Retention,
-    run: CleanupOptions,
-    ends: Instant,
-    stop: &CancellationToken,
-) -> Result<CleanupSummary, DbError> {
-    let mut summary = CleanupSummary {
-        complete: true,
-        ..CleanupSummary::default()
-    };
-    summary.partitions_created = db
-        .run(|pool| async move { create_partitions(&pool).await })
-        .await?;
-    let limit = run.batch_size;
-    let mut batches = Batches {
-        db,
-        ends,
-        stop,
-        limit,
-        is_complete: true,
-    };
-    summary.expired = batches
-        .run(|pool| async move { expire_tokens(&pool, limit).await })
-        .await?;
-    summary.abandoned_mints = batches
-        .run(|pool| async move { abandon_mints(&pool, limit).await })
-        .await?;
-    if let Some(age) = retention.tokens {
-        summary.purged_tokens = batches
-            .run(|pool| async move { purge_tokens(&pool, age, limit).await })
+    /// Returns the summary of a dry run.
+    async fn count_due_rows(&self) -> Result<CleanupSummary, DbError> {
+        let retention = self.retention.tokens;
+        let due = self
+            .db
+            .run(move |pool| async move { count_due(&pool, retention).await })
             .await?;
-        summary.purged_mints = batches
-            .run(|pool| async move { purge_mints(&pool, age, limit).await })
-            .await?;
-        summary.purged_combinations = batches
-            .run(|pool| async move { purge_slots(&pool, age, limit).await })
-            .await?;
+        Ok(CleanupSummary {
+            expired: due.expired.unsigned_abs(),
+            abandoned_mints: due.abandoned_mints.unsigned_abs(),
+            purged_tokens: due.tokens.unsigned_abs(),
+            purged_mints: due.mints.unsigned_abs(),
+            purged_combinations: due.slots.unsigned_abs(),
+            partitions_dropped: self.list_expired_partitions().await?.len() as u64,
+            dry_run: true,
+            complete: true,
+            ..CleanupSummary::default()
+        })
     }
-    for partition in expired_partitions(db, retention).await? {
-        if batches.is_over() {
-            break;
-        }
-        match db
-            .run(|pool| async move { drop_partition(&pool, &partition).await })
+
+    async fn create_partitions(&self) -> Result<u64, DbError> {
+        self.db
+            .run(|pool| async move { create_partitions(&pool).await })
             .await
-        {
-            Ok(()) => summary.partitions_dropped += 1,
-            // A long reader is in the way, or another run has it: the next run takes it up.
-            Err(error) => {
-                tracing::warn!(%error, "an audit partition past retention could not be dropped yet");
-                batches.is_complete = false;
-            }
-        }
     }
-    summary.complete = batches.is_complete;
-    batches.count_minutes().await;
-    Ok(summary)
-}
 
-async fn expired_partitions(
-    db: &Database,
-    retention: Retention,
-) -> Result<Vec<crate::db::partitions::ExpiredPartition>, DbError> {
-    match retention.audit {
-        None => Ok(Vec::new()),
-        Some(age) => {
-            db.run(move |pool| async move { list_expired_partitions(&pool, age).await })
-                .await
-        }
+    async fn list_expired_partitions(&self) -> Result<Vec<ExpiredPartition>, DbError> {
+        let Some(age) = self.retention.audit else {
+            return Ok(Vec::new());
+        };
+        self.db
+            .run(move |pool| async move { list_expired_partitions(&pool, age).await })
+            .await
     }
 }
 
-/// The batches of one run.
-struct Batches<'a> {
-    db: &'a Database,
-    ends: Instant,
-    stop: &'a CancellationToken,
-    limit: i64,
+/// One pass in progress.
+struct Pass<'a> {
+    cleaner: &'a Cleaner,
+    batch_size: i64,
+    deadline: Instant,
     is_complete: bool,
 }
 
-impl Batches<'_> {
-    /// Repeats a batch until one is not full; returns how many rows there were in all.
-    async fn run<F, Fut>(&mut self, batch: F) -> Result<u64, DbError>
-    where
-        F: Fn(crate::db::PgPool) -> Fut,
-        Fut: Future<Output = Result<u64, DbError>> + Send + 'static,
-    {
-        let mut rows = 0;
-        while !self.is_over() {
-            let began = Instant::now();
-            let done = self.db.run(&batch).await?;
-            rows += done;
-            if done < self.limit.unsigned_abs() {
-                break;
-            }
-            self.pause_between_batches(began.elapsed()).await?;
+impl Pass<'_> {
+    async fn run(mut self) -> Result<CleanupSummary, DbError> {
+        let limit = self.batch_size;
+        let mut summary = CleanupSummary {
+            // First, because the other steps write events.
+            partitions_created: self.cleaner.create_partitions().await?,
+            expired: self
+                .repeat(|pool| async move { expire_tokens(&pool, limit).await })
+                .await?,
+            abandoned_mints: self
+                .repeat(|pool| async move { abandon_mints(&pool, limit).await })
+                .await?,
+            ..CleanupSummary::default()
+        };
+        if let Some(age) = self.cleaner.retention.tokens {
+            summary.purged_tokens = self
+                .repeat(|pool| async move { purge_tokens(&pool, age, limit).await })
+                .await?;
+            summary.purged_mints = self
+                .repeat(|pool| async move { purge_mints(&pool, age, limit).await })
+                .await?;
+            summary.purged_combinations = self
+                .repeat(|pool| async move { purge_slots(&pool, age, limit).await })
+                .await?;
         }
-        Ok(rows)
+        summary.partitions_dropped = self.drop_partitions().await?;
+        summary.complete = self.is_complete;
+        self.roll_up_overview().await;
+        Ok(summary)
     }
 
-    /// Waits after a batch that took so long: twice as long where tokens were handed out meanwhile,
-    /// so that handouts keep most of their rate, and an eighth of it otherwise.
-    async fn pause_between_batches(&self, took: Duration) -> Result<(), DbError> {
+    /// Repeats a batch until one is not full, and returns the total number of rows.
+    async fn repeat<F, Fut>(&mut self, batch: F) -> Result<u64, DbError>
+    where
+        F: Fn(PgPool) -> Fut,
+        Fut: Future<Output = Result<u64, DbError>> + Send + 'static,
+    {
+        let mut total = 0;
+        while !self.is_over() {
+            let started = Instant::now();
+            let rows = self.cleaner.db.run(&batch).await?;
+            total += rows;
+            if rows < self.batch_size.unsigned_abs() {
+                break;
+            }
+            self.pause(started.elapsed()).await?;
+        }
+        Ok(total)
+    }
+
+    /// Waits after a full batch: twice its duration if tokens were handed out meanwhile, so that
+    /// handouts keep most of their rate, otherwise an eighth of it.
+    async fn pause(&self, batch_duration: Duration) -> Result<(), DbError> {
         let is_busy = self
+            .cleaner
             .db
-            .run(move |pool| async move { was_handing_out(&pool, took).await });
-        let pause = if is_busy.await? { took * 2 } else { took / 8 };
-        sleep(pause).await;
+            .run(move |pool| async move { has_recent_handouts(&pool, batch_duration).await })
+            .await?;
+        let wait = if is_busy {
+            batch_duration * 2
+        } else {
+            batch_duration / 8
+        };
+        sleep(wait).await;
         Ok(())
     }
 
-    /// Brings the figures of the overview up to date. They are for the eye alone: where that fails,
-    /// or the time is over, the run is as good without.
-    async fn count_minutes(&mut self) {
-        while !self.is_over() {
-            let began = Instant::now();
-            match self
+    async fn drop_partitions(&mut self) -> Result<u64, DbError> {
+        let mut dropped = 0;
+        for partition in self.cleaner.list_expired_partitions().await? {
+            if self.is_over() {
+                break;
+            }
+            let result = self
+                .cleaner
                 .db
-                .run(|pool| async move { roll_up_minutes(&pool).await })
-                .await
-            {
-                Ok(ROLL_UP) => sleep(began.elapsed()).await,
+                .run(|pool| async move { drop_partition(&pool, &partition).await });
+            match result.await {
+                Ok(()) => dropped += 1,
+                // A long read of the audit log or another pass holds a lock.
+                Err(error) => {
+                    tracing::warn!(%error, "an audit partition could not be dropped; the next pass retries");
+                    self.is_complete = false;
+                }
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// Counts the handouts per minute for the console. A failure does not fail the pass.
+    async fn roll_up_overview(&mut self) {
+        while !self.is_over() {
+            let started = Instant::now();
+            let result = self
+                .cleaner
+                .db
+                .run(|pool| async move { roll_up_minutes(&pool).await });
+            match result.await {
+                Ok(ROLL_UP) => sleep(started.elapsed()).await,
                 Ok(_) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "the figures of the overview could not be counted");
+                    tracing::warn!(%error, "counting handouts per minute for the console failed");
                     return;
                 }
             }
         }
     }
 
+    /// Returns whether the pass must end now, and marks it as incomplete if so.
     fn is_over(&mut self) -> bool {
-        let is_over = self.stop.is_cancelled() || Instant::now() >= self.ends;
+        let is_over = self.cleaner.stop.is_cancelled() || Instant::now() >= self.deadline;
         self.is_complete &= !is_over;
         is_over
     }

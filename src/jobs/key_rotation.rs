@@ -1,4 +1,4 @@
-//! Rotation of keys: every stored secret sealed anew under the first key of the ring.
+//! Key rotation: re-encrypts every stored token string with the first key of `TOKEN_KEYS`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -14,29 +14,31 @@ use crate::db::keys::{
 };
 use crate::db::{DbError, PgPool};
 
-const BATCH: i64 = 500;
+/// Tokens in one batch.
+const BATCH_SIZE: i64 = 500;
 
-/// A walk misses what was locked, and what was minted behind it under an older key. Where others
-/// are still at work there is no end to that, so it is not walked again for ever.
-const PASSES: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(200);
+/// Maximum number of passes over the tokens. A pass misses locked tokens and tokens that a replica
+/// with an older first key mints meanwhile. The limit ends the rotation while such replicas run.
+const MAX_PASSES: u32 = 5;
+/// Time between two passes.
+const PASS_PAUSE: Duration = Duration::from_millis(200);
 
-/// What a rotation came to.
+/// The result of a rotation.
 #[derive(Debug, Serialize)]
 pub struct Rotation {
-    /// Secrets that it sealed anew.
+    /// Token strings re-encrypted by this rotation.
     pub rotated: u64,
-    /// Secrets still stored under other keys, by the id of the key.
+    /// Token strings still encrypted with other keys, by key id.
     pub left: BTreeMap<String, i64>,
-    /// Secrets that could not be opened.
+    /// Token strings that could not be decrypted.
     pub failed: u64,
 }
 
-/// Seals anew, under the first key, every stored secret that is under another, batch by batch,
-/// until none is left or it is told to stop. Leaves a `keys.rotated` event if it did something.
+/// Re-encrypts all token strings stored under other keys, in batches, until none is left or `stop` is
+/// cancelled. Calls `progress` after each batch with the numbers of finished and of all tokens.
 ///
-/// Safe beside any number of others and beside vending; killed at any time it loses nothing, and
-/// the next one goes on from there. `progress` is told how many are done, of how many.
+/// Records a `keys.rotated` event if it changed a token or failed on one. Any number of rotations may
+/// run at once, beside requests. A killed rotation loses nothing; the next one continues.
 pub async fn rotate_keys(
     pool: &PgPool,
     keys: &KeyRing,
@@ -45,13 +47,13 @@ pub async fn rotate_keys(
     progress: impl FnMut(u64, u64),
 ) -> Result<Rotation, DbError> {
     let (mut rotated, mut failed) = (0, HashSet::new());
-    let walked = walk(pool, keys, stop, progress, &mut rotated, &mut failed).await;
+    let reencrypted = reencrypt_all(pool, keys, stop, progress, &mut rotated, &mut failed).await;
     let (key_id, failed) = (keys.primary_key_id(), failed.len() as u64);
     let recorded = match rotated + failed {
         0 => Ok(()),
         _ => insert_keys_rotated(pool, actor, key_id, rotated, failed).await,
     };
-    walked.and(recorded)?;
+    reencrypted.and(recorded)?;
     let left = count_under_other_keys(pool, key_id).await?;
     Ok(Rotation {
         rotated,
@@ -60,7 +62,8 @@ pub async fn rotate_keys(
     })
 }
 
-async fn walk(
+/// Adds to `rotated` and `failed` as it goes, so that the caller can record them after an error.
+async fn reencrypt_all(
     pool: &PgPool,
     keys: &KeyRing,
     stop: &CancellationToken,
@@ -68,31 +71,32 @@ async fn walk(
     rotated: &mut u64,
     failed: &mut HashSet<Uuid>,
 ) -> Result<(), DbError> {
-    for pass in 0..PASSES {
+    for pass in 0..MAX_PASSES {
         let left = count_under_other_keys(pool, keys.primary_key_id()).await?;
-        let waiting = left.values().sum::<i64>().unsigned_abs();
-        if waiting <= failed.len() as u64 || stop.is_cancelled() {
+        let left_count = left.values().sum::<i64>().unsigned_abs();
+        if left_count <= failed.len() as u64 || stop.is_cancelled() {
             break;
         }
         if pass > 0 {
-            sleep(PAUSE).await;
+            sleep(PASS_PAUSE).await;
         }
-        let total = *rotated + waiting;
+        let total = *rotated + left_count;
         for key_id in left.keys() {
             let mut after = Uuid::nil();
             while !stop.is_cancelled() {
-                let batch = list_tokens_under_key(pool, key_id, after, BATCH).await?;
+                let batch = list_tokens_under_key(pool, key_id, after, BATCH_SIZE).await?;
                 let Some(last) = batch.last() else { break };
                 after = last.id;
                 let mut reencrypted = Vec::with_capacity(batch.len());
-                for secret in batch {
-                    match keys.decrypt(&secret.ciphertext, secret.id, &secret.combination) {
-                        Ok(token) => {
-                            let encrypted = keys.encrypt(&token, secret.id, &secret.combination);
-                            reencrypted.push((secret, encrypted));
+                for token in batch {
+                    match keys.decrypt(&token.ciphertext, token.id, &token.combination) {
+                        Ok(token_string) => {
+                            let encrypted =
+                                keys.encrypt(&token_string, token.id, &token.combination);
+                            reencrypted.push((token, encrypted));
                         }
-                        Err(error) if failed.insert(secret.id) => {
-                            tracing::error!(token_id = %secret.id, %error, "ALARM: a stored token cannot be opened");
+                        Err(error) if failed.insert(token.id) => {
+                            tracing::error!(token_id = %token.id, %error, "ALARM: a stored token cannot be decrypted");
                         }
                         Err(_) => {}
                     }

@@ -1,4 +1,4 @@
-//! Work beside requests: cleanup, key rotation, denial counts.
+//! Work outside requests: cleanup, key rotation, counts of denied requests.
 
 pub mod cleanup;
 pub mod denials;

@@ -1,5 +1,7 @@
 //! Who calls, and what they may do.
 
+use std::collections::BTreeSet;
+
 use super::named_enum::named_enum;
 
 named_enum! {
@@ -20,40 +22,6 @@ named_enum! {
     }
 }
 
-/// A set of scopes.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct ScopeSet(u8);
-
-impl ScopeSet {
-    /// Whether the scope is in the set.
-    pub fn contains(self, scope: Scope) -> bool {
-        self.0 & 1 << scope as u8 != 0
-    }
-
-    /// The scopes of the set, in order.
-    pub fn iter(self) -> impl Iterator<Item = Scope> {
-        Scope::ALL
-            .iter()
-            .copied()
-            .filter(move |scope| self.contains(*scope))
-    }
-
-    /// Every scope there is.
-    pub fn all() -> Self {
-        Scope::ALL.iter().copied().collect()
-    }
-}
-
-impl FromIterator<Scope> for ScopeSet {
-    fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
-        ScopeSet(
-            scopes
-                .into_iter()
-                .fold(0, |set, scope| set | 1 << scope as u8),
-        )
-    }
-}
-
 /// An API key and what it may do. Its secret is known only as a hash.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -67,7 +35,7 @@ pub struct Client {
     /// database's clock.
     pub previous_secret_sha256: Option<Vec<u8>>,
     /// What it may do.
-    pub scopes: ScopeSet,
+    pub scopes: BTreeSet<Scope>,
     /// False once disabled.
     pub is_enabled: bool,
 }

@@ -1,4 +1,4 @@
-//! The trail as a file: a row for each event, the same from HTTP and from the command line.
+//! The export formats of the audit log, shared by HTTP and the command line.
 
 use chrono::SecondsFormat;
 use serde_json::value::RawValue;
@@ -7,11 +7,11 @@ use super::EventRef;
 use super::named_enum::named_enum;
 
 named_enum! {
-    /// How an export is written.
+    /// The format of an export.
     pub enum EventFormat {
-        /// A JSON object a line, the items of the list.
+        /// One JSON object per line, with the same members as in a list.
         Ndjson = "ndjson",
-        /// RFC 4180, UTF-8, with a header row; access and detail are JSON in their cells.
+        /// RFC 4180 in UTF-8, with a header row. `access` and `detail` are JSON.
         Csv = "csv",
     }
 }
@@ -20,7 +20,7 @@ named_enum! {
 const HEADER: &str = "id,occurredAt,kind,client,requestId,sourceIp,userId,country,bank,access,tokenId,fingerprint,detail\r\n";
 
 impl EventFormat {
-    /// Its media type.
+    /// Returns the media type.
     pub fn media_type(self) -> &'static str {
         match self {
             EventFormat::Ndjson => "application/x-ndjson",
@@ -28,12 +28,12 @@ impl EventFormat {
         }
     }
 
-    /// What comes before the first event.
+    /// Returns the bytes before the first event, if any.
     pub fn head(self) -> Option<&'static str> {
         (self == EventFormat::Csv).then_some(HEADER)
     }
 
-    /// Appends the row of an event.
+    /// Appends one event.
     pub fn push(self, out: &mut Vec<u8>, event: &EventRef<'_>) {
         match self {
             EventFormat::Ndjson => {
@@ -47,7 +47,7 @@ impl EventFormat {
 
 /// Appends the event as JSON.
 pub fn push_json(out: &mut Vec<u8>, event: &EventRef<'_>) {
-    serde_json::to_writer(out, event).expect("an event has a JSON form");
+    serde_json::to_writer(out, event).expect("an event can be serialized");
 }
 
 fn push_record(out: &mut Vec<u8>, event: &EventRef<'_>) {
@@ -66,7 +66,7 @@ fn push_record(out: &mut Vec<u8>, event: &EventRef<'_>) {
         event.bank.unwrap_or_default(),
         &access
             .transpose()
-            .expect("access has a JSON form")
+            .expect("access can be serialized")
             .unwrap_or_default(),
         &event.token_id.map(|id| id.to_string()).unwrap_or_default(),
         event.fingerprint.unwrap_or_default(),
@@ -77,7 +77,9 @@ fn push_record(out: &mut Vec<u8>, event: &EventRef<'_>) {
     out.extend(b"\r\n");
 }
 
-/// A cell that no spreadsheet takes for a formula, quoted where RFC 4180 §2 asks for it.
+/// Returns the text as a CSV cell, quoted where RFC 4180 §2 requires it.
+///
+/// A leading apostrophe stops spreadsheets from running text as a formula.
 fn csv_cell(text: &str) -> String {
     let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let text = format!("{}{text}", if is_formula { "'" } else { "" });
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_are_harmless_and_quoted() {
+    fn csv_cells_are_quoted_and_never_formulas() {
         for (text, cell) in [
             ("", ""),
             ("a b", "a b"),

@@ -11,7 +11,7 @@ pub(crate) mod named_enum;
 pub mod time;
 pub mod token;
 
-pub use client::{Caller, Client, Origin, Scope, ScopeSet};
+pub use client::{Caller, Client, Origin, Scope};
 pub use combination::{Access, Combination, Country};
 pub use event::{AuditEvent, EventKind, EventRef};
 pub use failure::{Failure, FailureKind, UpstreamAnswer};

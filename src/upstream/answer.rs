@@ -1,13 +1,13 @@
 //! Reading the provider's answers.
 
-use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, SubsecRound, TimeDelta, Utc};
 use reqwest::header::HeaderValue;
 use serde::{Deserialize, Deserializer};
 
 use crate::model::{Combination, TokenString, UpstreamAnswer};
 
 /// The longest token that is taken, in characters.
-const MAX_TOKEN: usize = 512;
+pub(super) const MAX_TOKEN: usize = 512;
 
 /// A token as the provider minted it, checked against what was asked.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ pub(super) fn read_minted(
     date: Option<&HeaderValue>,
     asked: &Combination,
     lifetime: i32,
+    received_at: DateTime<Utc>,
 ) -> Result<Minted, &'static str> {
     let token: BankToken =
         serde_json::from_slice(body).map_err(|_| "the upstream's answer is not of its contract")?;
@@ -85,8 +86,11 @@ pub(super) fn read_minted(
         }
     }
     let expiration = DateTime::parse_from_rfc3339(&token.expiration)
-        .map_err(|_| "the upstream's expiration is no time")?
-        .to_utc()
+        .ok()
+        .map(|expiration| expiration.to_utc())
+        // RFC 3339 cannot express other years, but an offset can lead to one.
+        .filter(|expiration| (0..=9999).contains(&expiration.year()))
+        .ok_or("the upstream's expiration is no time")?
         // As it is stored: the record must not say another time than the first answer.
         .trunc_subsecs(6);
     let life = date
@@ -94,7 +98,7 @@ pub(super) fn read_minted(
         .map(|date| expiration - date.to_utc());
     let is_over = match life {
         Some(life) => life <= TimeDelta::zero(),
-        None => expiration <= Utc::now() - CLOCK_DOUBT,
+        None => expiration <= received_at - CLOCK_DOUBT,
     };
     if is_over && lifetime != 0 {
         return Err("the upstream's token has already expired");
@@ -151,7 +155,7 @@ mod tests {
 
     fn read(body: &str, date: Option<&str>) -> Result<Minted, &'static str> {
         let date = date.map(|date| HeaderValue::from_str(date).unwrap());
-        read_minted(body.as_bytes(), date.as_ref(), &asked(), 3600)
+        read_minted(body.as_bytes(), date.as_ref(), &asked(), 3600, Utc::now())
     }
 
     const DATE: &str = "Sun, 22 Nov 2026 09:00:00 GMT";

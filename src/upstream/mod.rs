@@ -2,12 +2,14 @@
 
 mod answer;
 mod circuit;
+pub(crate) mod fuzzing;
 
 use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::BytesMut;
+use chrono::Utc;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderValue};
 use reqwest::{Client, Response, StatusCode, Url, redirect, retry};
 use secrecy::{ExposeSecret, SecretString};
@@ -179,7 +181,12 @@ async fn read_answer(
         body.extend_from_slice(&chunk);
     }
     if status == StatusCode::CREATED {
-        answer::read_minted(&body, date.as_ref(), combination, lifetime)
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the margin CLOCK_DOUBT covers this clock's error"
+        )]
+        let received_at = Utc::now();
+        answer::read_minted(&body, date.as_ref(), combination, lifetime, received_at)
             .map_err(|why| CallError::not_the_contract(why, status))
     } else {
         Err(CallError::from_status(status, &body))

@@ -1,4 +1,4 @@
-//! Tokens in memory: they propose, Postgres disposes.
+//! The token cache of a replica. It only suggests a token; the handout statement in Postgres decides.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -8,28 +8,29 @@ use moka::sync::Cache;
 
 use crate::model::{Combination, TokenWithSecret};
 
-/// A token that may be proposed for a handout.
+/// A cached token with its secret.
 #[derive(Debug)]
 pub struct CachedToken {
-    /// The record and the secret.
-    pub issued: TokenWithSecret,
-    /// When its life is over by this machine's monotonic clock, never later than by the database's.
+    /// The record and the token string.
+    pub token: TokenWithSecret,
+    /// The end of the token's life by the monotonic clock. It is never later than `ends_at` in the database.
     pub deadline: Instant,
-    /// When this replica saw its mint end, if it was there to see it: requests that began before
-    /// shared in that mint.
+    /// The time at which this replica saw the mint of the token finish. `None` if it did not see the mint.
+    /// A request that started earlier shares the mint.
     pub minted_at: Option<Instant>,
 }
 
 impl CachedToken {
-    /// The life left.
+    /// Returns the remaining life.
     pub fn life(&self, now: Instant) -> Duration {
         self.deadline.saturating_duration_since(now)
     }
 }
 
-/// The tokens of this replica, one a combination.
+/// The token cache: at most one token per combination.
 ///
-/// Kept under a hash of it, since it is in the token already: of two that share theirs, one is kept.
+/// The key is a hash of the combination, which saves memory because the token holds the combination too.
+/// If two combinations have the same hash, the cache keeps only one of their tokens.
 #[derive(Clone, Debug)]
 pub struct TokenCache {
     tokens: Cache<u64, Arc<CachedToken>>,
@@ -37,7 +38,7 @@ pub struct TokenCache {
 }
 
 impl TokenCache {
-    /// Holds at most so many tokens.
+    /// Creates a cache for at most `max_tokens` tokens.
     pub fn new(max_tokens: u64) -> Self {
         TokenCache {
             tokens: Cache::new(max_tokens),
@@ -45,38 +46,38 @@ impl TokenCache {
         }
     }
 
-    /// The token to propose.
+    /// Returns the cached token of the combination, which may have expired.
     pub fn get(&self, combination: &Combination) -> Option<Arc<CachedToken>> {
-        let token = self.tokens.get(&self.hasher.hash_one(combination))?;
-        (token.issued.combination == *combination).then_some(token)
+        let cached = self.tokens.get(&self.hasher.hash_one(combination))?;
+        (cached.token.combination == *combination).then_some(cached)
     }
 
-    /// How many there are, or nearly.
+    /// Returns the approximate number of cached tokens.
     pub fn entries(&self) -> u64 {
         self.tokens.entry_count()
     }
 
-    /// Proposes this one from now on.
-    pub fn insert(&self, token: Arc<CachedToken>) {
-        let key = self.hasher.hash_one(&token.issued.combination);
-        self.tokens.insert(key, token);
+    /// Caches the token in place of an earlier token of its combination.
+    pub fn insert(&self, cached: Arc<CachedToken>) {
+        let key = self.hasher.hash_one(&cached.token.combination);
+        self.tokens.insert(key, cached);
     }
 
-    /// Lets go of those whose life is over.
+    /// Evicts all expired tokens.
     pub fn evict_expired(&self, now: Instant) {
-        for (_, token) in &self.tokens {
-            if token.life(now).is_zero() {
-                self.remove(&token);
+        for (_, cached) in &self.tokens {
+            if cached.life(now).is_zero() {
+                self.remove(&cached);
             }
         }
         self.tokens.run_pending_tasks();
     }
 
-    /// Proposes this one no more; a newer one stays.
-    pub fn remove(&self, token: &Arc<CachedToken>) {
-        let key = self.hasher.hash_one(&token.issued.combination);
-        let cached = self.tokens.get(&key);
-        if cached.is_some_and(|cached| Arc::ptr_eq(&cached, token)) {
+    /// Removes this token. A newer token of the same combination stays.
+    pub fn remove(&self, cached: &Arc<CachedToken>) {
+        let key = self.hasher.hash_one(&cached.token.combination);
+        let current = self.tokens.get(&key);
+        if current.is_some_and(|current| Arc::ptr_eq(&current, cached)) {
             self.tokens.invalidate(&key);
         }
     }
@@ -85,50 +86,52 @@ impl TokenCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vending::request::tests::{request, token};
+    use crate::vending::request::tests::{cached_token, request};
 
     #[test]
-    fn a_sweep_takes_what_has_ended_and_nothing_else() {
+    fn eviction_removes_exactly_the_expired_tokens() {
         let cache = TokenCache::new(1_000);
         let now = Instant::now();
         let tokens = (0..100).map(|n| {
-            let mut token = token(60 + n % 2 * 60, 60, now, None);
-            token.issued.combination.user_id = format!("u-{n}").into();
-            Arc::new(token)
+            let mut cached = cached_token(60 + n % 2 * 60, 60, now, None);
+            cached.token.combination.user_id = format!("u-{n}").into();
+            Arc::new(cached)
         });
         let tokens = tokens.collect::<Vec<_>>();
-        for token in &tokens {
-            cache.insert(token.clone());
+        for cached in &tokens {
+            cache.insert(cached.clone());
         }
-        let kept = || {
-            let kept = tokens.iter();
-            kept.map(|token| cache.get(&token.issued.combination).is_some())
+        let are_cached = || {
+            tokens
+                .iter()
+                .map(|cached| cache.get(&cached.token.combination).is_some())
                 .collect::<Vec<_>>()
         };
 
         cache.evict_expired(now + Duration::from_secs(59));
-        assert_eq!(kept(), vec![true; 100]);
+        assert_eq!(are_cached(), vec![true; 100]);
 
         cache.evict_expired(now + Duration::from_secs(60));
-        assert_eq!(kept(), [false, true].repeat(50));
+        assert_eq!(are_cached(), [false, true].repeat(50));
         assert_eq!(cache.entries(), 50);
-        assert_eq!(Arc::strong_count(&tokens[0]), 1, "its secret is wiped");
+        let owners = Arc::strong_count(&tokens[0]);
+        assert_eq!(owners, 1, "the cache dropped the token and its secret");
     }
 
     #[test]
-    fn what_shares_a_hash_shares_no_token() {
+    fn a_combination_never_gets_the_token_of_another_with_the_same_hash() {
         let cache = TokenCache::new(10);
-        let token = Arc::new(token(60, 60, Instant::now(), None));
-        let own = token.issued.combination.clone();
+        let cached = Arc::new(cached_token(60, 60, Instant::now(), None));
+        let combination = cached.token.combination.clone();
         let mut other = request(60, None, false).combination;
         other.bank = Some("Swedbank".into());
 
-        cache.insert(token.clone());
-        assert!(Arc::ptr_eq(&cache.get(&own).unwrap(), &token));
+        cache.insert(cached.clone());
+        assert!(Arc::ptr_eq(&cache.get(&combination).unwrap(), &cached));
         assert!(cache.get(&other).is_none());
 
         let hash = cache.hasher.hash_one(&other);
-        cache.tokens.insert(hash, token);
+        cache.tokens.insert(hash, cached);
         assert!(cache.get(&other).is_none());
     }
 }

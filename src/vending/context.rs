@@ -1,4 +1,4 @@
-//! What the steps of an issue share, and how they query the database.
+//! The components that the steps of an issue request share, and their access to the database.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,37 +16,38 @@ use crate::metrics::Metrics;
 use crate::model::Failure;
 use crate::upstream::Upstream;
 
-/// What an answer may take beyond the upstream's time; the contract's 2 s less the way back.
+/// Time that an issue request may take beyond `UPSTREAM_TIMEOUT`. The contract promises 2 s; the
+/// remaining 300 ms are for writing the response.
 const OVERHEAD: Duration = Duration::from_millis(1_700);
 
-/// How long a step in the database may take while callers wait for it.
+/// Time limit of one database step while callers wait for it.
 pub(super) const QUERY_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// The numbers that decide; see the configuration for their meaning.
+/// Settings of the decisions about tokens. `config/settings.rs` has their defaults and limits.
 #[derive(Clone, Debug)]
 pub struct VendingSettings {
-    /// The time of one mint, all attempts together.
+    /// Time limit of one mint, all attempts together.
     pub upstream_timeout: Duration,
-    /// Calls of one mint.
+    /// Maximum number of attempts of one mint.
     pub upstream_max_attempts: u32,
-    /// Calls in any rolling hour over all replicas; 0 for no limit.
+    /// Maximum number of attempts in a rolling hour over all replicas; 0 for no limit.
     pub upstream_hourly_budget: u32,
-    /// How long a failure is repeated.
+    /// Time for which a combination repeats the failure of its last mint.
     pub mint_cooldown: Duration,
-    /// The life that a token must have left to be handed out again.
+    /// Life that a token must have left to be reused.
     pub min_remaining: Duration,
-    /// Tokens in memory.
+    /// Maximum number of cached tokens.
     pub cache_max_tokens: u64,
 }
 
 impl VendingSettings {
-    /// How long a caller waits for a token.
+    /// Returns the time limit of an issue request.
     pub(super) fn max_wait(&self) -> Duration {
         self.upstream_timeout + OVERHEAD
     }
 }
 
-/// What a mint works with.
+/// The components that flights and mints share.
 #[derive(Debug)]
 pub(super) struct Context {
     pub db: Database,
@@ -56,13 +57,17 @@ pub(super) struct Context {
     pub clock: Arc<DatabaseClock>,
     pub settings: VendingSettings,
     pub metrics: Metrics,
+    /// The id of this replica, which names the holder of a lease.
     pub replica: Uuid,
     pub tracker: TaskTracker,
 }
 
 impl Context {
-    /// One step of a mint in the database. One that takes long is given up, its outcome unknown,
-    /// so that those who wait hear of it in time.
+    /// Runs one database step in a span named `step`.
+    ///
+    /// # Errors
+    /// Returns `database-unavailable` if the step fails or takes longer than [`QUERY_TIMEOUT`]. After a
+    /// timeout the step still runs to its end, so its outcome is unknown.
     pub async fn run_query<T, F, Fut>(&self, step: &'static str, work: F) -> Result<T, Failure>
     where
         T: Send + 'static,
@@ -75,19 +80,14 @@ impl Context {
             otel.kind = "client",
             db.system.name = "postgresql"
         );
-        match timeout(QUERY_TIMEOUT, self.db.run(work))
+        let result = timeout(QUERY_TIMEOUT, self.db.run(work))
             .instrument(span)
-            .await
-        {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(error)) => {
-                tracing::error!(%error, step, "the database failed");
-                Err(Failure::database())
-            }
-            Err(_) => {
-                tracing::error!(step, "the database did not answer within {QUERY_TIMEOUT:?}");
-                Err(Failure::database())
-            }
-        }
+            .await;
+        result
+            .unwrap_or(Err(DbError::TimedOut(QUERY_TIMEOUT)))
+            .map_err(|error| {
+                tracing::error!(%error, step, "a database step failed");
+                Failure::database()
+            })
     }
 }

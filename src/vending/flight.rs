@@ -1,5 +1,5 @@
-//! One flight per combination and demand in this process: the first caller starts it, those who ask
-//! the same join.
+//! Single-flight of cache misses in this process. The first request starts the flight, and requests
+//! with the same needs join it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,26 +10,30 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::resolve::FlightResult;
+use super::resolve::ResolvedToken;
 use crate::model::{Combination, Failure};
 
-/// Who may share a flight. A token on record that does for one order may not do for another, whose
-/// mint the first must not be made to wait for: the lease sees to it that there is one mint for both.
+/// The needs of a request that misses the cache. Requests share a flight only if all of them match.
+///
+/// A stored token may suffice for one request and not for another. With a shared flight, the first
+/// would wait for the mint of the second. The lease still limits both flights to one mint.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct FlightKey {
-    /// Of this combination.
+    /// The combination.
     pub combination: Combination,
-    /// With more life than this.
+    /// The life that a stored token must have left.
     pub min_life: Duration,
-    /// A new one.
+    /// True if only a token minted after the start of the request is accepted.
     pub renew: bool,
 }
 
-/// What a flight ends in, for all who joined it.
-pub type FlightOutcome = Result<FlightResult, Failure>;
-type Flight = Shared<BoxFuture<'static, FlightOutcome>>;
+/// The result that all requests of a flight share.
+pub type FlightResult = Result<ResolvedToken, Failure>;
+type Flight = Shared<BoxFuture<'static, FlightResult>>;
 
-/// The flights under way. They run on the main runtime, and to their end whoever hangs up.
+/// The flights in progress.
+///
+/// Each runs as a task on the main runtime, and runs to its end even if every caller hangs up.
 #[derive(Clone, Debug)]
 pub struct Flights {
     in_flight: Arc<Mutex<HashMap<FlightKey, Flight>>>,
@@ -38,7 +42,7 @@ pub struct Flights {
 }
 
 impl Flights {
-    /// No flights yet; call it on the main runtime.
+    /// Creates an empty set whose flights run on the current runtime and are tracked by `tracker`.
     pub fn new(tracker: TaskTracker) -> Self {
         Flights {
             in_flight: Arc::default(),
@@ -47,10 +51,10 @@ impl Flights {
         }
     }
 
-    /// Joins the flight, or starts it; true for who started it.
+    /// Joins the flight of this key. If there is none, starts it with `start` and returns true.
     pub fn join<F>(&self, key: &FlightKey, start: impl FnOnce() -> F) -> (Flight, bool)
     where
-        F: Future<Output = FlightOutcome> + Send + 'static,
+        F: Future<Output = FlightResult> + Send + 'static,
     {
         let mut in_flight = lock(&self.in_flight);
         if let Some(flight) = in_flight.get(key) {
@@ -75,7 +79,7 @@ impl Flights {
     }
 }
 
-/// Takes the flight off the list when it ends, in a panic too.
+/// Removes the flight from the map when its task ends, also after a panic.
 struct FlightGuard {
     in_flight: Arc<Mutex<HashMap<FlightKey, Flight>>>,
     key: FlightKey,

@@ -1,4 +1,4 @@
-//! The group commit: many handouts, one statement, each caller answered after the commit.
+//! The handout writer: records handouts by group commit. Each caller is answered after the commit.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -22,19 +22,19 @@ use crate::db::handouts::{
 use crate::metrics::Metrics;
 use crate::model::{Caller, Failure};
 
-/// Handouts that may wait for the writer before more are refused.
-const QUEUE: usize = 16_384;
-/// Handouts in one statement.
-const BATCH: usize = 500;
-/// A statement that takes longer is given up, its outcome unknown.
+/// Maximum number of queued handouts. Further ones are rejected with 503 `overloaded`.
+const QUEUE_CAPACITY: usize = 16_384;
+/// Maximum number of handouts in one statement.
+const MAX_BATCH: usize = 500;
+/// Time limit of one statement. After it the outcome is unknown.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A handout on its way to the writer.
+/// A queued handout.
 #[derive(Debug)]
 struct Handout {
     event_id: Uuid,
     occurred_at: DateTime<Utc>,
-    token: Arc<CachedToken>,
+    cached: Arc<CachedToken>,
     caller: Arc<Caller>,
     min_life: Duration,
     reply: oneshot::Sender<Result<bool, Failure>>,
@@ -42,7 +42,7 @@ struct Handout {
 
 impl Handout {
     fn row(&self) -> HandoutRow<'_> {
-        let token = &self.token.issued;
+        let token = &self.cached.token;
         HandoutRow {
             event_id: self.event_id,
             occurred_at: self.occurred_at,
@@ -54,41 +54,41 @@ impl Handout {
     }
 }
 
-/// The way to the writer.
+/// A handle to the handout writer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct HandoutWriter {
     queue: mpsc::Sender<Handout>,
-    /// The clock that its events are dated by.
+    /// The clock that dates the events.
     pub(super) clock: Arc<DatabaseClock>,
 }
 
 impl HandoutWriter {
-    /// Starts the writer; it ends, with nothing left in its queue, once `stop` is cancelled. What is
-    /// returned beside it resolves then.
+    /// Starts the writer. Once `stop` is cancelled, it empties its queue and ends; the returned
+    /// receiver then resolves.
     ///
-    /// It has a thread and a runtime to itself: among the workers of a larger one each flush would
-    /// wake several of them.
+    /// The writer has its own thread and single-threaded runtime. On a shared runtime each flush would
+    /// wake several worker threads.
     pub fn start(
         connection: WriterConnection,
         clock: Arc<DatabaseClock>,
         metrics: Metrics,
         stop: CancellationToken,
     ) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
-        let (queue, waiting) = mpsc::channel(QUEUE);
+        let (queue, queued) = mpsc::channel(QUEUE_CAPACITY);
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (ended, end) = oneshot::channel();
-        let its_clock = clock.clone();
+        let writer_clock = clock.clone();
         let run = async move {
-            let writer = WriterTask {
+            let task = WriterTask {
                 connection,
-                deadline: ReusableTimeout::new(),
-                clock: its_clock,
+                timeout: ReusableTimeout::new(),
+                clock: writer_clock,
                 metrics,
             };
-            writer.run(waiting, stop).await;
+            task.run(queued, stop).await;
         };
         thread::Builder::new()
-            .name("audit-writer".into())
+            .name("handout-writer".into())
             .spawn(move || {
                 runtime.block_on(run);
                 let _ = ended.send(());
@@ -96,19 +96,23 @@ impl HandoutWriter {
         Ok((HandoutWriter { queue, clock }, end))
     }
 
-    /// Puts the handout on record if the token may be handed out at this moment: true, and it is
-    /// durable; false, and the token must not be used.
+    /// Records the handout if the token is valid at this moment and has at least `min_life` left.
+    ///
+    /// Returns true after the commit. If it returns false, the token must not be handed out.
+    ///
+    /// # Errors
+    /// Returns `overloaded` if the queue is full, and `database-unavailable` if the outcome is unknown.
     pub async fn record(
         &self,
-        token: Arc<CachedToken>,
+        cached: Arc<CachedToken>,
         min_life: Duration,
         caller: Arc<Caller>,
     ) -> Result<bool, Failure> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, is_recorded) = oneshot::channel();
         let handout = Handout {
             event_id: Uuid::now_v7(),
             occurred_at: self.clock.estimate(),
-            token,
+            cached,
             caller,
             min_life,
             reply,
@@ -116,15 +120,17 @@ impl HandoutWriter {
         self.queue
             .try_send(handout)
             .map_err(|_| Failure::overloaded())?;
-        answer.await.unwrap_or_else(|_| Err(Failure::database()))
+        is_recorded
+            .await
+            .unwrap_or_else(|_| Err(Failure::database()))
     }
 
-    /// Handouts that wait for the writer.
-    pub fn waiting(&self) -> usize {
+    /// Returns the number of queued handouts.
+    pub fn queue_depth(&self) -> usize {
         self.queue.max_capacity() - self.queue.capacity()
     }
 
-    /// Whether the writer runs.
+    /// Returns whether the writer accepts handouts.
     pub fn is_running(&self) -> bool {
         !self.queue.is_closed()
     }
@@ -132,48 +138,48 @@ impl HandoutWriter {
 
 struct WriterTask {
     connection: WriterConnection,
-    deadline: ReusableTimeout,
+    timeout: ReusableTimeout,
     clock: Arc<DatabaseClock>,
     metrics: Metrics,
 }
 
 impl WriterTask {
-    /// Takes what has gathered while the last flush ran; there is no timer.
-    async fn run(mut self, mut waiting: mpsc::Receiver<Handout>, stop: CancellationToken) {
-        let mut batch = Vec::with_capacity(BATCH);
+    /// Flushes the handouts that were queued during the previous flush, without waiting for more.
+    async fn run(mut self, mut queued: mpsc::Receiver<Handout>, stop: CancellationToken) {
+        let mut batch = Vec::with_capacity(MAX_BATCH);
         loop {
             tokio::select! {
                 biased;
-                taken = waiting.recv_many(&mut batch, BATCH) => if taken == 0 { break },
-                () = stop.cancelled(), if !waiting.is_closed() => waiting.close(),
+                received = queued.recv_many(&mut batch, MAX_BATCH) => if received == 0 { break },
+                () = stop.cancelled(), if !queued.is_closed() => queued.close(),
             }
-            // Nobody waits for these any more.
+            // Skip handouts whose callers have given up.
             batch.retain(|handout| !handout.reply.is_closed());
             if !batch.is_empty() {
                 self.metrics.audit_batch_size.observe(batch.len() as f64);
-                let _flush = self.metrics.audit_flush_seconds.start_timer();
+                let _flush_timer = self.metrics.audit_flush_seconds.start_timer();
                 self.flush(std::mem::take(&mut batch)).await;
             }
         }
     }
 
-    /// Decides a batch and answers it. A row that poisons it is found by halving; only its caller
-    /// fails.
+    /// Records a batch and answers its callers. If one row breaks the statement, halves the batch
+    /// until only the caller of that row fails.
     async fn flush(&mut self, batch: Vec<Handout>) {
         let mut parts = vec![batch];
         while let Some(mut part) = parts.pop() {
             let rows: Vec<_> = part.iter().map(Handout::row).collect();
-            match self.decide(&rows).await {
-                Ok(on_record) => part.into_iter().for_each(|handout| {
-                    let is_on_record = on_record.contains(&handout.event_id);
-                    let _ = handout.reply.send(Ok(is_on_record));
+            match self.record_rows(&rows).await {
+                Ok(recorded) => part.into_iter().for_each(|handout| {
+                    let is_recorded = recorded.contains(&handout.event_id);
+                    let _ = handout.reply.send(Ok(is_recorded));
                 }),
                 Err(error) if error.is_data_error() && part.len() > 1 => {
-                    let rest = part.split_off(part.len() / 2);
-                    parts.extend([part, rest]);
+                    let second_half = part.split_off(part.len() / 2);
+                    parts.extend([part, second_half]);
                 }
                 Err(error) => {
-                    tracing::error!(%error, handouts = part.len(), "handouts could not be put on record");
+                    tracing::error!(%error, handouts = part.len(), "recording handouts failed; their callers get 503");
                     part.into_iter().for_each(|handout| {
                         let _ = handout.reply.send(Err(Failure::database()));
                     });
@@ -182,48 +188,45 @@ impl WriterTask {
         }
     }
 
-    /// The ids of those handouts that are on record after this.
-    async fn decide(&mut self, rows: &[HandoutRow<'_>]) -> Result<HashSet<Uuid>, DbError> {
+    /// Records the rows and returns the event ids of those that are committed. Replaces the connection
+    /// and replays the rows if the outcome is unknown.
+    async fn record_rows(&mut self, rows: &[HandoutRow<'_>]) -> Result<HashSet<Uuid>, DbError> {
         match self.insert(rows).await {
             Err(error) if !error.is_data_error() => {
-                tracing::warn!(%error, handouts = rows.len(), "a flush was lost; replaying it");
+                tracing::warn!(%error, handouts = rows.len(), "the outcome of a flush is unknown; replaying it");
                 self.connection.abandon();
-                let replay = self.replay(rows).await;
-                if replay.is_err() {
+                let replayed = self.replay(rows).await;
+                if replayed.is_err() {
                     self.connection.abandon();
                 }
-                replay
+                replayed
             }
-            decided => decided,
+            result => result,
         }
     }
 
-    /// After a flush of unknown outcome: the same again, and then, in a statement of its own, what
-    /// is on record. Asking first could miss a transaction still under way; inserting waits for it.
+    /// Inserts the rows again, then selects the recorded ones in a second statement. The insert comes
+    /// first because it waits for a transaction of the lost connection that may still commit.
     async fn replay(&mut self, rows: &[HandoutRow<'_>]) -> Result<HashSet<Uuid>, DbError> {
         let lower_bound = self.clock.lower_bound();
-        self.deadline
-            .within(async {
-                replay_handouts(self.connection.get().await?, rows, lower_bound).await
-            })
+        self.timeout
+            .run(async { replay_handouts(self.connection.get().await?, rows, lower_bound).await })
             .await?;
-        self.deadline
-            .within(async { find_handouts(self.connection.get().await?, rows).await })
+        self.timeout
+            .run(async { find_handouts(self.connection.get().await?, rows).await })
             .await
     }
 
     async fn insert(&mut self, rows: &[HandoutRow<'_>]) -> Result<HashSet<Uuid>, DbError> {
         let lower_bound = self.clock.lower_bound();
-        self.deadline
-            .within(async {
-                insert_handouts(self.connection.get().await?, rows, lower_bound).await
-            })
+        self.timeout
+            .run(async { insert_handouts(self.connection.get().await?, rows, lower_bound).await })
             .await
     }
 }
 
-/// The end of the time that a statement has. One for all of them: to put off a timer costs nothing,
-/// a new one each time would wake the writer's own runtime.
+/// A [`FLUSH_TIMEOUT`] that reuses one timer, because a new timer per statement wakes the writer's
+/// runtime and costs a lone caller 3 % latency (docs/decisions/0009).
 struct ReusableTimeout(Pin<Box<Sleep>>);
 
 impl ReusableTimeout {
@@ -231,14 +234,14 @@ impl ReusableTimeout {
         ReusableTimeout(Box::pin(sleep(FLUSH_TIMEOUT)))
     }
 
-    async fn within<T>(
+    async fn run<T>(
         &mut self,
         work: impl Future<Output = Result<T, DbError>>,
     ) -> Result<T, DbError> {
         self.0.as_mut().reset(Instant::now() + FLUSH_TIMEOUT);
         tokio::select! {
             biased;
-            done = work => done,
+            result = work => result,
             () = &mut self.0 => Err(DbError::TimedOut(FLUSH_TIMEOUT)),
         }
     }

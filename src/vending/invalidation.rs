@@ -1,5 +1,7 @@
-//! Ending tokens, and finding one that turned up. What was ended when the answer left is handed
-//! out nowhere: the handouts of every replica look at the same row.
+//! Invalidation and lookup of tokens.
+//!
+//! After an invalidation has been answered, no replica hands the token out: every handout checks the
+//! same row.
 
 use uuid::Uuid;
 
@@ -9,8 +11,8 @@ use crate::db::tokens::{find_token, find_token_by_fingerprint, list_token_ids};
 use crate::model::{Caller, Failure, InvalidationReason, Token};
 
 impl Vendor {
-    /// Ends the token of that id and returns its record as it is after, `None` if there is no such
-    /// token. Saying it twice is fine: the first reason stays.
+    /// Invalidates the token and returns its record afterwards, or `None` if there is no such token.
+    /// A token that has already ended keeps its state and its first reason.
     pub async fn invalidate(
         &self,
         id: Uuid,
@@ -25,8 +27,8 @@ impl Vendor {
             .await
     }
 
-    /// Ends the valid tokens with that token string: one, unless the upstream gave the same twice.
-    /// Returns how many it ended.
+    /// Invalidates the valid tokens with this token string and returns their number. It is at most 1,
+    /// unless the provider returned the same string twice.
     pub async fn invalidate_token_string(
         &self,
         token_string: &str,
@@ -38,32 +40,36 @@ impl Vendor {
             .context
             .run_query("look up tokens", move |pool| async move {
                 list_token_ids(&pool, fingerprint).await
-            });
-        let mut ended = 0;
-        for id in ids.await? {
-            ended += u64::from(self.invalidate_by_id(id, reason, caller.clone()).await?);
+            })
+            .await?;
+        let mut invalidated = 0;
+        for id in ids {
+            invalidated += u64::from(self.invalidate_by_id(id, reason, caller.clone()).await?);
         }
-        Ok(ended)
+        Ok(invalidated)
     }
 
-    /// Ends every valid token of the user, those of mints under way included; returns how many it
-    /// ended.
+    /// Invalidates every valid token of the user and returns their number. Mints in progress end as
+    /// invalidated too.
+    ///
+    /// The work has the 5 s of [`Database::run`](crate::db::Database::run), because a user may have
+    /// many tokens.
     pub async fn invalidate_user(
         &self,
         user_id: String,
         reason: InvalidationReason,
         caller: Caller,
     ) -> Result<u64, Failure> {
-        let ended = self.context.db.run(move |pool| async move {
+        let invalidated = self.context.db.run(move |pool| async move {
             invalidate_user_tokens(&pool, &user_id, reason, &caller).await
         });
-        ended.await.map_err(|error| {
-            tracing::error!(%error, "the tokens of a user could not be ended");
+        invalidated.await.map_err(|error| {
+            tracing::error!(%error, "invalidating the tokens of a user failed");
             Failure::database()
         })
     }
 
-    /// The record of the token with that token string.
+    /// Returns the record of the token with this token string.
     pub async fn look_up(&self, token_string: &str) -> Result<Option<Token>, Failure> {
         let fingerprint = self.context.keys.fingerprint(token_string);
         self.context
@@ -80,7 +86,7 @@ impl Vendor {
         caller: Caller,
     ) -> Result<bool, Failure> {
         self.context
-            .run_query("end a token", move |pool| async move {
+            .run_query("invalidate a token", move |pool| async move {
                 invalidate_token(&pool, id, reason, &caller).await
             })
             .await

@@ -1,4 +1,4 @@
-//! Issues tokens: a handout of a token on record, or a mint.
+//! The entry point of an issue request: cache lookup, handout, and the flight after a miss.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::context::{Context, QUERY_TIMEOUT, VendingSettings};
 use super::flight::{FlightKey, Flights};
 use super::handout_writer::HandoutWriter;
 use super::request::{CacheStatus, IssuedToken, TokenRequest};
-use super::resolve::{self, FlightResult, TokenOrigin};
+use super::resolve::{ResolvedToken, TokenOrigin, resolve_token};
 use crate::crypto::KeyRing;
 use crate::db::budget::count_attempts;
 use crate::db::{Database, DbError};
@@ -22,10 +22,10 @@ use crate::metrics::Metrics;
 use crate::model::{Caller, Failure};
 use crate::upstream::Upstream;
 
-/// How long the secret of a token that has ended may stay in memory.
+/// Time between two evictions: an expired token string stays in memory at most this long.
 const EVICTION_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The service without its HTTP. Cheap to clone.
+/// The service without its HTTP interface: issues, invalidates and looks up tokens. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Vendor {
     pub(super) context: Arc<Context>,
@@ -34,7 +34,7 @@ pub struct Vendor {
 }
 
 impl Vendor {
-    /// Puts the parts together; call it on the main runtime. Mints under way are in `tracker`.
+    /// Creates a vendor whose flights run on the current runtime and are tracked by `tracker`.
     pub fn new(
         db: Database,
         upstream: Upstream,
@@ -61,15 +61,17 @@ impl Vendor {
         }
     }
 
-    /// Hands out a token of the combination: one on record if it does, else a new one. Takes no
-    /// longer than the upstream's time and 2 s.
+    /// Issues a token: reuses a stored one if the request accepts it, otherwise mints.
+    ///
+    /// # Errors
+    /// Returns `upstream-timeout` after `UPSTREAM_TIMEOUT` + 1.7 s at the latest.
     pub async fn issue(
         &self,
         request: TokenRequest,
         caller: Caller,
     ) -> Result<IssuedToken, Failure> {
         let max_wait = self.context.settings.max_wait();
-        let issued = timeout(max_wait, self.find_or_mint(request, Arc::new(caller)))
+        let issued = timeout(max_wait, self.reuse_or_mint(request, Arc::new(caller)))
             .await
             .unwrap_or_else(|_| Err(Failure::timeout()));
         let outcome = match &issued {
@@ -77,12 +79,12 @@ impl Vendor {
             Ok(_) => "reused",
             Err(failure) => failure.kind.name(),
         };
-        let counted = &self.context.metrics.handouts_total;
-        counted.with_label_values(&[outcome]).inc();
+        let counter = &self.context.metrics.handouts_total;
+        counter.with_label_values(&[outcome]).inc();
         issued
     }
 
-    async fn find_or_mint(
+    async fn reuse_or_mint(
         &self,
         request: TokenRequest,
         caller: Arc<Caller>,
@@ -90,11 +92,11 @@ impl Vendor {
         let requested_at = Instant::now();
         let cached = self.context.cache.get(&request.combination);
         let result = if cached.is_some() { "hit" } else { "miss" };
-        let counted = &self.context.metrics.cache_lookups_total;
-        counted.with_label_values(&[result]).inc();
-        if let Some(token) = cached
+        let counter = &self.context.metrics.cache_lookups_total;
+        counter.with_label_values(&[result]).inc();
+        if let Some(cached) = cached
             && let Some(issued) = self
-                .try_handout(&token, &request, requested_at, &caller, CacheStatus::Hit)
+                .try_handout(&cached, &request, requested_at, &caller, CacheStatus::Hit)
                 .await?
         {
             return Ok(issued);
@@ -106,66 +108,72 @@ impl Vendor {
         };
         loop {
             let (flight, started_here) = self.flights.join(&key, || {
-                resolve::resolve(self.context.clone(), request.clone(), caller.clone())
+                resolve_token(self.context.clone(), request.clone(), caller.clone())
             });
-            let result = flight
+            let resolved = flight
                 .instrument(error_span!("flight", started_here))
                 .await?;
-            if started_here && result.origin == TokenOrigin::Minted {
-                return minted(result);
+            if started_here && resolved.origin == TokenOrigin::MintedHere {
+                return issue_minted(resolved);
             }
-            let cache_status = match result.origin {
-                TokenOrigin::Found => CacheStatus::Hit,
-                TokenOrigin::Awaited | TokenOrigin::Minted => CacheStatus::Forwarded {
-                    reason: result.reason,
+            let cache_status = match resolved.origin {
+                TokenOrigin::Stored => CacheStatus::Hit,
+                TokenOrigin::MintedElsewhere | TokenOrigin::MintedHere => CacheStatus::Forwarded {
+                    reason: resolved.reason,
                     stored: true,
                     collapsed: true,
                 },
             };
-            let handout =
-                self.try_handout(&result.token, &request, requested_at, &caller, cache_status);
+            let handout = self.try_handout(
+                &resolved.token,
+                &request,
+                requested_at,
+                &caller,
+                cache_status,
+            );
             if let Some(issued) = handout.await? {
                 return Ok(issued);
             }
         }
     }
 
-    /// Hands the token out if it does for the order and Postgres lets it go; else forgets it.
+    /// Hands out the token if the request accepts it and the handout is recorded. Removes the token
+    /// from the cache if Postgres refuses the handout or the life ended during the commit.
     async fn try_handout(
         &self,
-        token: &Arc<CachedToken>,
+        cached: &Arc<CachedToken>,
         request: &TokenRequest,
         requested_at: Instant,
         caller: &Arc<Caller>,
         cache_status: CacheStatus,
     ) -> Result<Option<IssuedToken>, Failure> {
-        let Some(min_life) = request.accepts(token, requested_at, Instant::now()) else {
+        let Some(min_life) = request.required_life(cached, requested_at, Instant::now()) else {
             return Ok(None);
         };
-        let recorded = self
+        let handout = self
             .handouts
-            .record(token.clone(), min_life, caller.clone());
-        let is_on_record = timeout(QUERY_TIMEOUT, recorded)
+            .record(cached.clone(), min_life, caller.clone());
+        let is_recorded = timeout(QUERY_TIMEOUT, handout)
             .instrument(error_span!("handout"))
             .await
             .unwrap_or_else(|_| Err(Failure::database()))?;
-        // A commit can take long: the life that counts is the one left now.
-        let life = token.life(Instant::now());
-        if !is_on_record || life.is_zero() {
-            self.context.cache.remove(token);
+        // The commit may have taken most of the life.
+        let life = cached.life(Instant::now());
+        if !is_recorded || life.is_zero() {
+            self.context.cache.remove(cached);
             return Ok(None);
         }
         Ok(Some(IssuedToken {
-            token: token.clone(),
+            cached: cached.clone(),
             expires_in: life.as_secs(),
             minted: false,
             cache_status,
         }))
     }
 
-    /// Lets go of tokens that have ended, now and then, for ever: the cache could do that by itself,
-    /// for 48 bytes a token.
-    pub async fn evict_expired_tokens(self) {
+    /// Evicts expired tokens every 30 s and never returns. The expiry timers of the cache library
+    /// would do the same, but cost 48 bytes per token.
+    pub async fn evict_periodically(self) {
         loop {
             sleep(EVICTION_INTERVAL).await;
             let cache = self.context.cache.clone();
@@ -173,46 +181,47 @@ impl Vendor {
         }
     }
 
-    /// The life that a token must have left to be reused, unless a request says otherwise.
+    /// Returns the setting `MIN_REMAINING`.
     pub fn min_remaining(&self) -> Duration {
         self.context.settings.min_remaining
     }
 
-    /// Sets the metrics of what is at hand in memory.
+    /// Sets the gauges of cache entries, queued handouts and the circuit breaker.
     pub fn measure(&self) {
         let metrics = &self.context.metrics;
         metrics.cache_entries.set(self.context.cache.entries());
         metrics
             .audit_queue_depth
-            .set(self.handouts.waiting() as u64);
+            .set(self.handouts.queue_depth() as u64);
         let is_open = self.context.upstream.circuit.is_open();
         metrics.circuit_open.set(u64::from(is_open));
     }
 
-    /// The calls that the hourly budget has left over all replicas; `None` where there is no limit.
+    /// Returns the attempts left in the hourly budget of all replicas, or `None` if there is no limit.
     pub async fn find_budget_left(&self) -> Result<Option<u32>, DbError> {
         let limit = self.context.settings.upstream_hourly_budget;
         if limit == 0 {
             return Ok(None);
         }
-        let used = self
+        let attempts = self
             .context
             .db
             .run(|pool| async move { count_attempts(&pool).await });
-        let used = u32::try_from(used.await?).unwrap_or(u32::MAX);
-        Ok(Some(limit.saturating_sub(used)))
+        let attempts = u32::try_from(attempts.await?).unwrap_or(u32::MAX);
+        Ok(Some(limit.saturating_sub(attempts)))
     }
 
-    /// Whether handouts can be recorded: the writer of the audit runs.
+    /// Returns whether the handout writer runs.
     pub fn is_recording(&self) -> bool {
         self.handouts.is_running()
     }
 }
 
-/// The answer to the request that a token was minted for; its event came with the record.
-fn minted(result: FlightResult) -> Result<IssuedToken, Failure> {
-    let life = result.token.life(Instant::now());
-    let lifetime = result.token.issued.lifetime;
+/// Answers the request that the token was minted for. No handout is recorded, because `token.minted`
+/// was committed together with the token.
+fn issue_minted(resolved: ResolvedToken) -> Result<IssuedToken, Failure> {
+    let life = resolved.token.life(Instant::now());
+    let lifetime = resolved.token.token.lifetime;
     if life.is_zero() && lifetime > 0 {
         return Err(Failure::timeout());
     }
@@ -220,10 +229,10 @@ fn minted(result: FlightResult) -> Result<IssuedToken, Failure> {
         expires_in: life.as_secs(),
         minted: true,
         cache_status: CacheStatus::Forwarded {
-            reason: result.reason,
+            reason: resolved.reason,
             stored: lifetime > 0,
             collapsed: false,
         },
-        token: result.token,
+        cached: resolved.token,
     })
 }

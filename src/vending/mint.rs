@@ -1,4 +1,7 @@
-//! A mint: claim it, call the upstream, finish.
+//! A mint: claim it, call the provider, finish or fail it.
+//!
+//! The claim commits a mint record and a lease before the call. The finish is fenced by the holder and
+//! the epoch of the lease: a mint that lost its lease cannot change the pointer of the slot.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,19 +25,22 @@ use crate::db::slots::Slot;
 use crate::model::{Caller, Failure, FailureKind, TokenWithSecret};
 use crate::upstream::{CallError, Minted};
 
-/// What a lease holds beyond the time of the call: for the way to the call and the commit after it.
+/// Lease time beyond `UPSTREAM_TIMEOUT`: for the steps before the call and the commit after it.
 const LEASE_MARGIN: Duration = Duration::from_secs(6);
-/// What must be left of the lease after the call, for the commit.
+/// Lease time that must be left after the call, for the commit.
 const COMMIT_MARGIN: Duration = Duration::from_secs(3);
-/// How long those who wait are kept waiting for a commit; it is tried for longer.
+/// Time that callers wait for the commit of a minted token. The commit is retried for longer.
 const COMMIT_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// How long a minted token is tried to be recorded.
+/// Time for which the commit of a minted token is retried.
 const RECORD_RETRY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a flight waits for a place among the calls in flight.
+/// Time that a flight waits for a permit when `UPSTREAM_MAX_IN_FLIGHT` calls are in flight.
 const PERMIT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Claims the mint and makes it. `None` if the claim was lost or the token recorded as ended.
-pub(super) async fn claim_and_mint(
+/// Claims a mint and runs it.
+///
+/// Returns `None` if another flight won the claim, or if the combination was invalidated during the
+/// mint. The caller then reads the slot again.
+pub(super) async fn try_mint(
     context: &Arc<Context>,
     request: &TokenRequest,
     caller: &Caller,
@@ -43,13 +49,14 @@ pub(super) async fn claim_and_mint(
 ) -> Result<Option<Arc<CachedToken>>, Failure> {
     if context.clock.lower_bound() - slot.now > STEP_TOLERANCE {
         tracing::error!(
-            "the database's clock is behind what it was; nothing is minted until it has caught up"
+            database_time = %slot.now,
+            "the database clock stepped back; no token is minted until it catches up"
         );
         return Err(Failure::database());
     }
-    let _place = context.upstream.reserve(PERMIT_TIMEOUT).await?;
+    let _permit = context.upstream.reserve(PERMIT_TIMEOUT).await?;
     context.upstream.circuit.admit()?;
-    let length = context.settings.upstream_timeout + LEASE_MARGIN;
+    let lease_length = context.settings.upstream_timeout + LEASE_MARGIN;
     let claim = Claim {
         mint_id: Uuid::now_v7(),
         combination: request.combination.clone(),
@@ -57,7 +64,7 @@ pub(super) async fn claim_and_mint(
         holder: context.replica,
         caller: caller.clone(),
         now: slot.now,
-        lease_until: slot.now + length,
+        lease_until: slot.now + lease_length,
         fresh_until: slot.judged_at + request.min_life,
         renew_since: request.renew.then_some(slot.minted_seq),
     };
@@ -69,30 +76,51 @@ pub(super) async fn claim_and_mint(
         })
         .await?;
     let Some(lease) = lease else { return Ok(None) };
+    let claim_delay = lease.claimed_at - claim.now;
     let mint = Mint {
         context,
         claim,
         lease,
-        lease_ends: read_at + length,
+        lease_deadline: read_at + lease_length,
         claimed_at,
     };
-    let taken = lease.claimed_at - mint.claim.now;
-    if taken < TimeDelta::zero() || taken.to_std().unwrap_or_default() > length / 2 {
+    // The lease counts from the read. Give up if the database clock stepped back since, or if the claim
+    // used more than half of the lease.
+    if claim_delay < TimeDelta::zero()
+        || claim_delay.to_std().unwrap_or_default() > lease_length / 2
+    {
         let calls = CallSummary::default();
-        return Err(mint.fail(Failure::database(), false, &calls).await);
+        return Err(mint.fail(Failure::database().into(), &calls).await);
     }
     mint.run().await
 }
 
-/// A mint whose intent is on record.
+/// A claimed mint.
 struct Mint<'a> {
     context: &'a Arc<Context>,
     claim: Claim,
     lease: Lease,
-    /// By this machine's clock, counted from before the reading: never later than by the database's.
-    lease_ends: Instant,
-    /// Before the claim was sent: the token's life counts from here.
+    /// End of the lease by the monotonic clock. It counts from before the read of the slot, so it is
+    /// never later than the end by the database clock.
+    lease_deadline: Instant,
+    /// Monotonic time just before the claim. The life of the token counts from here.
     claimed_at: Instant,
+}
+
+/// The reason why a claimed mint has no token.
+struct MintError {
+    failure: Failure,
+    /// True if the provider may have received the call, but no answer arrived.
+    is_unknown: bool,
+}
+
+impl From<Failure> for MintError {
+    fn from(failure: Failure) -> Self {
+        MintError {
+            failure,
+            is_unknown: false,
+        }
+    }
 }
 
 impl Mint<'_> {
@@ -105,17 +133,15 @@ impl Mint<'_> {
         calls.latency_ms = i32::try_from(started.elapsed().as_millis()).unwrap_or(i32::MAX);
         match outcome {
             Ok(minted) => self.finish(minted, calls).await,
-            Err((failure, is_unknown)) => Err(self.fail(failure, is_unknown, &calls).await),
+            Err(error) => Err(self.fail(error, &calls).await),
         }
     }
 
-    /// Calls until there is an answer to keep, within the one deadline. Waits as the provider
-    /// advises: 1 s, 2 s, 4 s, with jitter; shorter where the whole time is short.
-    async fn call(
-        &self,
-        started: Instant,
-        calls: &mut CallSummary,
-    ) -> Result<Minted, (Failure, bool)> {
+    /// Calls the provider until an attempt succeeds or must not be retried, within `UPSTREAM_TIMEOUT`.
+    ///
+    /// Waits between attempts as the provider advises: 1 s, 2 s, 4 s, with jitter. The waits are shorter
+    /// if `UPSTREAM_TIMEOUT` is below 8 s.
+    async fn call(&self, started: Instant, calls: &mut CallSummary) -> Result<Minted, MintError> {
         let settings = &self.context.settings;
         let deadline = started + settings.upstream_timeout;
         let mut waits = ExponentialBuilder::new()
@@ -124,19 +150,17 @@ impl Mint<'_> {
             .with_max_times(settings.upstream_max_attempts.saturating_sub(1) as usize)
             .build();
         loop {
-            self.take_budget()
-                .await
-                .map_err(|failure| (failure, false))?;
-            let time = deadline.saturating_duration_since(Instant::now());
-            if Instant::now() + time + COMMIT_MARGIN > self.lease_ends {
-                return Err((Failure::database(), false));
+            self.take_attempt_from_budget().await?;
+            let time_left = deadline.saturating_duration_since(Instant::now());
+            if Instant::now() + time_left + COMMIT_MARGIN > self.lease_deadline {
+                return Err(Failure::database().into());
             }
             calls.attempts += 1;
             let claim = &self.claim;
             let error = match self
                 .context
                 .upstream
-                .mint(&claim.combination, claim.lifetime, time)
+                .mint(&claim.combination, claim.lifetime, time_left)
                 .instrument(error_span!(
                     "mint",
                     otel.kind = "client",
@@ -158,29 +182,34 @@ impl Mint<'_> {
                 }
                 _ => {
                     self.note_in_circuit(&error);
-                    return Err((error.failure, error.is_lost));
+                    return Err(MintError {
+                        failure: error.failure,
+                        is_unknown: error.is_lost,
+                    });
                 }
             }
         }
     }
 
-    async fn take_budget(&self) -> Result<(), Failure> {
+    async fn take_attempt_from_budget(&self) -> Result<(), Failure> {
         let limit = self.context.settings.upstream_hourly_budget;
         if limit == 0 {
             return Ok(());
         }
         let taken = self
             .context
-            .run_query("take from the budget", move |pool| async move {
+            .run_query("take an attempt from the budget", move |pool| async move {
                 take_attempt(&pool, limit).await
             })
             .await?;
         taken.map(|_| ()).ok_or_else(|| {
-            let detail = "the calls to the upstream for this hour are used up";
+            let detail = "the hourly budget of calls to the provider is spent";
             Failure::new(FailureKind::UpstreamBudgetSpent, detail).with_retry_after(60)
         })
     }
 
+    /// Reports a failed mint to the circuit breaker. An answer below 500 other than 429 shows that the
+    /// provider is up.
     fn note_in_circuit(&self, error: &CallError) {
         let status = error.failure.upstream.as_ref().map(|answer| answer.status);
         if status.is_none_or(|status| status >= 500 || status == 429) {
@@ -190,15 +219,17 @@ impl Mint<'_> {
         }
     }
 
-    /// Records the token. Nobody waits for that longer than [`COMMIT_TIMEOUT`], but it is tried
-    /// for [`RECORD_RETRY_TIMEOUT`]: a token that comes on record late still serves the next request.
+    /// Records the token and caches it. Returns `None` if it was recorded as invalidated.
+    ///
+    /// Waits at most [`COMMIT_TIMEOUT`]. The recording continues in a task for up to
+    /// [`RECORD_RETRY_TIMEOUT`], so that the token can still serve the next request.
     async fn finish(
         self,
         minted: Minted,
         calls: CallSummary,
     ) -> Result<Option<Arc<CachedToken>>, Failure> {
         let claim = &self.claim;
-        let life = life_of(&minted, claim.lifetime);
+        let life = granted_life(&minted, claim.lifetime);
         let finish = Finish {
             claim: claim.clone(),
             lease: self.lease,
@@ -218,7 +249,7 @@ impl Mint<'_> {
         let context = self.context.clone();
         self.context.tracker.spawn(
             async move {
-                let _ = done.send(record(&context, finish).await);
+                let _ = done.send(record_token(&context, finish).await);
             }
             .instrument(error_span!(
                 "record a mint",
@@ -235,7 +266,7 @@ impl Mint<'_> {
             return Ok(None);
         }
         let cached = Arc::new(CachedToken {
-            issued: TokenWithSecret {
+            token: TokenWithSecret {
                 id: claim.mint_id,
                 combination: claim.combination.clone(),
                 expiration: minted.expiration,
@@ -253,24 +284,32 @@ impl Mint<'_> {
         Ok(Some(cached))
     }
 
-    /// Records that there is no token, and gives the failure back.
-    async fn fail(&self, mut failure: Failure, is_unknown: bool, calls: &CallSummary) -> Failure {
+    /// Records the failure of the mint and returns it, with a `retry_after` of at least the cooldown.
+    ///
+    /// If it cannot be recorded, the mint stays open. The next claim or the cleanup marks it as unknown.
+    async fn fail(&self, error: MintError, calls: &CallSummary) -> Failure {
+        let MintError {
+            mut failure,
+            is_unknown,
+        } = error;
         let outcome = if is_unknown { "unknown" } else { "failed" };
-        let counted = &self.context.metrics.mints_total;
-        counted.with_label_values(&[outcome]).inc();
+        let counter = &self.context.metrics.mints_total;
+        counter.with_label_values(&[outcome]).inc();
         let cooldown = self.context.settings.mint_cooldown;
-        // Sooner than that, trying again only repeats this answer.
-        let cooled = cooldown.as_secs_f64().ceil() as u32;
-        failure.retry_after = failure.retry_after.map(|after| after.max(cooled));
+        let cooldown_seconds = cooldown.as_secs_f64().ceil() as u32;
+        failure.retry_after = failure
+            .retry_after
+            .map(|seconds| seconds.max(cooldown_seconds));
         tracing::warn!(
             mint_id = %self.claim.mint_id,
             request_id = self.claim.caller.request_id,
             failure = failure.kind.name(),
+            detail = failure.detail,
             attempts = calls.attempts,
             upstream_status = calls.status,
             upstream_identifier = calls.identifier,
             is_unknown,
-            "a mint gave no token: {}", failure.detail
+            "a mint failed"
         );
         let (claim, lease, calls, recorded_failure) = (
             self.claim.clone(),
@@ -278,7 +317,6 @@ impl Mint<'_> {
             calls.clone(),
             failure.clone(),
         );
-        // If it cannot be recorded it stays open, and whoever takes over marks it as unknown.
         let _ = self
             .context
             .run_query("record a failed mint", move |pool| async move {
@@ -305,9 +343,9 @@ fn note_error(calls: &mut CallSummary, error: &CallError) {
     calls.identifier = answer.and_then(|answer| answer.identifier.clone());
 }
 
-/// The provider's word on a token's life, never more than was asked; a second less where it is
-/// less, since its `Date` has whole seconds.
-fn life_of(minted: &Minted, lifetime: i32) -> Duration {
+/// Returns the life that the provider granted, at most the requested lifetime. If it granted less, the
+/// life is shortened by another second, because its `Date` header has whole seconds.
+fn granted_life(minted: &Minted, lifetime: i32) -> Duration {
     let requested = TimeDelta::seconds(i64::from(lifetime));
     let life = match minted.life {
         Some(life) if life < requested => life - TimeDelta::seconds(1),
@@ -316,22 +354,20 @@ fn life_of(minted: &Minted, lifetime: i32) -> Duration {
     life.to_std().unwrap_or_default()
 }
 
-async fn record(context: &Context, finish: Finish) -> Result<Finished, Failure> {
+/// Records a minted token. Retries every 100 ms for [`RECORD_RETRY_TIMEOUT`].
+async fn record_token(context: &Context, finish: Finish) -> Result<Finished, Failure> {
     let started = Instant::now();
     let count = |outcome| {
-        context
-            .metrics
-            .mints_total
-            .with_label_values(&[outcome])
-            .inc()
+        let counter = &context.metrics.mints_total;
+        counter.with_label_values(&[outcome]).inc();
     };
+    let mint_id = finish.claim.mint_id;
     loop {
         let finish_copy = finish.clone();
         let recorded = context
             .db
             .run(|pool| async move { finish_mint(&pool, &finish_copy).await })
             .await;
-        let mint_id = finish.claim.mint_id;
         match recorded {
             Ok(Some(finished)) => {
                 count(if finished.is_voided {
@@ -343,16 +379,16 @@ async fn record(context: &Context, finish: Finish) -> Result<Finished, Failure> 
             }
             Ok(None) => {
                 count("unrecorded");
-                tracing::error!(%mint_id, "the slot of a minted token is gone; the token is lost");
+                tracing::error!(%mint_id, "a minted token is lost: its slot does not exist");
                 return Err(Failure::database());
             }
             Err(error) if started.elapsed() < RECORD_RETRY_TIMEOUT => {
-                tracing::warn!(%error, %mint_id, "a minted token could not be recorded yet");
+                tracing::warn!(%error, %mint_id, "a minted token could not be recorded yet; retrying");
                 sleep(Duration::from_millis(100)).await;
             }
             Err(error) => {
                 count("unrecorded");
-                tracing::error!(%error, %mint_id, "a minted token could not be recorded; it is lost");
+                tracing::error!(%error, %mint_id, "a minted token is lost: it could not be recorded");
                 return Err(Failure::database());
             }
         }

@@ -1,4 +1,4 @@
-//! What a caller asks for, whether a token does for it, and what they get.
+//! A token request, the rule that decides whether a token satisfies it, and the answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,24 +6,25 @@ use std::time::{Duration, Instant};
 use super::cache::CachedToken;
 use crate::model::{Combination, TokenWithSecret};
 
-/// What a caller asks for.
+/// A parsed request for a token.
 #[derive(Clone, Debug)]
 pub struct TokenRequest {
-    /// The key of reuse.
+    /// The reuse key.
     pub combination: Combination,
-    /// Seconds to ask of the upstream if a token is minted, 0…2592000.
+    /// Seconds of life to request from the provider if a token is minted, 0 to 2592000.
     pub lifetime: i32,
-    /// `min-fresh`: the life that the caller insists on.
+    /// The `min-fresh` of the request: life that any token must have.
     min_fresh: Duration,
-    /// The life that a token on record must have left to be reused.
+    /// Life that a stored token must have left to be reused.
     pub min_life: Duration,
-    /// `no-cache`, from a caller that may: a token newer than this request.
+    /// True for `no-cache` from a client with the scope for it: the token must be minted after the
+    /// start of the request.
     pub renew: bool,
 }
 
 impl TokenRequest {
-    /// A request; `min_remaining` and half the lifetime bound the life that a token on record must have
-    /// left, unless `min_fresh` asks for more.
+    /// Creates a request. Its `min_life` is the larger of `min_fresh` and the smaller of
+    /// `min_remaining` and half the lifetime.
     pub fn new(
         combination: Combination,
         lifetime: i32,
@@ -41,24 +42,24 @@ impl TokenRequest {
         }
     }
 
-    /// A token that was minted while the order waited does if the mint would have done for it:
-    /// what the waiting took of its life does not count.
+    /// Returns whether a token minted with this lifetime during the request satisfies it. The life
+    /// that passed since the mint does not count.
     pub(super) fn is_satisfied_by_mint(&self, lifetime: i32) -> bool {
         seconds(lifetime) >= self.min_fresh
     }
 
-    /// Whether the token does for this order, placed at `placed_at`; if so, the life to insist on
-    /// in the handout.
-    pub(super) fn accepts(
+    /// Returns the life that the handout of this token requires, or `None` if the token does not
+    /// satisfy the request.
+    pub(super) fn required_life(
         &self,
-        token: &CachedToken,
+        cached: &CachedToken,
         requested_at: Instant,
         now: Instant,
     ) -> Option<Duration> {
-        let life = token.life(now);
-        if token.minted_at.is_some_and(|at| at > requested_at) {
-            let does = self.is_satisfied_by_mint(token.issued.lifetime) && !life.is_zero();
-            return does.then_some(Duration::ZERO);
+        let life = cached.life(now);
+        if cached.minted_at.is_some_and(|at| at > requested_at) {
+            let is_accepted = self.is_satisfied_by_mint(cached.token.lifetime) && !life.is_zero();
+            return is_accepted.then_some(Duration::ZERO);
         }
         (!self.renew && life > self.min_life).then_some(self.min_life)
     }
@@ -68,49 +69,49 @@ fn seconds(seconds: i32) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
-/// A token on its way out; its event is committed.
+/// A token to answer with. Its handout is committed.
 #[derive(Clone, Debug)]
 pub struct IssuedToken {
-    pub(super) token: Arc<CachedToken>,
-    /// Whole seconds of life left by our clock.
+    pub(super) cached: Arc<CachedToken>,
+    /// Remaining life in whole seconds, by the monotonic clock.
     pub expires_in: u64,
-    /// Whether it was minted for this very request.
+    /// True if the token was minted for this request.
     pub minted: bool,
-    /// How it was come by.
+    /// The origin of the token, for the `Cache-Status` header.
     pub cache_status: CacheStatus,
 }
 
 impl IssuedToken {
-    /// The token.
-    pub fn issued(&self) -> &TokenWithSecret {
-        &self.token.issued
+    /// Returns the token with its secret.
+    pub fn token(&self) -> &TokenWithSecret {
+        &self.cached.token
     }
 }
 
-/// How a token was come by, in the terms of RFC 9211.
+/// The origin of a token, in the terms of RFC 9211 (`Cache-Status`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CacheStatus {
-    /// It was on record, and fresh enough.
+    /// A stored token was reused.
     Hit,
     /// A mint was needed.
     Forwarded {
-        /// Why.
+        /// The reason for the mint.
         reason: ForwardReason,
-        /// It can be handed out again.
+        /// True if the token can be reused.
         stored: bool,
-        /// Another request's mint was shared.
+        /// True if the mint was started by another request.
         collapsed: bool,
     },
 }
 
-/// Why what was on record did not do.
+/// The reason why no stored token satisfied the request. The names are those of RFC 9211, section 2.2.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ForwardReason {
-    /// There was nothing.
+    /// There was no token.
     UriMiss,
-    /// There was a token with too little life left.
+    /// The life of the token was too short, or over.
     Stale,
-    /// There was a fresh token, and the request passed it over.
+    /// The request demanded a new token although the stored one was fresh.
     Request,
 }
 
@@ -133,7 +134,7 @@ pub(super) mod tests {
         TokenRequest::new(combination, lifetime, min_fresh, renew, MIN_REMAINING)
     }
 
-    pub fn token(
+    pub fn cached_token(
         life: u64,
         lifetime: i32,
         now: Instant,
@@ -141,7 +142,7 @@ pub(super) mod tests {
     ) -> CachedToken {
         let time = chrono::Utc::now();
         CachedToken {
-            issued: TokenWithSecret {
+            token: TokenWithSecret {
                 id: Uuid::now_v7(),
                 combination: request(0, None, false).combination,
                 expiration: time,
@@ -156,65 +157,64 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_token_on_record_needs_the_life_that_the_rule_or_the_caller_asks() {
+    fn a_stored_token_needs_more_than_the_minimum_life() {
         let requested_at = Instant::now();
-        // (life left, lifetime asked, min-fresh, does)
-        for (life, lifetime, min_fresh, does) in [
+        // (life left, lifetime requested, min-fresh, accepted)
+        for (life, lifetime, min_fresh, is_accepted) in [
             (61, 3600, None, true),
             (60, 3600, None, false),
             (59, 3600, None, false),
-            // Half of a short lifetime is less than a minute.
+            // Half of a short lifetime is less than MIN_REMAINING.
             (6, 10, None, true),
             (5, 10, None, false),
             (1, 0, None, true),
             (0, 0, None, false),
-            // min-fresh counts where it is the larger.
+            // The larger of MIN_REMAINING and min-fresh decides.
             (61, 3600, Some(10), true),
             (60, 3600, Some(10), false),
             (301, 3600, Some(300), true),
             (300, 3600, Some(300), false),
         ] {
             let request = request(lifetime, min_fresh, false);
-            let token = token(life, 3600, requested_at, None);
-            let accepted = request.accepts(&token, requested_at, requested_at);
+            let cached = cached_token(life, 3600, requested_at, None);
+            let required_life = request.required_life(&cached, requested_at, requested_at);
             assert_eq!(
-                accepted.is_some(),
-                does,
+                required_life,
+                is_accepted.then_some(request.min_life),
                 "{life} of {lifetime}, {min_fresh:?}"
             );
-            if let Some(min_life) = accepted {
-                assert_eq!(min_life, request.min_life);
-            }
         }
     }
 
     #[test]
-    fn a_token_minted_meanwhile_is_not_asked_for_more_life() {
+    fn a_token_minted_during_the_request_needs_only_the_lifetime_of_min_fresh() {
         let requested_at = Instant::now();
         let later = requested_at + Duration::from_secs(1);
-        let short = token(1, 2, later, Some(later));
-        let accepts = |request: TokenRequest| request.accepts(&short, requested_at, later);
-        assert_eq!(accepts(request(2, None, false)), Some(Duration::ZERO));
-        assert_eq!(accepts(request(3600, None, false)), Some(Duration::ZERO));
-        assert_eq!(accepts(request(2, Some(2), false)), Some(Duration::ZERO));
-        assert_eq!(accepts(request(2, None, true)), Some(Duration::ZERO));
-        // It was minted for less than this one insists on.
-        assert_eq!(accepts(request(3600, Some(3), false)), None);
-        // And a request placed after it is a new one.
+        let short = cached_token(1, 2, later, Some(later));
+        let required_life =
+            |request: TokenRequest| request.required_life(&short, requested_at, later);
+        let accepted = Some(Duration::ZERO);
+        assert_eq!(required_life(request(2, None, false)), accepted);
+        assert_eq!(required_life(request(3600, None, false)), accepted);
+        assert_eq!(required_life(request(2, Some(2), false)), accepted);
+        assert_eq!(required_life(request(2, None, true)), accepted);
+        // Its lifetime is shorter than min-fresh.
+        assert_eq!(required_life(request(3600, Some(3), false)), None);
+        // The token is older than this request.
         let after = later + Duration::from_millis(1);
-        assert_eq!(request(2, None, false).accepts(&short, after, after), None);
+        let rejected = request(2, None, false).required_life(&short, after, after);
+        assert_eq!(rejected, None);
     }
 
     #[test]
-    fn renewing_passes_over_what_was_there_before() {
+    fn renewing_rejects_tokens_from_before_the_request() {
         let requested_at = Instant::now();
         let earlier = requested_at.checked_sub(Duration::from_secs(1));
         for minted_at in [None, earlier, Some(requested_at)] {
-            let token = token(3600, 3600, requested_at, minted_at);
-            assert_eq!(
-                request(3600, None, true).accepts(&token, requested_at, requested_at),
-                None
-            );
+            let cached = cached_token(3600, 3600, requested_at, minted_at);
+            let required_life =
+                request(3600, None, true).required_life(&cached, requested_at, requested_at);
+            assert_eq!(required_life, None);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A cache miss: what is on record, if it does, else a mint. Runs in a flight, for all who wait.
+//! The work of a flight: use a stored token, wait for the mint of another flight, or mint.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,66 +8,72 @@ use tokio::time::sleep;
 
 use super::cache::CachedToken;
 use super::context::Context;
-use super::mint::claim_and_mint;
+use super::mint::try_mint;
 use super::request::{ForwardReason, TokenRequest};
 use crate::db::slots::{Slot, StoredToken, find_slot, point_slot};
 use crate::model::{Caller, Failure, FailureKind, TokenWithSecret};
 
-/// What a flight came to.
+/// The token that a flight found or minted.
 #[derive(Clone, Debug)]
-pub struct FlightResult {
+pub struct ResolvedToken {
     /// The token.
     pub token: Arc<CachedToken>,
-    /// Where it came from.
+    /// The origin of the token.
     pub origin: TokenOrigin,
-    /// Why what was on record before did not do.
+    /// The reason why no stored token satisfied the request when the flight started.
     pub reason: ForwardReason,
 }
 
-/// Where a flight's token came from.
+/// The origin of the token of a flight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TokenOrigin {
-    /// It was on record.
-    Found,
-    /// Another replica minted it meanwhile.
-    Awaited,
-    /// This flight minted it, in the name of who started it.
-    Minted,
+    /// A token stored before the flight started.
+    Stored,
+    /// A token that another flight, usually of another replica, minted while this flight waited.
+    MintedElsewhere,
+    /// A token that this flight minted for the caller that started it.
+    MintedHere,
 }
 
-/// Finds or mints a token for the order.
-pub(super) async fn resolve(
+/// Finds or mints a token that satisfies the request.
+///
+/// Reads the slot in a loop, because another flight may hold the lease or win the claim.
+///
+/// # Errors
+/// Returns the failure of the mint, the failure of a combination that cools down, or
+/// `upstream-timeout` after the time limit of an issue request.
+pub(super) async fn resolve_token(
     context: Arc<Context>,
     request: TokenRequest,
     caller: Arc<Caller>,
-) -> Result<FlightResult, Failure> {
+) -> Result<ResolvedToken, Failure> {
     let started = Instant::now();
     let min_life = TimeDelta::from_std(request.min_life).unwrap_or_default();
     let (mut seen_seq, mut reason) = (None, None);
     while started.elapsed() < context.settings.max_wait() {
         let read_at = Instant::now();
         let slot = read_slot(&context, &request).await?;
-        let since = seen_seq.unwrap_or(slot.minted_seq);
+        let seen = seen_seq.unwrap_or(slot.minted_seq);
         let reason = *reason.get_or_insert_with(|| forward_reason(&slot, &request, min_life));
-        let land = |token, origin| {
-            Ok(FlightResult {
+        let resolved = |token, origin| {
+            Ok(ResolvedToken {
                 token,
                 origin,
                 reason,
             })
         };
+        let cache =
+            |stored, is_new| decrypt_and_cache(&context, stored, slot.judged_at, read_at, is_new);
         if let Some(pointer) = &slot.pointer {
-            let was_awaited = slot.minted_seq > since;
-            if was_awaited && request.is_satisfied_by_mint(pointer.token.lifetime) {
-                let token = cache_stored_token(&context, pointer, slot.judged_at, read_at, true)?;
-                return land(token, TokenOrigin::Awaited);
+            let is_new = slot.minted_seq > seen;
+            if is_new && request.is_satisfied_by_mint(pointer.token.lifetime) {
+                return resolved(cache(pointer, true)?, TokenOrigin::MintedElsewhere);
             }
             if !request.renew && pointer.life(slot.judged_at) > min_life {
-                let token = cache_stored_token(&context, pointer, slot.judged_at, read_at, false)?;
-                return land(token, TokenOrigin::Found);
+                return resolved(cache(pointer, false)?, TokenOrigin::Stored);
             }
         }
-        // What others have minted so far does not do for this order.
+        // None of the mints so far satisfies this request. Only a later one can.
         seen_seq = Some(slot.minted_seq);
         if let Some(failure) = slot.cooling {
             return Err(failure);
@@ -78,26 +84,26 @@ pub(super) async fn resolve(
         }
         if slot.wants_pointing
             && !request.renew
-            && let Some(stored) = point(&context, &request).await?
+            && let Some(stored) = repoint_slot(&context, &request).await?
         {
-            let token = cache_stored_token(&context, &stored, slot.judged_at, read_at, false)?;
-            return land(token, TokenOrigin::Found);
+            return resolved(cache(&stored, false)?, TokenOrigin::Stored);
         }
-        match claim_and_mint(&context, &request, &caller, &slot, read_at).await? {
-            Some(token) => return land(token, TokenOrigin::Minted),
-            // Somebody else won the claim, or the combination was invalidated under the mint.
+        match try_mint(&context, &request, &caller, &slot, read_at).await? {
+            Some(token) => return resolved(token, TokenOrigin::MintedHere),
             None => sleep(Duration::from_millis(fastrand::u64(5..25))).await,
         }
     }
     Err(Failure::timeout())
 }
 
-/// How long to leave alone a mint of another replica that was waited for so long: the longer it has
-/// taken, the longer it may yet take. So it is seen late by a quarter of its time at most, or 20 ms,
-/// and one that takes a second is looked at some twenty times.
+/// Returns the time until the next read of a slot whose lease another flight holds: half to all of a
+/// quarter of the time waited so far, within 20 to 250 ms.
+///
+/// The mint is therefore noticed at most a quarter of its duration, or 20 ms, after its end. A mint
+/// that takes a second costs about twenty reads.
 fn next_poll_delay(waited: Duration) -> Duration {
-    let longest = (waited / 4).clamp(Duration::from_millis(20), Duration::from_millis(250));
-    longest.mul_f64(0.5 + fastrand::f64() / 2.0)
+    let max_delay = (waited / 4).clamp(Duration::from_millis(20), Duration::from_millis(250));
+    max_delay.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 fn forward_reason(slot: &Slot, request: &TokenRequest, min_life: TimeDelta) -> ForwardReason {
@@ -126,7 +132,10 @@ async fn read_slot(context: &Context, request: &TokenRequest) -> Result<Slot, Fa
     Ok(slot)
 }
 
-async fn point(context: &Context, request: &TokenRequest) -> Result<Option<StoredToken>, Failure> {
+async fn repoint_slot(
+    context: &Context,
+    request: &TokenRequest,
+) -> Result<Option<StoredToken>, Failure> {
     let (combination, lower_bound, min_life) = (
         request.combination.clone(),
         context.clock.lower_bound(),
@@ -139,14 +148,19 @@ async fn point(context: &Context, request: &TokenRequest) -> Result<Option<Store
         .await
 }
 
-/// Opens a stored token and proposes it from now on. Its monotonic deadline counts from before
-/// the reading, so it is never late.
-fn cache_stored_token(
+/// Decrypts a stored token and caches it.
+///
+/// The deadline counts from `read_at`, which is before the read, so it is never later than `ends_at`.
+/// `is_new` says that the token was minted while this flight waited.
+///
+/// # Errors
+/// Returns `token-unreadable` if no key decrypts the token.
+fn decrypt_and_cache(
     context: &Context,
     stored: &StoredToken,
     judged_at: DateTime<Utc>,
     read_at: Instant,
-    was_awaited: bool,
+    is_new: bool,
 ) -> Result<Arc<CachedToken>, Failure> {
     let token = &stored.token;
     let token_string = context
@@ -154,13 +168,12 @@ fn cache_stored_token(
         .decrypt(&stored.ciphertext, token.id, &token.combination)
         .map_err(|error| {
             context.metrics.tokens_unreadable_total.inc();
-            tracing::error!(token_id = %token.id, %error, "ALARM: a stored token cannot be opened");
-            let detail = "the token on record cannot be opened";
+            tracing::error!(token_id = %token.id, %error, "ALARM: a stored token cannot be decrypted");
+            let detail = "the stored token cannot be decrypted; report it to the operator of this service";
             Failure::new(FailureKind::TokenUnreadable, detail)
         })?;
-    let life = (token.ends_at - judged_at).to_std().unwrap_or_default();
     let cached = Arc::new(CachedToken {
-        issued: TokenWithSecret {
+        token: TokenWithSecret {
             id: token.id,
             combination: token.combination.clone(),
             expiration: token.expiration,
@@ -169,8 +182,8 @@ fn cache_stored_token(
             fingerprint: token.fingerprint,
             token_string,
         },
-        deadline: read_at + life,
-        minted_at: was_awaited.then(Instant::now),
+        deadline: read_at + stored.life(judged_at).to_std().unwrap_or_default(),
+        minted_at: is_new.then(Instant::now),
     });
     context.cache.insert(cached.clone());
     Ok(cached)
@@ -181,15 +194,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mint_elsewhere_is_seen_soon_and_looked_at_seldom() {
-        let (mut waited, mut looks) = (Duration::ZERO, 0);
+    fn polling_notices_a_mint_soon_with_few_reads() {
+        let (mut waited, mut reads) = (Duration::ZERO, 0);
         while waited < Duration::from_secs(1) {
-            let next = next_poll_delay(waited);
-            assert!(next <= (waited / 4).max(Duration::from_millis(20)));
-            waited += next;
-            looks += 1;
+            let delay = next_poll_delay(waited);
+            assert!(delay <= (waited / 4).max(Duration::from_millis(20)));
+            waited += delay;
+            reads += 1;
         }
-        assert!(looks <= 31, "{looks} looks in a second");
+        assert!(reads <= 31, "{reads} reads in a second");
         assert!(next_poll_delay(30 * waited) <= Duration::from_millis(250));
     }
 }

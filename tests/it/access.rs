@@ -1,4 +1,4 @@
-//! Who may call what, and which refusal comes first.
+//! Authentication, scopes, rate limits, and the order of these checks.
 
 use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder};
@@ -8,10 +8,10 @@ use token_vendor::model::Scope;
 use crate::support::{ADMIN, World, eventually, send, send_raw};
 
 const PATH: &str = "/bank/tokens/";
-const NOBODY: (&str, &str) = ("nobody", "x");
+const UNKNOWN: (&str, &str) = ("unknown", "x");
 
-/// A request that is wrong in every way that its sender can be blamed for.
-fn all_wrong(request: RequestBuilder) -> RequestBuilder {
+/// Adds a body that is too large and has the wrong media type.
+fn with_invalid_body(request: RequestBuilder) -> RequestBuilder {
     request
         .header("content-type", "text/plain")
         .body("x".repeat(1 << 20))
@@ -26,10 +26,10 @@ async fn disable(world: &World, key: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_cannot_be_told_gets_one_and_the_same_401() {
+async fn every_failed_authentication_gets_the_same_response() {
     let world = World::new().await;
-    world.add_client(("gone", "secret"), Scope::ALL).await;
-    disable(&world, "gone").await;
+    world.add_client(("disabled", "secret"), Scope::ALL).await;
+    disable(&world, "disabled").await;
     let replica = world.replica().await;
     let get = || replica.anonymous(Method::GET, PATH);
     let by = |key: &str, secret: &str| get().basic_auth(key, Some(secret));
@@ -40,7 +40,7 @@ async fn whoever_cannot_be_told_gets_one_and_the_same_401() {
         by(ADMIN.0, "wrong"),
         by(ADMIN.0, ""),
         by("ADMIN", ADMIN.1),
-        by("gone", "secret"),
+        by("disabled", "secret"),
         by("", ""),
         by("ad\0min", ADMIN.1),
         by("ž", "secret"),
@@ -75,7 +75,7 @@ async fn whoever_cannot_be_told_gets_one_and_the_same_401() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_call_needs_its_own_scope() {
+async fn each_endpoint_requires_its_scope() {
     let world = World::new().await;
     let replica = world.replica().await;
     let minted = replica.issue(json!({"userId": "u"})).await;
@@ -83,7 +83,7 @@ async fn each_call_needs_its_own_scope() {
     for scope in Scope::ALL {
         let client = (&*scope.name().replace(':', "-"), "secret");
         world.add_client(client, &[*scope]).await;
-        let order = |request: RequestBuilder| {
+        let with_body = |request: RequestBuilder| {
             request
                 .header("content-type", "application/json")
                 .body(r#"{"userId": "u"}"#)
@@ -91,7 +91,7 @@ async fn each_call_needs_its_own_scope() {
         for (needed, request) in [
             (
                 Scope::TokensIssue,
-                order(replica.request_by(client, Method::POST, PATH)),
+                with_body(replica.request_by(client, Method::POST, PATH)),
             ),
             (
                 Scope::TokensRead,
@@ -115,7 +115,7 @@ async fn each_call_needs_its_own_scope() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_path_is_404_and_an_unknown_method_405_for_anybody() {
+async fn unknown_paths_and_methods_are_rejected_before_authentication() {
     let world = World::new().await;
     let replica = world.replica().await;
     for (method, path) in [
@@ -129,7 +129,7 @@ async fn an_unknown_path_is_404_and_an_unknown_method_405_for_anybody() {
         (Method::GET, "/health"),
         (Method::POST, "/%ff%00"),
     ] {
-        send(all_wrong(replica.anonymous(method, path)))
+        send(with_invalid_body(replica.anonymous(method, path)))
             .await
             .is_problem(404, "not-found");
     }
@@ -144,14 +144,14 @@ async fn an_unknown_path_is_404_and_an_unknown_method_405_for_anybody() {
         (Method::POST, "/health/live", "GET, HEAD"),
         (Method::DELETE, "/health/ready/", "GET, HEAD"),
     ] {
-        let answer = send(all_wrong(replica.anonymous(method, path))).await;
+        let answer = send(with_invalid_body(replica.anonymous(method, path))).await;
         answer.is_problem(405, "method-not-allowed");
         assert_eq!(answer.header("allow"), allow, "{path}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn checks_run_in_the_contracts_order() {
+async fn checks_run_in_the_documented_order() {
     let world = World::new().await;
     let reader = ("reader", "secret");
     world.add_client(reader, &[Scope::TokensRead]).await;
@@ -161,22 +161,24 @@ async fn checks_run_in_the_contracts_order() {
     let json = ("content-type", "application/json");
     let large = || "x".repeat(1 << 20);
 
-    send(all_wrong(replica.anonymous(Method::POST, "/nothing?x=1")))
-        .await
-        .is_problem(404, "not-found");
-    send(all_wrong(replica.anonymous(Method::PUT, path)))
+    send(with_invalid_body(
+        replica.anonymous(Method::POST, "/nothing?x=1"),
+    ))
+    .await
+    .is_problem(404, "not-found");
+    send(with_invalid_body(replica.anonymous(Method::PUT, path)))
         .await
         .is_problem(405, "method-not-allowed");
-    send(all_wrong(replica.anonymous(Method::POST, path)))
+    send(with_invalid_body(replica.anonymous(Method::POST, path)))
         .await
         .is_problem(401, "unauthenticated");
-    send(all_wrong(post(NOBODY)))
+    send(with_invalid_body(post(UNKNOWN)))
         .await
         .is_problem(401, "unauthenticated");
-    send(all_wrong(post(reader)))
+    send(with_invalid_body(post(reader)))
         .await
         .is_problem(403, "forbidden");
-    send(all_wrong(post(ADMIN)))
+    send(with_invalid_body(post(ADMIN)))
         .await
         .is_problem(415, "unsupported-media-type");
     send(post(ADMIN).header(json.0, json.1).body(large()))
@@ -188,39 +190,48 @@ async fn checks_run_in_the_contracts_order() {
     send(post(ADMIN).header(json.0, json.1).body("{}"))
         .await
         .is_problem(400, "validation");
-    let no_list = replica.anonymous(Method::GET, "/bank/tokens/?limit=0");
-    send(no_list).await.is_problem(401, "unauthenticated");
+    let invalid_list = replica.anonymous(Method::GET, "/bank/tokens/?limit=0");
+    send(invalid_list).await.is_problem(401, "unauthenticated");
     assert_eq!(world.sandbox.requests(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_over_its_limit_gets_429_after_403_and_before_415() {
+async fn the_rate_limit_is_checked_after_the_scope_and_before_the_media_type() {
     let world = World::new().await;
     let (issuer, reader) = (("issuer", "secret"), ("reader", "secret"));
     world.add_client(issuer, &[Scope::TokensIssue]).await;
     world.add_client(reader, &[Scope::TokensRead]).await;
     let replica = world.replica_with(&[("CLIENT_RATE_LIMIT", "2")]).await;
-    let herd = async |client| {
-        let requests =
-            (0..30).map(|_| send(all_wrong(replica.request_by(client, Method::POST, PATH))));
+    let send_30_requests = async |client| {
+        let requests = (0..30).map(|_| {
+            send(with_invalid_body(replica.request_by(
+                client,
+                Method::POST,
+                PATH,
+            )))
+        });
         join_all(requests).await
     };
-    for answer in herd(reader).await {
+    for answer in send_30_requests(reader).await {
         answer.is_problem(403, "forbidden");
     }
-    let (limited, taken): (Vec<_>, Vec<_>) = herd(issuer)
+    let (limited, accepted): (Vec<_>, Vec<_>) = send_30_requests(issuer)
         .await
         .into_iter()
         .partition(|answer| answer.status == 429);
-    assert!(!limited.is_empty() && taken.len() >= 2, "{}", limited.len());
-    for answer in taken {
+    assert!(
+        !limited.is_empty() && accepted.len() >= 2,
+        "{}",
+        limited.len()
+    );
+    for answer in accepted {
         answer.is_problem(415, "unsupported-media-type");
     }
     for answer in limited {
         answer.is_problem(429, "rate-limited");
         assert!(answer.retry_after().unwrap() >= 1);
     }
-    // The limit of one is not that of another, and health has none.
+    // Each client has its own limit. Health endpoints have none.
     assert_eq!(replica.get(PATH).await.status, 200);
     assert!(
         join_all((0..30).map(|_| replica.get("/health/live")))
@@ -228,35 +239,39 @@ async fn a_client_over_its_limit_gets_429_after_403_and_before_415() {
             .iter()
             .all(|answer| answer.status == 200)
     );
-    eventually("there is room again", async || {
-        send(all_wrong(replica.request_by(issuer, Method::POST, PATH)))
-            .await
-            .status
+    eventually("the client is below its limit again", async || {
+        send(with_invalid_body(replica.request_by(
+            issuer,
+            Method::POST,
+            PATH,
+        )))
+        .await
+        .status
             == 415
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_disabled_or_added_in_the_database_is_noticed_by_a_running_replica() {
+async fn a_running_replica_notices_added_and_disabled_clients() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let late = ("late", "secret");
+    let added = ("added", "secret");
     let status = async || {
-        send(replica.request_by(late, Method::GET, PATH))
+        send(replica.request_by(added, Method::GET, PATH))
             .await
             .status
     };
     assert_eq!(status().await, 401);
-    world.add_client(late, Scope::ALL).await;
-    eventually("it is let in", async || status().await == 200).await;
-    disable(&world, late.0).await;
-    eventually("it is refused", async || status().await == 401).await;
+    world.add_client(added, Scope::ALL).await;
+    eventually("the client is accepted", async || status().await == 200).await;
+    disable(&world, added.0).await;
+    eventually("the client is rejected", async || status().await == 401).await;
     assert_eq!(replica.get(PATH).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_client_would_send_is_no_5xx() {
+async fn malformed_http_never_causes_a_5xx() {
     let world = World::new().await;
     let replica = world.replica().await;
     let head = "host: x\r\nauthorization: Basic YWRtaW46YWRtaW4tc2VjcmV0\r\nconnection: close\r\n";

@@ -1,4 +1,4 @@
-//! What a token's answer says.
+//! The body and the headers of responses.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Method;
@@ -26,15 +26,15 @@ fn time(body: &Value, member: &str) -> DateTime<Utc> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_has_exactly_the_members_of_the_contract() {
+async fn a_token_response_has_exactly_the_documented_members() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let order = json!({"userId": "u-1", "lifetime": 600, "country": "LT", "bank": "Swedbank", "access": {"accounts": true}});
-    let minted = replica.issue(order.clone()).await;
-    let reused = replica.issue(order).await;
+    let body = json!({"userId": "u-1", "lifetime": 600, "country": "LT", "bank": "Swedbank", "access": {"accounts": true}});
+    let minted = replica.issue(body.clone()).await;
+    let reused = replica.issue(body).await;
     minted.is_minted("fwd=uri-miss; stored");
     reused.is_reused(&minted);
-    let before = json!({"userId": "u-1", "isValid": true, "country": "LT", "bank": "Swedbank", "lifetime": 600,
+    let expected = json!({"userId": "u-1", "isValid": true, "country": "LT", "bank": "Swedbank", "lifetime": 600,
         "access": {"accounts": true, "balances": false, "transactions": false}});
     for answer in [&minted, &reused] {
         let body = &answer.body;
@@ -57,7 +57,7 @@ async fn a_token_has_exactly_the_members_of_the_contract() {
                 "verificationUrl"
             ]
         );
-        for (member, value) in before.as_object().unwrap() {
+        for (member, value) in expected.as_object().unwrap() {
             assert_eq!(body[member], *value);
         }
         assert_eq!(
@@ -123,32 +123,34 @@ async fn the_token_in_the_verification_url_is_percent_encoded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_printable_request_id_is_echoed_and_any_other_replaced() {
+async fn a_printable_request_id_is_echoed_and_any_other_is_replaced() {
     let world = World::new().await;
     let replica = world.replica().await;
     let longest = "x".repeat(128);
-    let ask = async |id: &[u8]| {
+    let send_id = async |id: &[u8]| {
         let request = replica.request(Method::GET, "/health/live");
         send(request.header("x-request-id", id))
             .await
             .header("x-request-id")
             .to_owned()
     };
-    for own in ["r-1", "a b~!\"{}", &longest] {
-        assert_eq!(ask(own.as_bytes()).await, own);
+    for valid in ["r-1", "a b~!\"{}", &longest] {
+        assert_eq!(send_id(valid.as_bytes()).await, valid);
     }
-    for bad in [
+    for invalid in [
         &b""[..],
         b"a\tb",
         "ž".as_bytes(),
         "x".repeat(129).as_bytes(),
     ] {
         assert_eq!(
-            Uuid::parse_str(&ask(bad).await).unwrap().get_variant(),
+            Uuid::parse_str(&send_id(invalid).await)
+                .unwrap()
+                .get_variant(),
             uuid::Variant::RFC4122
         );
     }
-    assert_ne!(ask(b"").await, ask(b"").await);
+    assert_ne!(send_id(b"").await, send_id(b"").await);
     let twice = replica.request(Method::GET, "/health/live");
     let twice = twice
         .header("x-request-id", "a")
@@ -158,14 +160,14 @@ async fn a_printable_request_id_is_echoed_and_any_other_replaced() {
     let request = replica.post("/bank/tokens/", &json!({"userId": "u"}));
     let issued = send(request.header("x-request-id", "own-7")).await;
     assert_eq!(issued.header("x-request-id"), "own-7");
-    let on_record = world
+    let events = world
         .count("SELECT count(*) FROM audit_events WHERE request_id = 'own-7'")
         .await;
-    assert_eq!(on_record, 1);
+    assert_eq!(events, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_answer_is_for_no_store_and_has_a_request_id() {
+async fn every_response_has_no_store_and_a_request_id() {
     let world = World::new().await;
     let replica = world.replica().await;
     let minted = replica.issue(json!({"userId": "u"})).await;
@@ -189,7 +191,7 @@ async fn every_answer_is_for_no_store_and_has_a_request_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_path_works_with_and_without_its_final_slash() {
+async fn every_path_works_with_and_without_a_trailing_slash() {
     let world = World::new().await;
     let replica = world.replica().await;
     let minted = send(replica.post("/bank/tokens", &json!({"userId": "u"}))).await;

@@ -1,28 +1,27 @@
-//! What keeps the calls to the upstream within bounds: the hourly budget of all replicas, the
-//! circuit, the places in flight.
+//! Limits of upstream calls: the hourly budget shared by all replicas, the circuit breaker, and the number of calls in
+//! flight.
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use serde_json::{Value, json};
 use token_vendor::dev::sandbox::Answer as Upstream;
 
-use crate::support::{Answer, Replica, World, eventually};
+use crate::support::{Answer, Api, World, eventually, issue_at_once};
 
-/// Asks for tokens of that many users at once, the replicas in turn.
-async fn ask_for_many(replicas: &[&Replica], prefix: &str, users: usize) -> Vec<Answer> {
-    let asked = (0..users).map(|number| {
-        let order = json!({"userId": format!("{prefix}-{number}")});
-        let replica = replicas[number % replicas.len()];
-        async move { replica.issue(order).await }
-    });
-    join_all(asked).await
+/// Requests a token for each of `users` users at once, spread over the replicas.
+async fn issue_for_users(replicas: &[&Api], prefix: &str, users: usize) -> Vec<Answer> {
+    let bodies = (0..users).map(|number| json!({"userId": format!("{prefix}-{number}")}));
+    issue_at_once(replicas, bodies).await
 }
 
-fn count(answers: &[Answer], status: u16) -> usize {
-    answers.iter().filter(|it| it.status == status).count()
+fn count_status(answers: &[Answer], status: u16) -> usize {
+    answers
+        .iter()
+        .filter(|answer| answer.status == status)
+        .count()
 }
 
+/// Moves the recorded attempts back in time.
 async fn shift_budget(world: &World, minutes: i64) {
     let shift = "UPDATE upstream_budget
                  SET minutes = (SELECT array_agg(m.at - $1 ORDER BY place)
@@ -35,34 +34,43 @@ async fn shift_budget(world: &World, minutes: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_share_one_hourly_budget_to_the_last_call() {
+async fn replicas_share_one_hourly_budget() {
     let world = World::new().await;
     let settings = [("UPSTREAM_HOURLY_BUDGET", "7")];
     let first = world.replica_with(&settings).await;
     let second = world.replica_with(&settings).await;
-    let both = [&first, &second];
+    let both: [&Api; 2] = [&first, &second];
 
-    let answers = ask_for_many(&both, "early", 40).await;
+    let answers = issue_for_users(&both, "early", 40).await;
     assert_eq!(world.sandbox.requests(), 7);
-    assert_eq!((count(&answers, 201), count(&answers, 503)), (7, 33));
-    for refused in answers.iter().filter(|it| it.status == 503) {
+    assert_eq!(
+        (count_status(&answers, 201), count_status(&answers, 503)),
+        (7, 33)
+    );
+    for refused in answers.iter().filter(|answer| answer.status == 503) {
         refused.is_problem(503, "upstream-budget-spent");
         assert!(refused.retry_after() >= Some(1), "{refused:?}");
     }
-    let minted = answers.iter().position(|it| it.status == 201).unwrap();
-    let order = json!({"userId": format!("early-{minted}")});
-    assert_eq!(first.issue(order).await.status, 200, "reuse costs nothing");
-    let on_record = "SELECT count(*) FROM mints m JOIN audit_events e ON e.user_id = m.user_id AND e.token_id = m.id
+    let minted = answers
+        .iter()
+        .position(|answer| answer.status == 201)
+        .unwrap();
+    let body = json!({"userId": format!("early-{minted}")});
+    assert_eq!(first.issue(body).await.status, 200, "reuse needs no budget");
+    let failed = "SELECT count(*) FROM mints m JOIN audit_events e ON e.user_id = m.user_id AND e.token_id = m.id
                      WHERE m.outcome = 'failed' AND m.failure = 'upstream-budget-spent' AND m.attempts = 0
                        AND e.kind = 'token.mint_failed' AND e.detail->>'failure' = m.failure";
-    assert_eq!(world.count(on_record).await, 33);
+    assert_eq!(world.count(failed).await, 33);
 
     shift_budget(&world, 30).await;
-    let answers = ask_for_many(&both, "half an hour later", 4).await;
-    assert_eq!(count(&answers, 503), 4);
+    let answers = issue_for_users(&both, "half an hour later", 4).await;
+    assert_eq!(count_status(&answers, 503), 4);
     shift_budget(&world, 31).await;
-    let answers = ask_for_many(&both, "over an hour later", 10).await;
-    assert_eq!((count(&answers, 201), count(&answers, 503)), (7, 3));
+    let answers = issue_for_users(&both, "over an hour later", 10).await;
+    assert_eq!(
+        (count_status(&answers, 201), count_status(&answers, 503)),
+        (7, 3)
+    );
     assert_eq!(world.sandbox.requests(), 14);
 }
 
@@ -76,18 +84,15 @@ async fn every_attempt_counts_against_the_budget() {
     let answer = replica.issue(json!({"userId": "u"})).await;
     answer.is_problem(503, "upstream-budget-spent");
     assert_eq!(world.sandbox.requests(), 2);
-    let of_record: Value = sqlx::query_scalar("SELECT to_jsonb(m) FROM mints m")
+    let mint: Value = sqlx::query_scalar("SELECT to_jsonb(m) FROM mints m")
         .fetch_one(&world.db)
         .await
         .unwrap();
-    assert_eq!(
-        (&of_record["attempts"], &of_record["unseen"]),
-        (&json!(2), &json!(2))
-    );
+    assert_eq!((&mint["attempts"], &mint["unseen"]), (&json!(2), &json!(2)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_budget_of_zero_is_no_limit() {
+async fn a_budget_of_zero_means_no_limit() {
     let world = World::new().await;
     sqlx::query("UPDATE upstream_budget SET minutes = array_fill(floor(extract(epoch FROM now()) / 60)::bigint, ARRAY[61]), attempts = array_fill(1000000, ARRAY[61])")
         .execute(&world.db)
@@ -96,27 +101,33 @@ async fn a_budget_of_zero_is_no_limit() {
     let limited = world
         .replica_with(&[("UPSTREAM_HOURLY_BUDGET", "1000000")])
         .await;
-    let answers = ask_for_many(&[&limited], "limited", 1).await;
+    let answers = issue_for_users(&[&limited], "limited", 1).await;
     answers[0].is_problem(503, "upstream-budget-spent");
     let unlimited = world.replica_with(&[("UPSTREAM_HOURLY_BUDGET", "0")]).await;
     assert_eq!(
-        count(&ask_for_many(&[&unlimited], "free", 10).await, 201),
+        count_status(&issue_for_users(&[&unlimited], "free", 10).await, 201),
         10
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_circuit_opens_after_twenty_failures_and_closes_again() {
+async fn the_circuit_opens_after_20_failures_and_closes_after_a_success() {
     let world = World::new().await;
     let replica = world.replica_with(&[("UPSTREAM_MAX_ATTEMPTS", "1")]).await;
     assert_eq!(replica.issue(json!({"userId": "warm"})).await.status, 201);
 
     world.sandbox.set_default(Upstream::status(400));
-    assert_eq!(count(&ask_for_many(&[&replica], "bad", 25).await, 422), 25);
+    assert_eq!(
+        count_status(&issue_for_users(&[&replica], "bad", 25).await, 422),
+        25
+    );
     world.sandbox.set_default(Upstream::status(503));
-    assert_eq!(count(&ask_for_many(&[&replica], "down", 20).await, 502), 20);
+    assert_eq!(
+        count_status(&issue_for_users(&[&replica], "down", 20).await, 502),
+        20
+    );
     let calls = world.sandbox.requests();
-    for answer in ask_for_many(&[&replica], "open", 10).await {
+    for answer in issue_for_users(&[&replica], "open", 10).await {
         answer.is_problem(503, "upstream-unavailable");
         assert!(
             (1..=5).contains(&answer.retry_after().unwrap()),
@@ -126,36 +137,36 @@ async fn the_circuit_opens_after_twenty_failures_and_closes_again() {
     assert_eq!(
         world.sandbox.requests(),
         calls,
-        "the upstream is left alone"
+        "an open circuit makes no upstream call"
     );
     assert_eq!(replica.issue(json!({"userId": "warm"})).await.status, 200);
 
     world.sandbox.clear_default();
-    eventually("it closes", async || {
+    eventually("the circuit closes", async || {
         replica.issue(json!({"userId": "again"})).await.status == 201
     })
     .await;
     assert_eq!(
-        count(&ask_for_many(&[&replica], "closed", 10).await, 201),
+        count_status(&issue_for_users(&[&replica], "closed", 10).await, 201),
         10
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_finds_no_place_in_flight_is_shed_and_nobody_else() {
+async fn only_mints_beyond_the_in_flight_limit_are_shed() {
     let world = World::new().await;
     let replica = world.replica_with(&[("UPSTREAM_MAX_IN_FLIGHT", "1")]).await;
     world.sandbox.set_latency(Duration::from_secs(2));
-    let order = json!({"userId": "slow"});
+    let body = json!({"userId": "slow"});
     let others = async {
-        eventually("the call is under way", async || {
-            world.sandbox.requests() > 0
-        })
-        .await;
-        let only = [&replica];
-        tokio::join!(ask_for_many(&only, "shed", 5), replica.issue(order.clone()))
+        world.upstream_is_called(1).await;
+        let replicas: [&Api; 1] = [&replica];
+        tokio::join!(
+            issue_for_users(&replicas, "shed", 5),
+            replica.issue(body.clone())
+        )
     };
-    let (slow, (shed, joined)) = tokio::join!(replica.issue(order.clone()), others);
+    let (slow, (shed, joined)) = tokio::join!(replica.issue(body.clone()), others);
     for answer in shed {
         answer.is_problem(503, "overloaded");
         assert!(answer.retry_after().is_some(), "{answer:?}");
@@ -165,12 +176,12 @@ async fn who_finds_no_place_in_flight_is_shed_and_nobody_else() {
     assert_eq!(world.sandbox.requests(), 1);
 
     world.sandbox.set_latency(Duration::ZERO);
-    for answer in ask_for_many(&[&replica], "shed", 5).await {
+    for answer in issue_for_users(&[&replica], "shed", 5).await {
         assert_eq!(
             answer.status, 201,
-            "being shed leaves no cooldown: {answer:?}"
+            "a shed request causes no cooldown: {answer:?}"
         );
     }
-    let open = "SELECT count(*) FROM mints WHERE outcome <> 'minted'";
-    assert_eq!(world.count(open).await, 0);
+    let not_minted = "SELECT count(*) FROM mints WHERE outcome <> 'minted'";
+    assert_eq!(world.count(not_minted).await, 0);
 }

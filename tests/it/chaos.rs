@@ -1,4 +1,5 @@
-//! Two replicas that claim, finish, fail, end and take over at random: nothing disagrees after.
+//! Random concurrent claims, finishes, failures, invalidations and takeovers by two replicas. The database must be
+//! consistent afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -36,17 +37,18 @@ fn caller() -> Caller {
     }
 }
 
-/// Sleeps up to so many milliseconds: at times longer than a lease holds.
-async fn dawdle(up_to: u64) {
-    tokio::time::sleep(Duration::from_millis(fastrand::u64(0..up_to))).await;
+/// Sleeps for less than `max_ms` milliseconds. Some sleeps exceed the lease of 30 ms.
+async fn sleep_randomly(max_ms: u64) {
+    tokio::time::sleep(Duration::from_millis(fastrand::u64(0..max_ms))).await;
 }
 
+/// Reads the slot and tries to claim a mint, as a flight does.
 async fn claim(db: &PgPool, combination: &Combination, holder: Uuid) -> Option<(Claim, Lease)> {
     let min_life = Duration::from_millis(fastrand::u64(0..40));
     let slot = find_slot(db, combination, Utc::now() - TimeDelta::days(1), min_life)
         .await
         .unwrap();
-    dawdle(5).await;
+    sleep_randomly(5).await;
     let claim = Claim {
         mint_id: Uuid::now_v7(),
         combination: combination.clone(),
@@ -62,21 +64,21 @@ async fn claim(db: &PgPool, combination: &Combination, holder: Uuid) -> Option<(
     Some((claim, lease))
 }
 
-/// What one replica's flight may do, with every delay that a machine can think of.
-async fn act(db: &PgPool, holder: Uuid) {
+/// Runs one random action of a replica, with random delays.
+async fn run_random_action(db: &PgPool, holder: Uuid) {
     let combination = combination(fastrand::u32(0..COMBINATIONS));
     match fastrand::u32(0..10) {
         0 => {
-            let floor = Utc::now() - TimeDelta::days(1);
-            point_slot(db, &combination, floor, Duration::from_millis(20))
+            let lower_bound = Utc::now() - TimeDelta::days(1);
+            point_slot(db, &combination, lower_bound, Duration::from_millis(20))
                 .await
                 .unwrap();
         }
         1 => {
-            // One row: more of them, in no order, would deadlock with one another.
-            let end = "UPDATE tokens SET is_valid = false WHERE user_id = 'u-1' AND id =
+            // Only one row, because updates of several rows in random order deadlock.
+            let invalidate = "UPDATE tokens SET is_valid = false WHERE user_id = 'u-1' AND id =
                            (SELECT id FROM tokens WHERE bank = $1 AND is_valid ORDER BY random() LIMIT 1)";
-            sqlx::query(end)
+            sqlx::query(invalidate)
                 .bind(combination.bank_key())
                 .execute(db)
                 .await
@@ -85,11 +87,11 @@ async fn act(db: &PgPool, holder: Uuid) {
         2 => hand_out(db, &combination).await,
         _ => {
             let Some((claim, lease)) = claim(db, &combination, holder).await else {
-                return dawdle(10).await;
+                return sleep_randomly(10).await;
             };
-            dawdle(60).await;
+            sleep_randomly(60).await;
             match fastrand::u32(0..10) {
-                // It died, and nobody will finish.
+                // The replica crashes without finishing the mint.
                 0 => {}
                 1 | 2 => {
                     let failure = Failure::new(FailureKind::UpstreamFailed, "chaos");
@@ -120,15 +122,18 @@ async fn finish(db: &PgPool, claim: Claim, lease: Lease) {
         claim,
         lease,
     };
-    // Some are replayed, as after a commit whose outcome was lost.
+    // Some statements run twice, as after a lost COMMIT.
     for _ in 0..fastrand::u32(1..3) {
-        finish_mint(db, &finish).await.unwrap().expect("slots stay");
+        finish_mint(db, &finish)
+            .await
+            .unwrap()
+            .expect("no slot is deleted");
     }
 }
 
 async fn hand_out(db: &PgPool, combination: &Combination) {
-    let floor = Utc::now() - TimeDelta::days(1);
-    let slot = find_slot(db, combination, floor, Duration::ZERO)
+    let lower_bound = Utc::now() - TimeDelta::days(1);
+    let slot = find_slot(db, combination, lower_bound, Duration::ZERO)
         .await
         .unwrap();
     let Some(stored) = slot.pointer else { return };
@@ -140,13 +145,13 @@ async fn hand_out(db: &PgPool, combination: &Combination) {
         caller: &caller(),
         min_life: Duration::ZERO,
     };
-    insert_handouts(&mut db.acquire().await.unwrap(), &[row], floor)
+    insert_handouts(&mut db.acquire().await.unwrap(), &[row], lower_bound)
         .await
         .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_replicas_at_random_leave_no_deadlock_no_open_mint_and_no_slot_that_disagrees() {
+async fn random_concurrent_mints_leave_the_database_consistent() {
     let world = World::new().await;
     let ends = Instant::now() + RUN;
     let pool = || {
@@ -162,7 +167,7 @@ async fn two_replicas_at_random_leave_no_deadlock_no_open_mint_and_no_slot_that_
         let (db, holder) = replicas[n % 2].clone();
         tokio::spawn(async move {
             while Instant::now() < ends {
-                act(&db, holder).await;
+                run_random_action(&db, holder).await;
             }
         })
     });
@@ -170,7 +175,7 @@ async fn two_replicas_at_random_leave_no_deadlock_no_open_mint_and_no_slot_that_
         flight.unwrap();
     }
 
-    // Whoever takes over closes what the dead left open.
+    // The next claim closes the mints that crashed replicas left open.
     for n in 0..COMBINATIONS {
         while claim(&world.db, &combination(n), Uuid::new_v4())
             .await
@@ -185,24 +190,25 @@ async fn two_replicas_at_random_leave_no_deadlock_no_open_mint_and_no_slot_that_
     let open = "SELECT count(*) FROM mints m WHERE outcome = 'open'
                 AND lease_epoch < (SELECT max(lease_epoch) FROM slots s WHERE s.bank = m.bank)";
     assert_eq!(world.count(open).await, 0);
-    let disagreeing = "SELECT count(*) FROM slots s JOIN tokens t ON t.user_id = s.user_id AND t.id = s.token_id
+    let inconsistent_slots = "SELECT count(*) FROM slots s JOIN tokens t ON t.user_id = s.user_id AND t.id = s.token_id
                        WHERE t.superseded_at IS NOT NULL OR s.usable_until NOT IN (t.ends_at, '-infinity')";
-    assert_eq!(world.count(disagreeing).await, 0);
-    let unsuperseded = "SELECT count(*) FROM tokens t WHERE superseded_at IS NULL AND is_valid
+    assert_eq!(world.count(inconsistent_slots).await, 0);
+    let without_slot = "SELECT count(*) FROM tokens t WHERE superseded_at IS NULL AND is_valid
                         AND NOT EXISTS (SELECT FROM slots s WHERE s.token_id = t.id)";
-    assert_eq!(world.count(unsuperseded).await, 0);
+    assert_eq!(world.count(without_slot).await, 0);
     let minted = world
         .count("SELECT count(*) FROM mints WHERE outcome = 'minted'")
         .await;
     assert!(minted > 200, "only {minted} mints");
-    let tokens = "SELECT count(*) FROM tokens t FULL JOIN (SELECT * FROM mints WHERE outcome = 'minted') m USING (id)
+    let unmatched = "SELECT count(*) FROM tokens t FULL JOIN (SELECT * FROM mints WHERE outcome = 'minted') m USING (id)
                   WHERE t.id IS NULL OR m.id IS NULL";
-    assert_eq!(world.count(tokens).await, 0);
+    assert_eq!(world.count(unmatched).await, 0);
     let surplus = world
         .count("SELECT count(*) FROM audit_events WHERE detail ? 'surplus'")
         .await;
-    assert!(surplus > 0, "nobody came too late");
-    let twice = "SELECT count(*) FROM (SELECT 1 FROM audit_events WHERE kind = 'token.minted'
+    assert!(surplus > 0, "no mint finished after its lease");
+    let minted_twice =
+        "SELECT count(*) FROM (SELECT 1 FROM audit_events WHERE kind = 'token.minted'
                  GROUP BY token_id HAVING count(*) > 1) x";
-    assert_eq!(world.count(twice).await, 0);
+    assert_eq!(world.count(minted_twice).await, 0);
 }

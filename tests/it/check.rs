@@ -1,4 +1,4 @@
-//! `check`: what it prints, what it finds, and that it says what to do.
+//! `check`: the masked configuration, the failures that it finds and their hints.
 
 use serde_json::json;
 use token_vendor::dev::sandbox::Answer as Upstream;
@@ -39,12 +39,12 @@ async fn check_prints_the_configuration_without_its_secrets() {
     }
 }
 
-/// 32 bytes of 3, which no world uses.
+/// Base64 of 32 bytes of value 3, a key that no test database uses.
 const OTHER_KEY: &str = "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
 
-/// Checks that it found this fault, said this of it, and this of how to mend it.
+/// Asserts that the command reported this failure, followed by this hint.
 #[track_caller]
-fn found(ended: &Ended, part: &str, told: &str, mend: &str) {
+fn assert_failure(ended: &Ended, part: &str, reason: &str, hint: &str) {
     assert_eq!(ended.code, 1, "{ended:?}");
     let failure = format!("{part}: FAILED, ");
     let mut lines = ended
@@ -52,24 +52,29 @@ fn found(ended: &Ended, part: &str, told: &str, mend: &str) {
         .lines()
         .skip_while(|line| !line.starts_with(&failure));
     let line = lines.next().unwrap_or_else(|| panic!("{part}: {ended:?}"));
-    assert!(line.contains(told), "{told}: {ended:?}");
+    assert!(line.contains(reason), "{reason}: {ended:?}");
     let next = lines.next().unwrap();
     assert!(
-        next.starts_with("    ") && next.contains(mend),
-        "{mend}: {ended:?}"
+        next.starts_with("    ") && next.contains(hint),
+        "{hint}: {ended:?}"
+    );
+    let summary = ended.err.trim_end();
+    assert!(
+        summary.starts_with("error: 1 of ") && summary.ends_with(" checks failed"),
+        "{ended:?}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn online_it_says_what_is_well() {
+async fn online_checks_pass_on_a_working_installation() {
     let world = World::new().await;
     let replica = world.replica().await;
     assert_eq!(replica.issue(json!({"userId": "u"})).await.status, 201);
     world.sandbox.set_default(Upstream::status(500));
     let calls = world.sandbox.minted();
     let standby = [("READ_DATABASE_URL", world.url.as_str())];
-    let good = run(&["check", "--online"], &world.variables(&standby)).await;
-    assert_eq!((good.code, good.err.as_str()), (0, ""), "{good:?}");
+    let checked = run(&["check", "--online"], &world.variables(&standby)).await;
+    assert_eq!((checked.code, checked.err.as_str()), (0, ""), "{checked:?}");
     for part in [
         "database: ok, ",
         "audit: ok, ",
@@ -77,39 +82,39 @@ async fn online_it_says_what_is_well() {
         "read database: ok, ",
         "upstream: ok, ",
     ] {
-        assert!(good.out.contains(part), "{part}: {good:?}");
+        assert!(checked.out.contains(part), "{part}: {checked:?}");
     }
-    assert!(!good.out.contains('\x1b'), "coloured: {good:?}");
+    assert!(!checked.out.contains('\x1b'), "coloured: {checked:?}");
     assert_eq!(world.sandbox.minted(), calls);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn online_it_says_what_is_wrong_and_what_mends_it() {
+async fn online_checks_report_each_failure_with_a_hint() {
     let world = World::new().await;
     let replica = world.replica().await;
     assert_eq!(replica.issue(json!({"userId": "u"})).await.status, 201);
-    let nowhere = "postgres://127.0.0.1:1/x";
-    let stranger = format!("{}&user=no-such-role", world.url);
+    let unreachable = "postgres://127.0.0.1:1/x";
+    let other_role = format!("{}&user=no-such-role", world.url);
     let other_database = world
         .url
-        .replacen(&name_of(&world.url), "no_such_database", 1);
+        .replacen(&database_name(&world.url), "no_such_database", 1);
     let empty = create_empty_database().await;
     let (other_id, other_bytes) = (format!("k2:{OTHER_KEY}"), format!("k1:{OTHER_KEY}"));
-    for (setting, part, told, mend) in [
+    for (setting, part, reason, hint) in [
         (
-            ("DATABASE_URL", nowhere),
+            ("DATABASE_URL", unreachable),
             "database",
             "refused",
             "see that it runs",
         ),
         (
-            ("READ_DATABASE_URL", nowhere),
+            ("READ_DATABASE_URL", unreachable),
             "read database",
             "refused",
             "see that it runs",
         ),
         (
-            ("DATABASE_URL", &*stranger),
+            ("DATABASE_URL", &*other_role),
             "database",
             "no-such-role",
             "role and password",
@@ -151,55 +156,49 @@ async fn online_it_says_what_is_wrong_and_what_mends_it() {
             "firewall",
         ),
     ] {
-        // It does not wait for what is not there.
+        // `check` does not wait for STARTUP_WAIT.
         let variables = world.variables(&[setting, ("STARTUP_WAIT", "1h")]);
-        found(
-            &run(&["check", "--online"], &variables).await,
-            part,
-            told,
-            mend,
-        );
+        let ended = run(&["check", "--online"], &variables).await;
+        assert_failure(&ended, part, reason, hint);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_of_another_key_is_found_before_serving() {
+async fn a_certificate_that_does_not_match_its_key_is_rejected_before_start() {
     let world = World::new().await;
     let folder = own_folder();
     std::fs::create_dir_all(&folder).unwrap();
-    let [one, other] =
+    let [certified, other] =
         [(); 2].map(|()| rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
     let (cert, key, other_key) = (
         folder.join("cert"),
         folder.join("key"),
         folder.join("other"),
     );
-    std::fs::write(&cert, one.cert.pem()).unwrap();
-    std::fs::write(&key, one.signing_key.serialize_pem()).unwrap();
+    std::fs::write(&cert, certified.cert.pem()).unwrap();
+    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
     std::fs::write(&other_key, other.signing_key.serialize_pem()).unwrap();
-    let start = async |command, key: &std::path::Path| {
+    let run_command = async |command, key: &std::path::Path| {
         let files = [
             ("TLS_CERT", cert.to_str().unwrap()),
             ("TLS_KEY", key.to_str().unwrap()),
         ];
         run(&[command], &world.variables(&files)).await
     };
-    let good = start("check", &key).await;
+    let good = run_command("check", &key).await;
     assert_eq!(good.code, 0, "{good:?}");
-    let other = "TLS_CERT: its first certificate is not that of TLS_KEY";
+    let mismatch = "TLS_CERT: the first certificate in the file does not match TLS_KEY";
     for command in ["check", "serve"] {
-        start(command, &other_key).await.refused(2, other);
-        let no_key = start(command, &cert).await;
-        no_key.refused(
-            2,
-            "TLS_CERT: goes with TLS_KEY, which is no PEM file of a private key",
-        );
+        run_command(command, &other_key).await.refused(2, mismatch);
+        run_command(command, &cert)
+            .await
+            .refused(2, "TLS_KEY: the file is not a PEM private key");
     }
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// The name in the path of a database's URL.
-fn name_of(url: &str) -> String {
+/// Returns the database name in a database URL.
+fn database_name(url: &str) -> String {
     let url = reqwest::Url::parse(url).unwrap();
     url.path().trim_start_matches('/').to_owned()
 }

@@ -1,32 +1,31 @@
-//! Clearing away what has ended: the command, the schedule and the call are one function.
+//! Cleanup by the command, by the schedule and by `POST /maintenance/cleanup`.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor};
 use token_vendor::db::cleanup::{
-    abandon_mints, count_due, expire_tokens, purge_mints, purge_slots, purge_tokens,
-    was_handing_out,
+    abandon_mints, count_due, expire_tokens, has_recent_handouts, purge_mints, purge_slots,
+    purge_tokens,
 };
 use token_vendor::model::Scope;
 
 use crate::audit_plans::{one_connection, pages_fetched};
 use crate::metrics::scrape;
-use crate::support::{Answer, Process, World, eventually, program};
+use crate::support::{Process, World, eventually, program, send, send_signal};
 
 const VALID: &str = "SELECT count(*) FROM tokens WHERE is_valid";
 
-/// Puts `count` tokens on record that ended so long ago, with the slots and mints they came of.
-pub async fn seed(world: &World, user: &str, count: u32, ended: &str, is_valid: bool) {
+/// Inserts `count` tokens that expired `age` ago, with their slots and mints.
+pub async fn seed(world: &World, user: &str, count: u32, age: &str, is_valid: bool) {
     let seed = format!(
         "INSERT INTO tokens (user_id, id, country, bank, access, lifetime, issued_at, expiration, ends_at,
                              is_valid, ciphertext, key_id, fingerprint)
-         SELECT '{user}', gen_random_uuid(), '', 'bank-' || n, 0, 3600, now() - interval '{ended}' - interval '1 hour',
-                now() - interval '{ended}', now() - interval '{ended}', {is_valid}, 'x', 'k1', 'f' || n
+         SELECT '{user}', gen_random_uuid(), '', 'bank-' || n, 0, 3600, now() - interval '{age}' - interval '1 hour',
+                now() - interval '{age}', now() - interval '{age}', {is_valid}, 'x', 'k1', 'f' || n
          FROM generate_series(1, {count}) n;
          INSERT INTO slots (user_id, country, bank, access, token_id, usable_until, claimed_at)
          SELECT user_id, country, bank, access, id, ends_at, issued_at FROM tokens WHERE user_id = '{user}';
@@ -38,7 +37,7 @@ pub async fn seed(world: &World, user: &str, count: u32, ended: &str, is_valid: 
     world.db.execute(AssertSqlSafe(seed)).await.unwrap();
 }
 
-/// The command, run to its end: exit code and summary.
+/// Runs the command and returns its exit code and its summary.
 async fn cleanup(world: &World, arguments: &[&str], more: &[(&str, &str)]) -> (i32, Value) {
     let arguments = [&["cleanup"], arguments].concat();
     let output = program(&arguments, &world.variables(more))
@@ -49,16 +48,9 @@ async fn cleanup(world: &World, arguments: &[&str], more: &[(&str, &str)]) -> (i
     (output.status.code().unwrap(), summary)
 }
 
-/// The invariants are of tokens that were minted; these were not.
-pub async fn world() -> World {
-    let mut world = World::new().await;
-    world.is_checked = false;
-    world
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_ended_is_marked_wiped_told_and_purged_and_nothing_else() {
-    let world = world().await;
+async fn cleanup_expires_and_purges_exactly_what_is_due() {
+    let world = World::unchecked().await;
     seed(&world, "expired", 30, "1 hour", true).await;
     seed(&world, "old", 20, "500 days", false).await;
     let replica = world.replica().await;
@@ -77,29 +69,29 @@ async fn what_has_ended_is_marked_wiped_told_and_purged_and_nothing_else() {
         ("purgedMints", 20),
         ("purgedCombinations", 20),
     ];
-    for (part, count) in expected {
-        assert_eq!(due[part], count, "{part} of {due}");
+    for (member, count) in expected {
+        assert_eq!(due[member], count, "{member} of {due}");
     }
     assert_eq!(world.count(VALID).await, 31);
 
     let (code, done) = cleanup(&world, &["--batch-size", "7"], &[]).await;
     assert_eq!((code, &done["complete"]), (0, &json!(true)), "{done}");
-    for (part, count) in expected {
-        assert_eq!(done[part], count, "{part} of {done}");
+    for (member, count) in expected {
+        assert_eq!(done[member], count, "{member} of {done}");
     }
-    let told = "SELECT count(*) FROM audit_events e JOIN tokens t ON t.id = e.token_id
+    let expired = "SELECT count(*) FROM audit_events e JOIN tokens t ON t.id = e.token_id
                 WHERE e.kind = 'token.expired' AND NOT t.is_valid AND t.ciphertext = '' AND t.invalidated_at IS NULL";
-    assert_eq!(world.count(told).await, 30);
+    assert_eq!(world.count(expired).await, 30);
     let unknown = "SELECT count(*) FROM audit_events e JOIN mints m ON m.id = e.token_id
                    WHERE e.kind = 'token.mint_unknown' AND e.country = 'LT' AND m.outcome = 'unknown'";
     assert_eq!(world.count(unknown).await, 1);
     for table in ["tokens", "mints", "slots"] {
         let old = format!("SELECT count(*) FROM {table} WHERE user_id = 'old'");
-        let left: i64 = sqlx::query_scalar(AssertSqlSafe(old))
+        let remaining: i64 = sqlx::query_scalar(AssertSqlSafe(old))
             .fetch_one(&world.db)
             .await
             .unwrap();
-        assert_eq!(left, 0, "{table}");
+        assert_eq!(remaining, 0, "{table}");
     }
     assert_eq!(
         replica.issue(json!({"userId": "u-1"})).await.token(),
@@ -109,7 +101,7 @@ async fn what_has_ended_is_marked_wiped_told_and_purged_and_nothing_else() {
                AND detail->>'expired' = '30'";
     assert_eq!(world.count(ran).await, 1);
 
-    // A second run finds nothing, and leaves no event of it.
+    // A second run finds nothing and records no event.
     let (_, again) = cleanup(&world, &[], &[]).await;
     assert_eq!(
         (&again["expired"], &again["complete"]),
@@ -124,17 +116,17 @@ async fn what_has_ended_is_marked_wiped_told_and_purged_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_due_is_not_looked_at() {
-    let world = world().await;
+async fn cleanup_reads_only_rows_that_are_due() {
+    let world = World::unchecked().await;
     seed(&world, "live", 20_000, "-20 days", true).await;
     seed(&world, "kept", 20_000, "5 days", false).await;
     seed(&world, "due", 5, "1 hour", true).await;
     seed(&world, "old", 5, "500 days", false).await;
     world.db.execute("VACUUM ANALYZE").await.unwrap();
-    let one = one_connection(&world).await;
+    let pool = one_connection(&world).await;
     let age = Duration::from_secs(400 * 86_400);
-    let before = pages_fetched(&one, "tokens|mints|slots").await;
-    let due = count_due(&one, Some(age)).await.unwrap();
+    let before = pages_fetched(&pool, "tokens|mints|slots").await;
+    let due = count_due(&pool, Some(age)).await.unwrap();
     let counted = (
         due.expired,
         due.abandoned_mints,
@@ -143,35 +135,38 @@ async fn what_is_not_due_is_not_looked_at() {
         due.slots,
     );
     assert_eq!(counted, (5, 0, 5, 5, 5));
-    assert_eq!(expire_tokens(&one, 10).await.unwrap(), 5);
-    assert_eq!(abandon_mints(&one, 10).await.unwrap(), 0);
-    assert_eq!(purge_tokens(&one, age, 10).await.unwrap(), 5);
-    assert_eq!(purge_mints(&one, age, 10).await.unwrap(), 5);
-    assert_eq!(purge_slots(&one, age, 10).await.unwrap(), 5);
-    let pages = pages_fetched(&one, "tokens|mints|slots").await - before;
+    assert_eq!(expire_tokens(&pool, 10).await.unwrap(), 5);
+    assert_eq!(abandon_mints(&pool, 10).await.unwrap(), 0);
+    assert_eq!(purge_tokens(&pool, age, 10).await.unwrap(), 5);
+    assert_eq!(purge_mints(&pool, age, 10).await.unwrap(), 5);
+    assert_eq!(purge_slots(&pool, age, 10).await.unwrap(), 5);
+    let pages = pages_fetched(&pool, "tokens|mints|slots").await - before;
     assert!(pages < 500, "{pages} pages for 20 rows");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_sees_whether_anybody_is_handed_a_token() {
+async fn recent_handouts_are_detected() {
     let world = World::new().await;
     let replica = world.replica().await;
     let hour = Duration::from_secs(3600);
     replica.issue(json!({"userId": "u-1"})).await;
-    assert!(!was_handing_out(&world.db, hour).await.unwrap(), "a mint");
-    replica.issue(json!({"userId": "u-1"})).await;
-    assert!(was_handing_out(&world.db, hour).await.unwrap());
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    let since = Duration::from_millis(10);
     assert!(
-        !was_handing_out(&world.db, since).await.unwrap(),
-        "long ago"
+        !has_recent_handouts(&world.db, hour).await.unwrap(),
+        "a mint does not count"
+    );
+    replica.issue(json!({"userId": "u-1"})).await;
+    assert!(has_recent_handouts(&world.db, hour).await.unwrap());
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let window = Duration::from_millis(10);
+    assert!(
+        !has_recent_handouts(&world.db, window).await.unwrap(),
+        "an old handout"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_kept_for_ever_is_not_purged() {
-    let world = world().await;
+async fn retention_keep_purges_nothing() {
+    let world = World::unchecked().await;
     seed(&world, "old", 5, "5000 days", false).await;
     let keep = [("TOKEN_RETENTION", "keep"), ("AUDIT_RETENTION", "keep")];
     let (_, done) = cleanup(&world, &[], &keep).await;
@@ -189,33 +184,30 @@ async fn what_is_kept_for_ever_is_not_purged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_at_once_and_killed_midway_they_do_each_thing_once() {
-    let world = world().await;
+async fn concurrent_and_killed_runs_expire_each_token_once() {
+    let world = World::unchecked().await;
     seed(&world, "expired", 4000, "1 hour", true).await;
     let variables = world.variables(&[]);
     let arguments = ["cleanup", "--batch-size", "10"];
-    let mut doomed = program(&arguments, &variables).spawn().unwrap();
-    let pid = Pid::from_raw(i32::try_from(doomed.id().unwrap()).unwrap());
+    let mut killed = program(&arguments, &variables).spawn().unwrap();
     let expired = "SELECT count(*) FROM audit_events WHERE kind = 'token.expired'";
-    eventually("it is in the middle", async || {
+    eventually("300 tokens are expired", async || {
         world.count(expired).await >= 300
     })
     .await;
-    kill(pid, Signal::SIGKILL).unwrap();
-    doomed.wait().await.unwrap();
+    killed.kill().await.unwrap();
 
     let runs = join_all((0..4).map(|_| cleanup(&world, &["--batch-size", "100"], &[]))).await;
     assert!(runs.iter().all(|(code, _)| *code == 0));
-    let told = "SELECT count(*) FROM audit_events WHERE kind = 'token.expired'";
-    assert_eq!(world.count(told).await, 4000);
-    let once = "SELECT count(DISTINCT token_id) FROM audit_events WHERE kind = 'token.expired'";
-    assert_eq!(world.count(once).await, 4000);
+    assert_eq!(world.count(expired).await, 4000);
+    let distinct = "SELECT count(DISTINCT token_id) FROM audit_events WHERE kind = 'token.expired'";
+    assert_eq!(world.count(distinct).await, 4000);
     assert_eq!(world.count(VALID).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_stops_cleanly_when_told_and_when_its_time_is_over() {
-    let world = world().await;
+async fn cleanup_stops_at_sigterm_and_at_its_max_runtime() {
+    let world = World::unchecked().await;
     seed(&world, "expired", 3000, "1 hour", true).await;
     let (_, done) = cleanup(
         &world,
@@ -224,17 +216,16 @@ async fn it_stops_cleanly_when_told_and_when_its_time_is_over() {
     )
     .await;
     assert_eq!(done["complete"], false);
-    let told = program(&["cleanup", "--batch-size", "1"], &world.variables(&[]))
+    let child = program(&["cleanup", "--batch-size", "1"], &world.variables(&[]))
         .spawn()
         .unwrap();
     let before = world.count(VALID).await;
-    eventually("it begins", async || world.count(VALID).await < before).await;
-    kill(
-        Pid::from_raw(i32::try_from(told.id().unwrap()).unwrap()),
-        Signal::SIGTERM,
-    )
-    .unwrap();
-    let output = told.wait_with_output().await.unwrap();
+    eventually("the first token is expired", async || {
+        world.count(VALID).await < before
+    })
+    .await;
+    send_signal(&child, Signal::SIGTERM);
+    let output = child.wait_with_output().await.unwrap();
     let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (output.status.code(), &summary["complete"]),
@@ -244,11 +235,11 @@ async fn it_stops_cleanly_when_told_and_when_its_time_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_schedule_does_it_by_itself_and_the_call_tells_how_it_goes() {
-    let world = world().await;
+async fn the_schedule_cleans_up_and_the_endpoint_reports_its_state() {
+    let world = World::unchecked().await;
     seed(&world, "expired", 10, "1 hour", true).await;
-    let idle = world.replica_with(&[("CLEANUP_INTERVAL", "off")]).await;
-    let before = idle.get("/maintenance/cleanup").await;
+    let unscheduled = world.replica_with(&[("CLEANUP_INTERVAL", "off")]).await;
+    let before = unscheduled.get("/maintenance/cleanup").await;
     assert_eq!(before.status, 200, "{before:?}");
     assert_eq!(before.body["overdueTokens"], 10);
     assert!(before.body["oldestOverdue"].is_string());
@@ -257,14 +248,14 @@ async fn the_schedule_does_it_by_itself_and_the_call_tells_how_it_goes() {
         (&Value::Null, &Value::Null)
     );
 
-    let busy = Process::serve(&world.variables(&[("CLEANUP_INTERVAL", "1s")])).await;
-    let mut after = idle.get("/maintenance/cleanup").await;
+    let scheduled = Process::serve(&world.variables(&[("CLEANUP_INTERVAL", "1s")])).await;
+    let mut after = unscheduled.get("/maintenance/cleanup").await;
     eventually("a run succeeds", async || {
-        after = idle.get("/maintenance/cleanup").await;
+        after = unscheduled.get("/maintenance/cleanup").await;
         !after.body["lastSuccessAt"].is_null() && world.count(VALID).await == 0
     })
     .await;
-    drop(busy);
+    drop(scheduled);
     assert_eq!(
         (&after.body["overdueTokens"], &after.body["oldestOverdue"]),
         (&json!(0), &Value::Null)
@@ -272,18 +263,14 @@ async fn the_schedule_does_it_by_itself_and_the_call_tells_how_it_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_call_runs_it_and_names_what_is_wrong() {
-    let world = world().await;
+async fn the_endpoint_runs_a_cleanup_and_names_invalid_members() {
+    let world = World::unchecked().await;
     seed(&world, "expired", 10, "1 hour", true).await;
     world
         .add_client(("issuer", "x"), &[Scope::TokensIssue])
         .await;
     let replica = world.replica_with(&[("CLEANUP_INTERVAL", "off")]).await;
-    let run = async |body: Value| {
-        Answer::of(replica.post("/maintenance/cleanup", &body))
-            .await
-            .unwrap()
-    };
+    let post = async |body: Value| send(replica.post("/maintenance/cleanup", &body)).await;
     for (body, pointer) in [
         (json!({"batchSize": 0}), "#/batchSize"),
         (json!({"batchSize": 10_001}), "#/batchSize"),
@@ -291,13 +278,13 @@ async fn the_call_runs_it_and_names_what_is_wrong() {
         (json!({"dryRun": 1}), "#/dryRun"),
         (json!({"dry_run": true}), "#/dry_run"),
     ] {
-        let answer = run(body.clone()).await;
+        let answer = post(body.clone()).await;
         answer.is_problem(400, "validation");
         assert_eq!(answer.pointers(), [pointer], "{body}");
     }
-    let dry = run(json!({"dryRun": true})).await;
+    let dry = post(json!({"dryRun": true})).await;
     assert_eq!((dry.status, &dry.body["expired"]), (200, &json!(10)));
-    let done = run(json!({"batchSize": 3, "maxRuntimeSeconds": 30})).await;
+    let done = post(json!({"batchSize": 3, "maxRuntimeSeconds": 30})).await;
     assert_eq!(
         (&done.body["expired"], &done.body["complete"]),
         (&json!(10), &json!(true))
@@ -305,15 +292,12 @@ async fn the_call_runs_it_and_names_what_is_wrong() {
     let ran = "SELECT count(*) FROM audit_events WHERE kind = 'cleanup.ran' AND client = 'admin'";
     assert_eq!(world.count(ran).await, 1);
     let refused = replica.request_by(("issuer", "x"), Method::GET, "/maintenance/cleanup");
-    Answer::of(refused)
-        .await
-        .unwrap()
-        .is_problem(403, "forbidden");
+    send(refused).await.is_problem(403, "forbidden");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn months_are_made_and_dropped_beside_a_long_reader_and_no_handout_waits_for_it() {
-    let world = world().await;
+async fn partitions_are_created_and_dropped_without_blocking_handouts() {
+    let world = World::unchecked().await;
     world
         .db
         .execute(
@@ -324,10 +308,10 @@ async fn months_are_made_and_dropped_beside_a_long_reader_and_no_handout_waits_f
         .await
         .unwrap();
     let replica = world.replica_with(&[("CLEANUP_INTERVAL", "off")]).await;
-    let order = json!({"userId": "u-1"});
-    replica.issue(order.clone()).await;
+    let body = json!({"userId": "u-1"});
+    replica.issue(body.clone()).await;
 
-    // A long reader of the trail holds back what would need it to be gone.
+    // A long read of the audit log blocks the removal of partitions.
     let mut reader = world.db.begin().await.unwrap();
     reader
         .execute("SELECT count(*) FROM audit_events")
@@ -335,23 +319,23 @@ async fn months_are_made_and_dropped_beside_a_long_reader_and_no_handout_waits_f
         .unwrap();
     let run = tokio::spawn({
         let request = replica.post("/maintenance/cleanup", &json!({"maxRuntimeSeconds": 5}));
-        async move { Answer::of(request).await.unwrap() }
+        async move { send(request).await }
     });
     for _ in 0..30 {
-        let answer = replica.issue(order.clone()).await;
+        let answer = replica.issue(body.clone()).await;
         assert_eq!(answer.status, 200);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let held_back = run.await.unwrap();
-    assert_eq!(held_back.status, 200, "{held_back:?}");
-    assert_eq!(held_back.body["complete"], false);
-    // Making a month waits for nobody, and nobody for it.
+    let blocked = run.await.unwrap();
+    assert_eq!(blocked.status, 200, "{blocked:?}");
+    assert_eq!(blocked.body["complete"], false);
+    // The reader blocks neither the creation of a partition nor the handouts.
     world
         .db
         .execute("SELECT create_audit_partition('2031-01-01')")
         .await
         .unwrap();
-    assert_eq!(replica.issue(order.clone()).await.status, 200);
+    assert_eq!(replica.issue(body.clone()).await.status, 200);
     reader.rollback().await.unwrap();
 
     let (_, done) = cleanup(&world, &[], &[]).await;
@@ -360,14 +344,14 @@ async fn months_are_made_and_dropped_beside_a_long_reader_and_no_handout_waits_f
         (&json!(2), &json!(true)),
         "{done}"
     );
-    let left =
+    let remaining =
         "SELECT count(*) FROM pg_class WHERE relname LIKE 'audit_events_2019%' AND relkind = 'r'";
-    assert_eq!(world.count(left).await, 0);
+    assert_eq!(world.count(remaining).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whether_it_keeps_up_is_in_the_metrics() {
-    let world = world().await;
+async fn metrics_show_the_backlog_and_the_work_of_cleanup() {
+    let world = World::unchecked().await;
     seed(&world, "expired", 30, "2 hours", true).await;
     seed(&world, "old", 20, "500 days", false).await;
     let off = [("CLEANUP_INTERVAL", "off")];
@@ -381,8 +365,9 @@ async fn whether_it_keeps_up_is_in_the_metrics() {
 
     let before = chrono::Utc::now().timestamp();
     let run = replica.post("/maintenance/cleanup", &json!({}));
-    assert_eq!(Answer::of(run).await.unwrap().status, 200);
-    // The figures are of the database: another replica tells them too. What was done, who did it.
+    assert_eq!(send(run).await.status, 200);
+    // The backlog is read from the database, so every replica reports it. The row counters belong to the replica that ran
+    // the cleanup.
     let another = world.replica_with(&off).await;
     let another = scrape(&another).await;
     assert_eq!(another["cleanup_overdue_tokens"], 0.0);
@@ -400,8 +385,8 @@ async fn whether_it_keeps_up_is_in_the_metrics() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_million_expired_are_worked_off_while_the_service_vends() {
-    let world = world().await;
+async fn a_million_tokens_are_expired_while_the_service_hands_out_tokens() {
+    let world = World::unchecked().await;
     let expired = "INSERT INTO tokens (user_id, id, country, bank, access, lifetime, issued_at, expiration, ends_at,
                                        is_valid, ciphertext, key_id, fingerprint)
                    SELECT 'u-' || n % 1000, gen_random_uuid(), '', 'bank-' || n, 0, 3600, now() - interval '2 hours',
@@ -410,19 +395,19 @@ async fn a_million_expired_are_worked_off_while_the_service_vends() {
     world.db.execute(expired).await.unwrap();
     let every_second = [("CLEANUP_INTERVAL", "1s")];
     let replica = world.replica_with(&every_second).await;
-    let order = json!({"userId": "u-1"});
-    let minted = replica.issue(order.clone()).await;
+    let body = json!({"userId": "u-1"});
+    let minted = replica.issue(body.clone()).await;
     let run = tokio::spawn({
-        let whole = json!({"batchSize": 10_000, "maxRuntimeSeconds": 300});
+        let body = json!({"batchSize": 10_000, "maxRuntimeSeconds": 300});
         let request = replica
-            .post("/maintenance/cleanup", &whole)
+            .post("/maintenance/cleanup", &body)
             .timeout(Duration::from_secs(300));
-        async move { Answer::of(request).await.unwrap() }
+        async move { send(request).await }
     });
-    let mut vended = 0;
+    let mut handouts = 0;
     while !run.is_finished() {
-        replica.issue(order.clone()).await.is_reused(&minted);
-        vended += 1;
+        replica.issue(body.clone()).await.is_reused(&minted);
+        handouts += 1;
     }
     let summary = run.await.unwrap();
     assert_eq!(
@@ -430,18 +415,18 @@ async fn a_million_expired_are_worked_off_while_the_service_vends() {
         (200, &json!(true)),
         "{summary:?}"
     );
-    assert!(vended > 10, "{vended}");
-    // Whoever marked it, the call or the schedule: each once, and nothing else.
-    eventually("the schedule's run ends, too", async || {
+    assert!(handouts > 10, "{handouts}");
+    // The endpoint and the schedule together expired each token once.
+    eventually("the scheduled run ends", async || {
         world.count(VALID).await == 1
     })
     .await;
-    let told = "SELECT count(DISTINCT token_id) FROM audit_events WHERE kind = 'token.expired'";
+    let distinct = "SELECT count(DISTINCT token_id) FROM audit_events WHERE kind = 'token.expired'";
     let events = "SELECT count(*) FROM audit_events WHERE kind = 'token.expired'";
     assert_eq!(
-        (world.count(told).await, world.count(events).await),
+        (world.count(distinct).await, world.count(events).await),
         (1_000_000, 1_000_000)
     );
     let reused = "SELECT count(*) FROM audit_events WHERE kind = 'token.reused'";
-    assert_eq!(world.count(reused).await, vended);
+    assert_eq!(world.count(reused).await, handouts);
 }

@@ -47,7 +47,7 @@ async fn a_client_is_created_listed_and_disabled() {
     );
     assert!(secret.len() >= 43, "256 bits");
 
-    let ask = || {
+    let request_token = || {
         let request = replica
             .anonymous(Method::POST, "/bank/tokens/")
             .basic_auth(key, Some(secret));
@@ -57,7 +57,11 @@ async fn a_client_is_created_listed_and_disabled() {
                 .body(r#"{"userId":"u"}"#),
         )
     };
-    assert_eq!(ask().await.unwrap().status, 201, "good at once");
+    assert_eq!(
+        request_token().await.unwrap().status,
+        201,
+        "valid immediately"
+    );
     let listed = client(&["list"]).await;
     let clients: Vec<Value> = serde_json::from_str(&listed.out).unwrap();
     let entry = clients
@@ -76,7 +80,10 @@ async fn a_client_is_created_listed_and_disabled() {
         assert_eq!(disabled.code, 0, "{disabled:?}");
     }
     client(&["disable", "nobody"]).await.refused(1, "nobody");
-    eventually("it is refused", async || ask().await.unwrap().status == 401).await;
+    eventually("the disabled client is rejected", async || {
+        request_token().await.unwrap().status == 401
+    })
+    .await;
     let events: Vec<(String, String)> = sqlx::query_as(
         "SELECT kind, detail->>'actor' FROM audit_events WHERE client = $1 AND kind LIKE 'client.%' ORDER BY occurred_at")
         .bind(key)
@@ -86,26 +93,26 @@ async fn a_client_is_created_listed_and_disabled() {
     let kinds: Vec<&str> = events.iter().map(|(kind, _)| &**kind).collect();
     assert_eq!(kinds, ["client.created", "client.disabled"]);
     for (_, actor) in &events {
-        let who = actor.strip_prefix("cli:").unwrap().split_once('@').unwrap();
-        assert!(!who.0.is_empty() && !who.1.is_empty(), "{actor}");
+        let (user, host) = actor.strip_prefix("cli:").unwrap().split_once('@').unwrap();
+        assert!(!user.is_empty() && !host.is_empty(), "{actor}");
     }
 }
 
 const CLIENT: (&str, &str) = ("shop", "first-secret");
 
-/// The status that a client gets for these credentials.
-async fn status(api: &Api, secret: &str) -> u16 {
+/// Lists tokens with this secret and returns the status.
+async fn list_status(api: &Api, secret: &str) -> u16 {
     let request = api.request_by((CLIENT.0, secret), Method::GET, "/bank/tokens/");
     send(request).await.status
 }
 
-async fn rotate_client(world: &World, more: &[&str]) -> Ended {
-    let arguments = [&["client", "rotate", CLIENT.0], more].concat();
+async fn rotate_client(world: &World, options: &[&str]) -> Ended {
+    let arguments = [&["client", "rotate", CLIENT.0], options].concat();
     run(&arguments, &world.variables(&[])).await
 }
 
-/// The new secret that the command printed.
-fn secret_of(ended: &Ended) -> String {
+/// Returns the new secret that the command printed.
+fn parse_secret(ended: &Ended) -> String {
     assert_eq!((ended.code, ended.out.lines().count()), (0, 1), "{ended:?}");
     let printed: Value = serde_json::from_str(&ended.out).unwrap();
     let secret = printed["apiSecret"].as_str().unwrap().to_owned();
@@ -116,56 +123,66 @@ fn secret_of(ended: &Ended) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_old_secret_is_good_beside_the_new_one_until_the_grace_ends() {
+async fn the_old_secret_stays_valid_until_the_grace_ends() {
     let world = World::new().await;
     world.add_client(CLIENT, &[Scope::TokensRead]).await;
     let (warm, cold) = (world.replica().await, world.replica().await);
-    assert_eq!(status(&warm, CLIENT.1).await, 200);
+    assert_eq!(list_status(&warm, CLIENT.1).await, 200);
 
-    let second = secret_of(&rotate_client(&world, &["--grace", "8s"]).await);
+    let second = parse_secret(&rotate_client(&world, &["--grace", "8s"]).await);
     let rotated_at = Instant::now();
-    assert_eq!(status(&cold, &second).await, 200, "good at once");
-    let on_warm = status(&warm, &second).await;
-    assert_eq!(on_warm, 200, "good at once where the client was known, too");
+    assert_eq!(list_status(&cold, &second).await, 200, "valid immediately");
+    let on_warm = list_status(&warm, &second).await;
+    assert_eq!(
+        on_warm, 200,
+        "valid immediately on a replica that cached the client"
+    );
     assert!(rotated_at.elapsed() < Duration::from_secs(5));
     for replica in [&warm, &cold] {
-        assert_eq!(status(replica, CLIENT.1).await, 200, "within its grace");
-        assert_eq!(status(replica, "another").await, 401);
+        assert_eq!(
+            list_status(replica, CLIENT.1).await,
+            200,
+            "during the grace"
+        );
+        assert_eq!(list_status(replica, "another").await, 401);
     }
     sleep(Duration::from_secs(8).saturating_sub(rotated_at.elapsed())).await;
     for replica in [&warm, &cold] {
-        eventually("the old one ends", async || {
-            status(replica, CLIENT.1).await == 401
+        eventually("the old secret expires", async || {
+            list_status(replica, CLIENT.1).await == 401
         })
         .await;
-        assert_eq!(status(replica, &second).await, 200);
+        assert_eq!(list_status(replica, &second).await, 200);
     }
     assert!(rotated_at.elapsed() < Duration::from_secs(13));
 
-    // At once, as for a secret that leaked; and of a rotation within a grace only the last two count.
-    let third = secret_of(&rotate_client(&world, &[]).await);
-    let fourth = secret_of(&rotate_client(&world, &["--grace", "0s"]).await);
+    // A second rotation during a grace ends the oldest secret. A grace of 0 s ends the old one now.
+    let third = parse_secret(&rotate_client(&world, &[]).await);
+    let fourth = parse_secret(&rotate_client(&world, &["--grace", "0s"]).await);
     let fresh = world.replica().await;
     for (secret, expected) in [(&second, 401), (&third, 401), (&fourth, 200)] {
-        assert_eq!(status(&fresh, secret).await, expected);
+        assert_eq!(list_status(&fresh, secret).await, expected);
     }
 
-    let told: Vec<Value> = sqlx::query_scalar(
+    let details: Vec<Value> = sqlx::query_scalar(
         "SELECT detail FROM audit_events WHERE client = $1 AND kind = 'client.rotated' ORDER BY occurred_at",
     )
     .bind(CLIENT.0)
     .fetch_all(&world.db)
     .await
     .unwrap();
-    let graces: Vec<&Value> = told.iter().map(|detail| &detail["graceSeconds"]).collect();
+    let graces: Vec<&Value> = details
+        .iter()
+        .map(|detail| &detail["graceSeconds"])
+        .collect();
     assert_eq!(graces, [8, 86_400, 0]);
-    for detail in &told {
+    for detail in &details {
         assert!(detail["actor"].as_str().unwrap().starts_with("cli:"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_a_client_that_is_there_and_enabled_is_rotated() {
+async fn unknown_and_disabled_clients_cannot_be_rotated() {
     let world = World::new().await;
     rotate_client(&world, &[]).await.refused(1, "no client");
     world.add_client(CLIENT, &[Scope::TokensRead]).await;
@@ -176,6 +193,6 @@ async fn only_a_client_that_is_there_and_enabled_is_rotated() {
     let disabled = run(&["client", "disable", CLIENT.0], &world.variables(&[])).await;
     assert_eq!(disabled.code, 0, "{disabled:?}");
     rotate_client(&world, &[]).await.refused(1, "disabled");
-    let told = "SELECT count(*) FROM audit_events WHERE kind = 'client.rotated'";
-    assert_eq!(world.count(told).await, 0);
+    let rotations = "SELECT count(*) FROM audit_events WHERE kind = 'client.rotated'";
+    assert_eq!(world.count(rotations).await, 0);
 }

@@ -1,4 +1,4 @@
-//! Two combinations never share a token.
+//! Property test: different combinations never share a token.
 
 use std::collections::HashMap;
 
@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::support::World;
 
-/// The four parts as a caller may write them: absent, null, or a value, alike or nearly so.
-fn orders() -> impl Strategy<Value = Value> {
+/// Generates bodies of token requests. Members are absent, null, or one of several similar values.
+fn token_requests() -> impl Strategy<Value = Value> {
     let user = prop::sample::select(vec![
         "u", "u ", " u", "U", "u1", "ü", "u\u{301}", "1u", "u'--", "u%00",
     ]);
@@ -30,32 +30,32 @@ fn orders() -> impl Strategy<Value = Value> {
     ])));
     let access = prop::option::of(prop::array::uniform3(prop::option::of(any::<bool>())));
     (user, country, bank, access).prop_map(|(user, country, bank, access)| {
-        let mut order = json!({ "userId": user });
+        let mut body = json!({ "userId": user });
         if let Some(country) = country {
-            order["country"] = json!(country);
+            body["country"] = json!(country);
         }
         if let Some(bank) = bank {
-            order["bank"] = json!(bank);
+            body["bank"] = json!(bank);
         }
         if let Some(access) = access {
-            order["access"] = json!({});
+            body["access"] = json!({});
             for (name, value) in ["accounts", "balances", "transactions"].iter().zip(access) {
                 if let Some(value) = value {
-                    order["access"][name] = json!(value);
+                    body["access"][name] = json!(value);
                 }
             }
         }
-        order
+        body
     })
 }
 
-/// What makes two orders the same: absent is null, an absent permission is false.
-fn key(order: &Value) -> (String, Value, Value, [bool; 3]) {
-    let allowed = |name| order["access"][name].as_bool().unwrap_or(false);
+/// Returns the combination of a body. An absent member equals null, and an absent permission is false.
+fn combination(body: &Value) -> (String, Value, Value, [bool; 3]) {
+    let allowed = |name| body["access"][name].as_bool().unwrap_or(false);
     (
-        order["userId"].as_str().unwrap().to_owned(),
-        order["country"].clone(),
-        order["bank"].clone(),
+        body["userId"].as_str().unwrap().to_owned(),
+        body["country"].clone(),
+        body["bank"].clone(),
         [
             allowed("accounts"),
             allowed("balances"),
@@ -65,39 +65,41 @@ fn key(order: &Value) -> (String, Value, Value, [bool; 3]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_combinations_never_share_a_token_and_one_never_has_two() {
+async fn each_combination_has_exactly_one_token_of_its_own() {
     let world = World::new().await;
     let (one, two) = tokio::join!(world.replica(), world.replica());
     let mut runner = TestRunner::default();
-    let mut model: HashMap<_, String> = HashMap::new();
+    let mut tokens: HashMap<_, String> = HashMap::new();
     let mut owners: HashMap<String, _> = HashMap::new();
     for n in 0..600 {
-        let order = orders().new_tree(&mut runner).unwrap().current();
+        let body = token_requests().new_tree(&mut runner).unwrap().current();
         let replica = if n % 2 == 0 { &one } else { &two };
-        let answer = replica.issue(order.clone()).await;
-        let expected = if model.contains_key(&key(&order)) {
+        let answer = replica.issue(body.clone()).await;
+        let expected = if tokens.contains_key(&combination(&body)) {
             200
         } else {
             201
         };
-        assert_eq!(answer.status, expected, "{order}: {answer:?}");
+        assert_eq!(answer.status, expected, "{body}: {answer:?}");
         let token = answer.token().to_owned();
         assert_eq!(
-            model.entry(key(&order)).or_insert_with(|| token.clone()),
+            tokens
+                .entry(combination(&body))
+                .or_insert_with(|| token.clone()),
             &token,
-            "{order}"
+            "{body}"
         );
         assert_eq!(
-            owners.entry(token).or_insert_with(|| key(&order)),
-            &key(&order)
+            owners.entry(token).or_insert_with(|| combination(&body)),
+            &combination(&body)
         );
         for member in ["userId", "country", "bank"] {
-            assert_eq!(answer.body[member], order[member], "{order}");
+            assert_eq!(answer.body[member], body[member], "{body}");
         }
     }
     assert!(
-        model.len() > 100,
+        tokens.len() > 100,
         "only {} combinations were tried",
-        model.len()
+        tokens.len()
     );
 }

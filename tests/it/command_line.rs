@@ -1,4 +1,4 @@
-//! The commands: exit codes, mistakes, what goes to stdout.
+//! The command line: exit codes, error reports and output streams.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::support::cluster::own_folder;
 use crate::support::{Answer, Process, World, http_client, program, run};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_usage_is_2_and_help_is_0() {
+async fn wrong_usage_exits_with_2_and_help_with_0() {
     let usage: [&[&str]; 18] = [
         &[],
         &["vend"],
@@ -59,11 +59,11 @@ async fn wrong_usage_is_2_and_help_is_0() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_mistakes_are_told_at_once_before_anything_is_opened() {
+async fn all_configuration_errors_are_reported_at_once_before_connecting() {
     let world = World::new().await;
-    let watched = TcpListener::bind("127.0.0.1:0").unwrap();
-    watched.set_nonblocking(true).unwrap();
-    let address = watched.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
     let database = format!("postgres://u:pass-word@{address}/x");
     let variables = world.variables(&[
         ("DATABASE_URL", &database),
@@ -101,17 +101,18 @@ async fn all_mistakes_are_told_at_once_before_anything_is_opened() {
         assert_eq!(ended.err.lines().count(), 7, "{ended:?}");
     }
     for variable in ["DATABASE_URL", "READ_DATABASE_URL"] {
-        let odd = format!("{database}?sslmode=perhaps");
-        let ended = run(&["serve"], &world.variables(&[(variable, &odd)])).await;
+        let invalid = format!("{database}?sslmode=perhaps");
+        let ended = run(&["serve"], &world.variables(&[(variable, &invalid)])).await;
         ended.refused(2, "is not a Postgres address");
         assert!(!ended.err.contains("pass-word"), "{ended:?}");
     }
-    let knock = watched.accept().unwrap_err();
-    assert_eq!(knock.kind(), std::io::ErrorKind::WouldBlock);
+    // No command connected.
+    let error = listener.accept().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_may_come_from_files_and_settings_from_dotenv() {
+async fn secrets_can_come_from_files_and_settings_from_dotenv() {
     let world = World::new().await;
     let folder = Folder::new();
     let mut variables = world.variables(&[]);
@@ -131,7 +132,7 @@ async fn secrets_may_come_from_files_and_settings_from_dotenv() {
     assert!(out.contains("UPSTREAM_TIMEOUT=4s"), "{out}");
     assert!(
         !out.contains("LISTEN_ADDR=127.0.0.1:9"),
-        "the environment wins: {out}"
+        "the environment overrides .env: {out}"
     );
 
     variables.push(("TOKEN_KEYS".into(), "k".into()));
@@ -145,7 +146,7 @@ async fn secrets_may_come_from_files_and_settings_from_dotenv() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sandbox_obeys_its_options() {
+async fn the_sandbox_applies_its_options() {
     let options = [
         "--listen=127.0.0.1:0",
         "--api-key=k",
@@ -154,7 +155,7 @@ async fn the_sandbox_obeys_its_options() {
         "--latency=300ms",
     ];
     let mut process = Process::start(&[&["sandbox"], &options[..]].concat(), &[]).await;
-    let ask = |base: &str, secret| {
+    let request_token = |base: &str, secret| {
         let request = http_client()
             .post(format!("{base}/bank/tokens/"))
             .basic_auth("k", Some(secret));
@@ -165,14 +166,17 @@ async fn the_sandbox_obeys_its_options() {
         )
     };
     assert_eq!(
-        ask(&process.base, "sandbox-secret").await.unwrap().status,
+        request_token(&process.base, "sandbox-secret")
+            .await
+            .unwrap()
+            .status,
         401
     );
-    let asked_at = std::time::Instant::now();
-    assert_eq!(ask(&process.base, "s").await.unwrap().status, 201);
-    assert!(asked_at.elapsed().as_millis() >= 300);
-    assert_eq!(ask(&process.base, "s").await.unwrap().status, 201);
-    assert_eq!(ask(&process.base, "s").await.unwrap().status, 429);
+    let started = std::time::Instant::now();
+    assert_eq!(request_token(&process.base, "s").await.unwrap().status, 201);
+    assert!(started.elapsed().as_millis() >= 300);
+    assert_eq!(request_token(&process.base, "s").await.unwrap().status, 201);
+    assert_eq!(request_token(&process.base, "s").await.unwrap().status, 429);
     kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
     assert!(process.child.wait().await.unwrap().success());
 
@@ -184,10 +188,10 @@ async fn the_sandbox_obeys_its_options() {
         "--fail-rate=1",
     ];
     let process = Process::start(&failing, &[]).await;
-    assert_eq!(ask(&process.base, "s").await.unwrap().status, 500);
+    assert_eq!(request_token(&process.base, "s").await.unwrap().status, 500);
 }
 
-/// A folder that goes when the test ends.
+/// A folder that is deleted when the test ends.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -210,20 +214,20 @@ impl Drop for Folder {
     }
 }
 
-/// A command whose result nobody takes has failed, whatever it did.
+/// A command fails if it cannot write its result, even if its changes are committed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_that_cannot_be_printed_is_a_failure() {
+async fn a_command_fails_if_its_result_cannot_be_printed() {
     let world = World::new().await;
     let variables = world.variables(&[]);
-    let unheard = async |arguments: &[&str]| {
+    let run_on_full_device = async |arguments: &[&str]| {
         let full = std::fs::File::create("/dev/full").unwrap();
         let child = program(arguments, &variables).stdout(full).spawn().unwrap();
         let output = child.wait_with_output().await.unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
-        assert!(said.starts_with("error: "), "{arguments:?}: {said}");
-        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
-        said
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+        assert!(error.starts_with("error: "), "{arguments:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{arguments:?}: {error}");
+        error
     };
     for arguments in [
         &["openapi"][..],
@@ -236,12 +240,13 @@ async fn a_result_that_cannot_be_printed_is_a_failure() {
         &["client", "list"],
         &["client", "disable", "admin"],
     ] {
-        unheard(arguments).await;
+        run_on_full_device(arguments).await;
     }
-    let said = unheard(&["client", "create", "--name", "n", "--scope", "tokens:read"]).await;
-    let key = said.split(' ').find(|word| word.starts_with("tv-"));
+    let error =
+        run_on_full_device(&["client", "create", "--name", "n", "--scope", "tokens:read"]).await;
+    let key = error.split(' ').find(|word| word.starts_with("tv-"));
     let rotated = run(&["client", "rotate", key.unwrap()], &variables).await;
     assert_eq!(rotated.code, 0, "{rotated:?}");
-    let said = unheard(&["client", "rotate", key.unwrap()]).await;
-    assert!(said.contains("rotate it"), "{said}");
+    let error = run_on_full_device(&["client", "rotate", key.unwrap()]).await;
+    assert!(error.contains("run `token-vendor client rotate"), "{error}");
 }

@@ -1,11 +1,11 @@
-//! `completions`: what a shell makes of them.
+//! `completions`: the generated scripts, and the completions of bash.
 
 use tokio::process::Command;
 
 use crate::support::run;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bash_completes_commands_and_values() {
+async fn bash_completes_commands_and_option_values() {
     let script = run(&["completions", "bash"], &[]).await;
     assert_eq!((script.code, script.err.as_str()), (0, ""), "{script:?}");
     for (typed, expected) in [
@@ -31,13 +31,13 @@ async fn bash_completes_commands_and_values() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_are_some_for_other_shells() {
-    for (shell, begins) in [
+async fn zsh_and_fish_scripts_are_generated() {
+    for (shell, prefix) in [
         ("zsh", "#compdef token-vendor"),
         ("fish", "# Print an optspec"),
     ] {
         let script = run(&["completions", shell], &[]).await;
-        assert!(script.out.starts_with(begins), "{script:?}");
+        assert!(script.out.starts_with(prefix), "{script:?}");
         assert!(script.out.contains("rotate"), "{script:?}");
     }
     assert_eq!(run(&["completions", "sh"], &[]).await.code, 2);

@@ -1,4 +1,4 @@
-//! The console: what its pages show and to whom, and what they never show.
+//! Console pages: their content, their security headers and the scopes they need.
 
 use chrono::{TimeDelta, Utc};
 use reqwest::Method;
@@ -6,14 +6,14 @@ use serde_json::json;
 use token_vendor::model::{AuditEvent, EventKind, Scope};
 
 use crate::audit::{event, insert};
-use crate::console_forms::ENDED;
+use crate::console_forms::INVALIDATIONS;
 use crate::support::page::{Page, get_page, post_form, search};
 use crate::support::{ADMIN, World};
 
-const READINGS: &str = "SELECT count(*) FROM audit_events WHERE kind = 'audit.read'";
+const AUDIT_READS: &str = "SELECT count(*) FROM audit_events WHERE kind = 'audit.read'";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_page_is_whole_by_itself_and_none_shows_a_token_string() {
+async fn pages_escape_input_load_only_own_assets_and_show_no_token_string() {
     let world = World::new().await;
     let replica = world.replica().await;
     let hostile = "<script>alert('x')</script>\"><img src=x onerror=y> & \u{202e}%";
@@ -44,12 +44,12 @@ async fn every_page_is_whole_by_itself_and_none_shows_a_token_string() {
     for path in &paths {
         pages.push((path.clone(), get_page(&replica, path).await));
     }
-    let found = search(&replica, token).await;
+    let redirect = search(&replica, token).await;
     assert_eq!(
-        (found.status, found.header("location")),
+        (redirect.status, redirect.header("location")),
         (303, &*format!("/console/tokens/{id}"))
     );
-    pages.push(("found".into(), found));
+    pages.push(("search for the token string".into(), redirect));
     for unknown in ["<b>no-such-token", &"x".repeat(600), ""] {
         let page = search(&replica, unknown).await;
         assert!(
@@ -59,17 +59,17 @@ async fn every_page_is_whole_by_itself_and_none_shows_a_token_string() {
         );
         pages.push((format!("search for {unknown:?}"), page));
     }
-    let is_expected = |path: &str, status| match path {
+    let has_expected_status = |path: &str, status| match path {
         "/console/nothing" | "search for \"<b>no-such-token\"" => status == 404,
         _ if path.contains("=%3Cb%3E") || path.contains("xxx") || path.ends_with("\"\"") => {
             status == 400
         }
-        "found" => status == 303,
+        "search for the token string" => status == 303,
         _ => status == 200,
     };
     for (path, page) in &pages {
         assert!(
-            is_expected(path, page.status),
+            has_expected_status(path, page.status),
             "{path}: {} {}",
             page.status,
             page.html
@@ -102,7 +102,7 @@ async fn every_page_is_whole_by_itself_and_none_shows_a_token_string() {
             ),
             ("no-referrer", "nosniff")
         );
-        for foreign in [
+        for forbidden in [
             "<script>",
             "<b>",
             "<img src=x",
@@ -113,14 +113,14 @@ async fn every_page_is_whole_by_itself_and_none_shows_a_token_string() {
             "<style",
         ] {
             let html = page.html.replace("onerror=y", "").replace(" onerror", "");
-            let html = if foreign == " onerror" {
+            let html = if forbidden == " onerror" {
                 &html
             } else {
                 &page.html
             };
             assert!(
-                !html.contains(foreign),
-                "{foreign} in {path}: {}",
+                !html.contains(forbidden),
+                "{forbidden} in {path}: {}",
                 page.html
             );
         }
@@ -143,9 +143,9 @@ async fn every_page_is_whole_by_itself_and_none_shows_a_token_string() {
             else {
                 continue;
             };
-            let answer = Page::of(replica.anonymous(Method::GET, asset)).await;
+            let response = Page::of(replica.anonymous(Method::GET, asset)).await;
             assert_eq!(
-                (answer.status, answer.header("x-content-type-options")),
+                (response.status, response.header("x-content-type-options")),
                 (200, "nosniff"),
                 "{path} {asset}"
             );
@@ -154,7 +154,7 @@ async fn every_page_is_whole_by_itself_and_none_shows_a_token_string() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_takes_the_scopes() {
+async fn pages_need_audit_read_and_invalidation_also_needs_tokens_invalidate() {
     let world = World::new().await;
     let (auditor, operator) = (("auditor", "secret"), ("operator", "secret"));
     world.add_client(auditor, &[Scope::AuditRead]).await;
@@ -170,22 +170,22 @@ async fn it_takes_the_scopes() {
         .await
         .text("id")
         .to_owned();
-    let question = format!("/console/invalidate?tokenId={id}&reason=used");
-    let by = |client, path: &str| Page::of(replica.request_by(client, Method::GET, path));
+    let confirmation = format!("/console/invalidate?tokenId={id}&reason=used");
+    let get_as = |client, path: &str| Page::of(replica.request_by(client, Method::GET, path));
     for path in [
         "/console/",
         "/console/search",
         "/console/users?userId=u",
         "/console/audit",
-        &question,
+        &confirmation,
     ] {
-        let nobody = Page::of(replica.anonymous(Method::GET, path)).await;
-        nobody.has(401, "<h1>Not authenticated</h1>");
+        let anonymous = Page::of(replica.anonymous(Method::GET, path)).await;
+        anonymous.has(401, "<h1>Authentication required</h1>");
         assert_eq!(
-            nobody.header("www-authenticate"),
+            anonymous.header("www-authenticate"),
             r#"Basic realm="token-vendor", charset="UTF-8""#
         );
-        by(operator, path)
+        get_as(operator, path)
             .await
             .has(403, "lacks the scope audit:read");
     }
@@ -193,17 +193,17 @@ async fn it_takes_the_scopes() {
         format!("/console/tokens/{id}"),
         "/console/users?userId=u".into(),
     ] {
-        let page = by(auditor, &path).await;
+        let page = get_as(auditor, &path).await;
         page.has(200, "valid</span> until");
         assert!(!page.html.contains("Invalidate"), "{}", page.html);
         get_page(&replica, &path)
             .await
             .has(200, "action=\"/console/invalidate\"");
     }
-    by(auditor, &question)
+    get_as(auditor, &confirmation)
         .await
         .has(403, "lacks the scope tokens:invalidate");
-    let form_token = get_page(&replica, &question)
+    let form_token = get_page(&replica, &confirmation)
         .await
         .attribute("formToken", "value");
     let fields = [
@@ -221,11 +221,11 @@ async fn it_takes_the_scopes() {
             .body(post.body().unwrap().as_bytes().unwrap().to_vec());
         Page::of(request).await.has(403, "lacks the scope");
     }
-    assert_eq!(world.count(ENDED).await, 0);
+    assert_eq!(world.count(INVALIDATIONS).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_found_by_its_string_and_by_its_link() {
+async fn search_finds_a_token_by_token_string_and_by_verification_link() {
     let world = World::new().await;
     let replica = world.replica().await;
     let minted = replica.issue(json!({"userId": "u"})).await;
@@ -247,7 +247,7 @@ async fn a_token_is_found_by_its_string_and_by_its_link() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn looking_at_events_is_on_record_and_at_figures_and_records_is_not() {
+async fn views_of_events_are_recorded_and_views_of_figures_and_records_are_not() {
     let world = World::new().await;
     let replica = world.replica().await;
     let id = replica
@@ -263,7 +263,7 @@ async fn looking_at_events_is_on_record_and_at_figures_and_records_is_not() {
     ] {
         get_page(&replica, path).await;
     }
-    assert_eq!(world.count(READINGS).await, 0);
+    assert_eq!(world.count(AUDIT_READS).await, 0);
     get_page(
         &replica,
         "/console/audit?userId=u&kind=&tokenId=&order=asc&from=2026-01-01T00:00",
@@ -272,8 +272,8 @@ async fn looking_at_events_is_on_record_and_at_figures_and_records_is_not() {
     .has(200, "token.minted");
     let token = get_page(&replica, &format!("/console/tokens/{id}")).await;
     token.has(200, "<strong>token.minted</strong>");
-    let readings = replica.get("/audit/events?kind=audit.read&order=asc").await;
-    let details: Vec<_> = readings.body["items"]
+    let audit_reads = replica.get("/audit/events?kind=audit.read&order=asc").await;
+    let details: Vec<_> = audit_reads.body["items"]
         .as_array()
         .unwrap()
         .iter()
@@ -285,15 +285,15 @@ async fn looking_at_events_is_on_record_and_at_figures_and_records_is_not() {
         json!({"filter": {"tokenId": id}, "order": "desc", "limit": 500}),
     ];
     assert_eq!(details, expected.iter().collect::<Vec<_>>());
-    let reading = &readings.body["items"][1];
+    let last = &audit_reads.body["items"][1];
     assert_eq!(
-        (&reading["client"], &reading["requestId"]),
+        (&last["client"], &last["requestId"]),
         (&json!(ADMIN.0), &json!(token.header("x-request-id")))
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_audit_pages_walk_all_that_match_and_export_the_same() {
+async fn audit_pages_list_all_matching_events_and_export_the_same() {
     let world = World::new().await;
     let replica = world.replica().await;
     let at = Utc::now() - TimeDelta::minutes(10);
@@ -317,7 +317,7 @@ async fn the_audit_pages_walk_all_that_match_and_export_the_same() {
                 .skip(1)
                 .map(|rest| rest.split('<').next().unwrap().to_owned()),
         );
-        let export = page.attribute("Export all that match", "href");
+        let export = page.attribute("Export all matching events", "href");
         let exported = replica
             .request(Method::GET, &export)
             .send()
@@ -342,18 +342,18 @@ async fn the_audit_pages_walk_all_that_match_and_export_the_same() {
     let expected: Vec<_> = (3..23).map(|n| n.to_string()).collect();
     assert_eq!(found, expected);
     assert_eq!(exported.lines().count(), expected.len());
-    let wrong = get_page(
+    let invalid = get_page(
         &replica,
         "/console/audit?from=yesterday&userId=%3Cb%3E&nonsense=1",
     )
     .await;
-    wrong.has(400, "from must be an RFC 3339 time");
-    wrong.has(400, "nonsense is not a parameter");
-    wrong.has(400, "value=\"&#60;b&#62;\"");
+    invalid.has(400, "from must be an RFC 3339 time");
+    invalid.has(400, "nonsense is not a parameter");
+    invalid.has(400, "value=\"&#60;b&#62;\"");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_are_pages_below_the_console_alone() {
+async fn only_paths_below_console_return_problems_as_html() {
     let world = World::new().await;
     let replica = world.replica().await;
     for (method, path, status, title) in [

@@ -1,4 +1,4 @@
-//! The console's forms: what they do, and for whom alone.
+//! Console forms: invalidation, and protection against cross-site requests.
 
 use reqwest::Method;
 use serde_json::json;
@@ -8,10 +8,11 @@ use uuid::Uuid;
 use crate::support::page::{Page, get_page, post_form};
 use crate::support::{ADMIN, World};
 
-pub const ENDED: &str = "SELECT count(*) FROM audit_events WHERE kind = 'token.invalidated'";
+pub const INVALIDATIONS: &str =
+    "SELECT count(*) FROM audit_events WHERE kind = 'token.invalidated'";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_form_that_no_page_of_ours_sent_does_nothing() {
+async fn forms_of_other_sites_and_wrong_form_tokens_are_rejected() {
     let world = World::new().await;
     world.add_client(("other", "secret"), Scope::ALL).await;
     let replica = world.replica().await;
@@ -20,13 +21,13 @@ async fn a_form_that_no_page_of_ours_sent_does_nothing() {
         .await
         .text("id")
         .to_owned();
-    let question = |reason: &str| format!("/console/invalidate?tokenId={id}&reason={reason}");
-    let token_of = async |path: &str, client| {
+    let confirmation = |reason: &str| format!("/console/invalidate?tokenId={id}&reason={reason}");
+    let form_token = async |path: &str, client| {
         let page = Page::of(replica.request_by(client, Method::GET, path)).await;
         page.attribute("formToken", "value")
     };
-    let right = token_of(&question("used"), ADMIN).await;
-    let send = async |form_token: &str, lines: &[(&str, &str)]| {
+    let valid = form_token(&confirmation("used"), ADMIN).await;
+    let submit = async |form_token: &str, headers: &[(&str, &str)]| {
         let fields = [
             ("formToken", form_token),
             ("tokenId", &*id),
@@ -36,28 +37,28 @@ async fn a_form_that_no_page_of_ours_sent_does_nothing() {
             .build()
             .unwrap();
         request.headers_mut().remove("sec-fetch-site");
-        for (name, value) in lines {
+        for (name, value) in headers {
             let name = reqwest::header::HeaderName::from_bytes(name.as_bytes()).unwrap();
             request.headers_mut().insert(name, value.parse().unwrap());
         }
-        let answer = reqwest::Client::builder()
+        let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .unwrap();
-        answer.execute(request).await.unwrap().status().as_u16()
+        client.execute(request).await.unwrap().status().as_u16()
     };
-    let mut refused = 0;
+    let mut rejected = 0;
     for site in ["cross-site", "same-site", "none", ""] {
         assert_eq!(
-            send(
-                &right,
+            submit(
+                &valid,
                 &[("sec-fetch-site", site), ("origin", &replica.base)]
             )
             .await,
             403,
             "{site}"
         );
-        refused += 1;
+        rejected += 1;
     }
     for origin in [
         "https://evil.example",
@@ -65,23 +66,23 @@ async fn a_form_that_no_page_of_ours_sent_does_nothing() {
         "https://127.0.0.1:1",
         "x",
     ] {
-        assert_eq!(send(&right, &[("origin", origin)]).await, 403, "{origin}");
-        refused += 1;
+        assert_eq!(submit(&valid, &[("origin", origin)]).await, 403, "{origin}");
+        rejected += 1;
     }
-    let same = [("sec-fetch-site", "same-origin")];
-    for wrong in [
+    let same_origin = [("sec-fetch-site", "same-origin")];
+    for invalid in [
         "",
         "x",
-        &right[1..],
-        &token_of(&question("requested"), ADMIN).await,
-        &token_of("/console/invalidate?userId=u&reason=used", ADMIN).await,
-        &token_of("/console/search", ADMIN).await,
-        &token_of(&question("used"), ("other", "secret")).await,
+        &valid[1..],
+        &form_token(&confirmation("requested"), ADMIN).await,
+        &form_token("/console/invalidate?userId=u&reason=used", ADMIN).await,
+        &form_token("/console/search", ADMIN).await,
+        &form_token(&confirmation("used"), ("other", "secret")).await,
     ] {
-        assert_eq!(send(wrong, &same).await, 403, "{wrong}");
-        refused += 1;
+        assert_eq!(submit(invalid, &same_origin).await, 403, "{invalid}");
+        rejected += 1;
     }
-    assert_eq!(world.count(ENDED).await, 0);
+    assert_eq!(world.count(INVALIDATIONS).await, 0);
     let search = post_form(
         &replica,
         "/console/search",
@@ -90,26 +91,26 @@ async fn a_form_that_no_page_of_ours_sent_does_nothing() {
     Page::of(search)
         .await
         .has(403, "not sent from a page of this console");
-    for (index, lines) in [
+    for (index, headers) in [
         &[][..],
         &[("origin", "null")],
         &[("origin", &*replica.base)],
-        &same,
+        &same_origin,
     ]
     .into_iter()
     .enumerate()
     {
-        assert_eq!(send(&right, lines).await, 303, "{lines:?}");
-        assert_eq!(world.count(ENDED).await, 1, "{index}");
+        assert_eq!(submit(&valid, headers).await, 303, "{headers:?}");
+        assert_eq!(world.count(INVALIDATIONS).await, 1, "{index}");
     }
     replica.service.stop().await;
     let denials = "SELECT sum((detail ->> 'count')::int) FROM audit_events
                    WHERE kind = 'access.denied' AND client = 'admin' AND detail ->> 'route' = '/console/invalidate'";
-    assert_eq!(world.count(denials).await, refused);
+    assert_eq!(world.count(denials).await, rejected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invalidation_is_asked_about_done_once_and_shown() {
+async fn an_invalidation_is_confirmed_then_done_once_and_shown() {
     let world = World::new().await;
     let replica = world.replica().await;
     let user = "u 1/&?#";
@@ -118,37 +119,39 @@ async fn an_invalidation_is_asked_about_done_once_and_shown() {
         .issue(json!({"userId": user, "country": "LT"}))
         .await;
     let id = first.text("id");
-    let confirm = async |question: &str, field: (&str, &str), reason: &str| {
-        let page = get_page(&replica, question).await;
+    let confirm = async |path: &str, field: (&str, &str), reason: &str| {
+        let page = get_page(&replica, path).await;
         page.has(200, "cannot be undone");
         let form_token = page.attribute("formToken", "value");
         let fields = [("formToken", &*form_token), field, ("reason", reason)];
-        let answer = Page::of(post_form(&replica, "/console/invalidate", &fields)).await;
-        assert_eq!(answer.status, 303, "{}", answer.html);
-        answer.header("location").to_owned()
+        let response = Page::of(post_form(&replica, "/console/invalidate", &fields)).await;
+        assert_eq!(response.status, 303, "{}", response.html);
+        response.header("location").to_owned()
     };
-    let question = format!("/console/invalidate?tokenId={id}&reason=compromised");
-    let shown = confirm(&question, ("tokenId", id), "compromised").await;
-    get_page(&replica, &shown)
+    let confirmation = format!("/console/invalidate?tokenId={id}&reason=compromised");
+    let result_page = confirm(&confirmation, ("tokenId", id), "compromised").await;
+    get_page(&replica, &result_page)
         .await
-        .has(200, "Done. This token has ended");
-    get_page(&replica, &shown).await.has(200, "(compromised)");
-    assert_eq!(world.count(ENDED).await, 1);
-    get_page(&replica, &question)
+        .has(200, "Done. This token is invalid");
+    get_page(&replica, &result_page)
         .await
-        .has(200, "has ended already");
+        .has(200, "(compromised)");
+    assert_eq!(world.count(INVALIDATIONS).await, 1);
+    get_page(&replica, &confirmation)
+        .await
+        .has(200, "already invalid");
 
-    let question = "/console/invalidate?userId=u+1%2F%26%3F%23&reason=requested";
-    get_page(&replica, question).await.has(200, "1 token<");
-    let shown = confirm(question, ("userId", user), "requested").await;
-    get_page(&replica, &shown)
+    let confirmation = "/console/invalidate?userId=u+1%2F%26%3F%23&reason=requested";
+    get_page(&replica, confirmation).await.has(200, "1 token<");
+    let result_page = confirm(confirmation, ("userId", user), "requested").await;
+    get_page(&replica, &result_page)
         .await
-        .has(200, "Done. No token of this user is valid.");
-    assert_eq!(world.count(ENDED).await, 2);
+        .has(200, "Done. This user has no valid token.");
+    assert_eq!(world.count(INVALIDATIONS).await, 2);
     assert_ne!(replica.issue(json!({"userId": user})).await.text("id"), id);
-    get_page(&replica, &shown)
+    get_page(&replica, &result_page)
         .await
-        .has(200, "was issued since");
+        .has(200, "was issued after the invalidation");
     let unknown = format!(
         "/console/invalidate?tokenId={}&reason=used",
         Uuid::from_u128(1)
@@ -156,13 +159,13 @@ async fn an_invalidation_is_asked_about_done_once_and_shown() {
     get_page(&replica, &unknown)
         .await
         .has(404, "no token has this id");
-    for bad in [
+    for query in [
         "",
         "?tokenId=1&reason=used",
         "?userId=u&reason=bored",
         "?userId=u&tokenId=x&reason=used",
     ] {
-        get_page(&replica, &format!("/console/invalidate{bad}"))
+        get_page(&replica, &format!("/console/invalidate{query}"))
             .await
             .has(400, "The request is not valid");
     }

@@ -1,4 +1,4 @@
-//! The console's first page: figures of all replicas, counted from the trail.
+//! The console's overview: figures of all replicas, counted from the audit log.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::audit::{event, insert};
 use crate::support::World;
 use crate::support::page::get_page;
 
-/// Handouts and mints at random moments of the last hours, and how many there were in each minute.
+/// Inserts handouts and mints at random times of the last 3 hours. Returns the number in each minute.
 async fn seed(world: &World, now: DateTime<Utc>) -> Vec<(DateTime<Utc>, i64)> {
     let mut random = fastrand::Rng::with_seed(5);
     let kinds = [
@@ -39,7 +39,7 @@ fn minute(at: DateTime<Utc>) -> DateTime<Utc> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_figures_are_the_trail_s_however_late_they_are_counted() {
+async fn figures_match_the_audit_log_when_counted_late() {
     let world = World::new().await;
     sqlx::query("SELECT create_audit_partition(now() - interval '1 day')")
         .execute(&world.db)
@@ -61,7 +61,7 @@ async fn the_figures_are_the_trail_s_however_late_they_are_counted() {
             .map(|m| (m.minute, sum(m)))
             .collect::<Vec<_>>()
     };
-    // Nobody has counted: the last hour is.
+    // Before the first count, the query counts the last hour itself.
     let last_hour: Vec<_> = expected
         .iter()
         .copied()
@@ -69,7 +69,7 @@ async fn the_figures_are_the_trail_s_however_late_they_are_counted() {
         .collect();
     let live = total().await;
     assert!(live.ends_with(&last_hour), "{live:?} {last_hour:?}");
-    // The last count was two hours ago, one of something older than a day among them.
+    // Sets the last count to 170 minutes ago and adds a row that is past its retention of a day.
     for ago in [TimeDelta::minutes(170), TimeDelta::days(2)] {
         let insert = "INSERT INTO handout_minutes VALUES ($1, 0, 0, 0, 0)";
         sqlx::query(insert)
@@ -97,18 +97,18 @@ async fn the_figures_are_the_trail_s_however_late_they_are_counted() {
         .filter(|(at, _)| *at > minute(now - TimeDelta::minutes(170)))
         .collect();
     assert_eq!(total().await, since);
-    // What commits into a minute that was counted is not in it: the trail has it.
+    // A second count finds no new minute.
     assert_eq!(roll_up_minutes(&world.db).await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_overview_shows_what_every_replica_did() {
+async fn the_overview_sums_over_all_replicas() {
     let world = World::new().await;
     let replicas = [world.replica().await, world.replica().await];
-    let order = json!({"userId": "u"});
-    let minted = replicas[0].issue(order.clone()).await;
+    let request = json!({"userId": "u"});
+    let minted = replicas[0].issue(request.clone()).await;
     for replica in [&replicas[0], &replicas[1], &replicas[1]] {
-        replica.issue(order.clone()).await.is_reused(&minted);
+        replica.issue(request.clone()).await.is_reused(&minted);
     }
     for replica in &replicas {
         let page = get_page(replica, "/console/").await;
@@ -118,10 +118,10 @@ async fn the_overview_shows_what_every_replica_did() {
         page.has(200, "8\u{202f}999");
         page.has(200, "never ran");
     }
-    let clean = replicas[0].post("/maintenance/cleanup", &json!({}));
-    assert_eq!(clean.send().await.unwrap().status(), 200);
-    let stale = "INSERT INTO handout_minutes SELECT date_bin('1 minute', now(), 'epoch') - interval '20 hours', 1200, 0, 0, 0";
-    sqlx::query(stale).execute(&world.db).await.unwrap();
+    let cleanup = replicas[0].post("/maintenance/cleanup", &json!({}));
+    assert_eq!(cleanup.send().await.unwrap().status(), 200);
+    let old_minute = "INSERT INTO handout_minutes SELECT date_bin('1 minute', now(), 'epoch') - interval '20 hours', 1200, 0, 0, 0";
+    sqlx::query(old_minute).execute(&world.db).await.unwrap();
     let page = get_page(&replicas[1], "/console/").await;
     page.has(200, "1\u{202f}201");
     page.has(200, "are not in these figures");

@@ -1,16 +1,15 @@
-//! Refused calls are in the trail: counted, not one by one.
+//! Counts of denied requests in the audit log.
 
 use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 use token_vendor::model::Scope;
 
 use crate::support::{Api, Process, World, send};
 
-/// Who, from where, and what the detail says but for the time.
+/// Returns client, source address and detail of all `access.denied` events. The detail lacks `since`, which varies.
 async fn denials(world: &World) -> Vec<(Option<String>, Option<String>, Value)> {
     sqlx::query_as(
         "SELECT client, source_ip, detail - 'since' FROM audit_events
@@ -23,7 +22,7 @@ async fn denials(world: &World) -> Vec<(Option<String>, Option<String>, Value)> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_are_counted_by_caller_and_route_and_on_record_at_the_end() {
+async fn denied_requests_are_counted_by_client_and_route_and_recorded_at_shutdown() {
     let world = World::new().await;
     let reader = ("reader", "secret");
     world.add_client(reader, &[Scope::TokensRead]).await;
@@ -33,7 +32,7 @@ async fn refusals_are_counted_by_caller_and_route_and_on_record_at_the_end() {
         let refused = send(replica.request_by(reader, Method::GET, events)).await;
         refused.is_problem(403, "forbidden");
     }
-    // A path with its slash is the same route.
+    // A trailing slash does not change the route.
     send(replica.request_by(reader, Method::GET, "/audit/events/?x=1"))
         .await
         .is_problem(403, "forbidden");
@@ -49,7 +48,7 @@ async fn refusals_are_counted_by_caller_and_route_and_on_record_at_the_end() {
             .await
             .is_problem(401, "unauthenticated");
     }
-    // None of these is a refusal of access.
+    // These errors are not denials.
     send(replica.anonymous(Method::GET, "/nothing"))
         .await
         .is_problem(404, "not-found");
@@ -59,9 +58,9 @@ async fn refusals_are_counted_by_caller_and_route_and_on_record_at_the_end() {
     replica.service.stop().await;
 
     let mut found = denials(&world).await;
-    let flushed_meanwhile = found.len() > 3;
-    if flushed_meanwhile {
-        // A minute of the clock began: the sum is what counts then.
+    let has_extra_flush = found.len() > 3;
+    if has_extra_flush {
+        // A new minute began during the test, so only the sum is known.
         let total: i64 = found
             .iter()
             .map(|(_, _, detail)| detail["count"].as_i64().unwrap())
@@ -86,16 +85,16 @@ async fn refusals_are_counted_by_caller_and_route_and_on_record_at_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_is_a_handful_of_events() {
+async fn a_flood_of_denied_requests_makes_few_events() {
     let world = World::new().await;
     let replica = world.replica().await;
     let started = Instant::now();
-    let mut refused = 0;
-    while refused < 2_000 {
-        let herd = (0..50).map(|_| send(replica.anonymous(Method::GET, "/audit/events")));
-        for answer in futures_util::future::join_all(herd).await {
+    let mut denied = 0;
+    while denied < 2_000 {
+        let requests = (0..50).map(|_| send(replica.anonymous(Method::GET, "/audit/events")));
+        for answer in futures_util::future::join_all(requests).await {
             assert_eq!(answer.status, 401);
-            refused += 1;
+            denied += 1;
         }
     }
     let minutes = 2 + started.elapsed().as_secs() / 60;
@@ -110,21 +109,21 @@ async fn a_flood_is_a_handful_of_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_could_not_be_written_is_kept_for_the_next_minute() {
+async fn counts_that_cannot_be_written_are_kept_for_the_next_minute() {
     let world = World::new().await;
     let mut process = Process::serve(&world.variables(&[])).await;
     let api = Api::at(process.base.clone());
-    let refuse = async || send(api.anonymous(Method::GET, "/bank/tokens/")).await;
+    let send_denied = async || send(api.anonymous(Method::GET, "/bank/tokens/")).await;
     let execute = async |statement| sqlx::query(statement).execute(&world.db).await.unwrap();
     execute("ALTER TABLE audit_events RENAME TO elsewhere").await;
-    refuse().await.is_problem(401, "unauthenticated");
-    // At the start of the next minute.
+    send_denied().await.is_problem(401, "unauthenticated");
+    // The service logs this at the start of the next minute.
     process
-        .logs_with("refused calls could not be put on record")
+        .logs_with("denied requests could not be recorded")
         .await;
     execute("ALTER TABLE elsewhere RENAME TO audit_events").await;
-    refuse().await.is_problem(401, "unauthenticated");
-    kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
+    send_denied().await.is_problem(401, "unauthenticated");
+    process.signal(Signal::SIGTERM);
     assert_eq!(process.child.wait().await.unwrap().code(), Some(0));
     let found = denials(&world).await;
     assert_eq!(

@@ -1,4 +1,4 @@
-//! `token-vendor dev`: one command, everything on this machine, nothing left behind.
+//! `token-vendor dev`: a local installation with one command that leaves no process running.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,13 @@ use tokio::time::timeout;
 use crate::support::cluster::{create_empty_database, own_folder};
 use crate::support::{Answer, eventually, http_client, program, run};
 
+/// The arguments of every `dev` here: any free port.
+const DEV: [&str; 3] = [
+    "dev",
+    "--listen=127.0.0.1:0",
+    "--sandbox-listen=127.0.0.1:0",
+];
+
 /// A running `dev`.
 struct Dev {
     child: Child,
@@ -23,12 +30,7 @@ struct Dev {
 
 impl Dev {
     async fn start(more: &[&str], variables: &[(String, String)]) -> Dev {
-        let arguments = [
-            "dev",
-            "--listen=127.0.0.1:0",
-            "--sandbox-listen=127.0.0.1:0",
-        ];
-        let mut command = program(&[&arguments, more].concat(), variables);
+        let mut command = program(&[&DEV, more].concat(), variables);
         command.stderr(std::process::Stdio::null());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -44,8 +46,8 @@ impl Dev {
         Dev { child, curl }
     }
 
-    /// Does what the printed line says.
-    async fn ask(&self) -> Answer {
+    /// Sends the request of the printed curl command.
+    async fn send_printed_request(&self) -> Answer {
         let words: Vec<&str> = self.curl.split_whitespace().collect();
         let after = |flag| words[words.iter().position(|word| *word == flag).unwrap() + 1];
         let (key, secret) = after("-u").split_once(':').unwrap();
@@ -66,7 +68,7 @@ impl Dev {
     }
 }
 
-/// A data folder that goes when the test ends.
+/// A data folder that is removed at the end of the test.
 struct DataDir(PathBuf);
 
 impl DataDir {
@@ -91,73 +93,61 @@ impl Drop for DataDir {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dev_vends_keeps_its_data_and_leaves_nothing_running() {
+async fn dev_keeps_its_data_and_leaves_no_postgres_running() {
     let data_dir = DataDir::new();
-    // What the environment says of parts that `dev` brings itself is not looked at.
-    let others = [
+    // `dev` ignores the variables of the parts that it provides.
+    let ignored = [
         ("DATABASE_URL", "postgres://elsewhere.invalid/x"),
         ("TOKEN_KEYS", "nonsense"),
         ("UPSTREAM_BASE_URL", "https://elsewhere.invalid"),
         ("LISTEN_ADDR", "nonsense"),
     ];
-    let others = others.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let ignored = ignored.map(|(name, value)| (name.to_owned(), value.to_owned()));
 
-    let dev = Dev::start(&[&data_dir.flag()], &others).await;
-    let minted = dev.ask().await;
+    let dev = Dev::start(&[&data_dir.flag()], &ignored).await;
+    let minted = dev.send_printed_request().await;
     assert_eq!((minted.status, minted.text("outcome")), (201, "minted"));
-    let reused = dev.ask().await;
+    let reused = dev.send_printed_request().await;
     assert_eq!((reused.status, reused.token()), (200, minted.token()));
 
-    let second = run(
-        &[
-            "dev",
-            "--listen=127.0.0.1:0",
-            "--sandbox-listen=127.0.0.1:0",
-            "--fresh",
-            &data_dir.flag(),
-        ],
-        &[],
-    )
-    .await;
+    let second = run(&[&DEV[..], &["--fresh", &data_dir.flag()]].concat(), &[]).await;
     assert_eq!(second.code, 1, "the folder is in use: {second:?}");
-    assert_eq!(dev.ask().await.token(), minted.token());
+    assert_eq!(dev.send_printed_request().await.token(), minted.token());
 
     let postmaster = data_dir.postmaster();
     assert!(dev.end(Signal::SIGINT).await.success());
     assert!(
         kill(postmaster, None).is_err(),
-        "Postgres runs on after Ctrl-C"
+        "Postgres still runs after Ctrl-C"
     );
 
     let dev = Dev::start(&[&data_dir.flag()], &[]).await;
-    let kept = dev.ask().await;
+    let kept = dev.send_printed_request().await;
     assert_eq!((kept.status, kept.token()), (200, minted.token()));
     let postmaster = data_dir.postmaster();
     dev.end(Signal::SIGKILL).await;
-    eventually("Postgres is gone", async || kill(postmaster, None).is_err()).await;
+    eventually("Postgres has ended", async || {
+        kill(postmaster, None).is_err()
+    })
+    .await;
 
     let dev = Dev::start(&[&data_dir.flag(), "--fresh"], &[]).await;
-    let fresh = dev.ask().await;
+    let fresh = dev.send_printed_request().await;
     assert_eq!(fresh.status, 201, "{fresh:?}");
     assert_ne!(fresh.token(), minted.token());
     assert!(dev.end(Signal::SIGTERM).await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dev_reads_no_dotenv() {
+async fn dev_ignores_dotenv() {
     let data_dir = DataDir::new();
     let folder = DataDir::new();
     fs::create_dir_all(&folder.0).unwrap();
     fs::write(folder.0.join(".env"), "LOG_FORMAT=nonsense\nnot a line\n").unwrap();
-    // Its mistake comes after the configuration has been read.
+    // The data folder is checked after the configuration: exit code 1 shows that the configuration was valid.
     fs::create_dir_all(&data_dir.0).unwrap();
-    fs::write(data_dir.0.join("somebody's"), "").unwrap();
-    let arguments = [
-        "dev",
-        "--listen=127.0.0.1:0",
-        "--sandbox-listen=127.0.0.1:0",
-    ];
-    let mut command = program(&[&arguments[..], &[&data_dir.flag()]].concat(), &[]);
+    fs::write(data_dir.0.join("other"), "").unwrap();
+    let mut command = program(&[&DEV[..], &[&data_dir.flag()]].concat(), &[]);
     let output = command.current_dir(&folder.0).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     for folder in [folder, data_dir] {
@@ -166,42 +156,32 @@ async fn dev_reads_no_dotenv() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fresh_deletes_only_what_dev_made() {
+async fn fresh_deletes_only_folders_that_dev_created() {
     let data_dir = DataDir::new();
-    let somebodys = data_dir.0.join("somebody's");
+    let other_file = data_dir.0.join("other");
     fs::create_dir_all(&data_dir.0).unwrap();
-    fs::write(&somebodys, "precious").unwrap();
-    let arguments = [
-        "dev",
-        "--listen=127.0.0.1:0",
-        "--sandbox-listen=127.0.0.1:0",
-    ];
+    fs::write(&other_file, "precious").unwrap();
     for more in [&["--fresh"][..], &[]] {
-        let ended = run(&[&arguments, more, &[&data_dir.flag()]].concat(), &[]).await;
+        let ended = run(&[&DEV, more, &[&data_dir.flag()]].concat(), &[]).await;
         assert_eq!((ended.code, ended.out.as_str()), (1, ""), "{ended:?}");
         assert!(
-            ended.err.contains("was not made by token-vendor"),
+            ended.err.contains("was not created by token-vendor"),
             "{ended:?}"
         );
-        assert_eq!(fs::read_to_string(&somebodys).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(&other_file).unwrap(), "precious");
     }
     fs::remove_dir_all(&data_dir.0).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dev_takes_a_database_of_this_machine_only() {
+async fn dev_accepts_only_a_local_database() {
     let data_dir = DataDir::new();
     let dev = async |url: &str| {
         let url = format!("--database-url={url}");
-        let arguments = [
-            "dev",
-            "--listen=127.0.0.1:0",
-            "--sandbox-listen=127.0.0.1:0",
-            "--startup-wait=100ms",
-        ];
-        run(&[&arguments[..], &[&data_dir.flag(), &url]].concat(), &[]).await
+        let more = ["--startup-wait=100ms", &data_dir.flag(), &url];
+        run(&[&DEV[..], &more].concat(), &[]).await
     };
-    for elsewhere in [
+    for remote in [
         "postgres://db.example.com/x",
         "postgres://10.0.0.1/x",
         "postgres://localhost:pw@10.0.0.1/x",
@@ -212,7 +192,7 @@ async fn dev_takes_a_database_of_this_machine_only() {
         "postgres://[2001:db8::1]/x",
         "no address",
     ] {
-        let ended = dev(elsewhere).await;
+        let ended = dev(remote).await;
         assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{ended:?}");
         assert_eq!(
             ended.err.lines().count(),
@@ -220,15 +200,15 @@ async fn dev_takes_a_database_of_this_machine_only() {
             "nothing was started: {ended:?}"
         );
     }
-    let nowhere = own_folder();
-    for here in [
+    let missing_folder = own_folder();
+    for local in [
         "postgres://127.0.0.1:1/x".to_owned(),
         "postgres://127.9.9.9:1/x".to_owned(),
         "postgres://[::1]:1/x".to_owned(),
         "postgres://localhost:1/x".to_owned(),
-        format!("postgres:///x?host={}", nowhere.display()),
+        format!("postgres:///x?host={}", missing_folder.display()),
     ] {
-        let ended = dev(&here).await;
+        let ended = dev(&local).await;
         assert_eq!(ended.code, 1, "{ended:?}");
         assert!(ended.err.contains("no database within 100ms"), "{ended:?}");
     }
@@ -236,10 +216,10 @@ async fn dev_takes_a_database_of_this_machine_only() {
 
     let url = format!("--database-url={}", create_empty_database().await);
     let dev = Dev::start(&[&url], &[]).await;
-    assert_eq!(dev.ask().await.status, 201);
+    assert_eq!(dev.send_printed_request().await.status, 201);
     assert!(dev.end(Signal::SIGINT).await.success());
     let again = Dev::start(&[&url], &[]).await;
-    let reused = again.ask().await;
+    let reused = again.send_printed_request().await;
     assert_eq!(
         (reused.status, &reused.body["country"]),
         (200, &json!("LT"))

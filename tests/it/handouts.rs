@@ -1,5 +1,6 @@
-//! I1, I4, I5: no handout without a record, of an expired token, or of one that was ended.
+//! I1, I4, I5: every handout is on record, and no expired or invalidated token is handed out.
 
+use std::iter::repeat_n;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -10,10 +11,10 @@ use sqlx::{Connection, Executor, PgConnection};
 use token_vendor::db::schema;
 use token_vendor::dev::postgres::{LocalPostgres, LocalPostgresOptions};
 
-use crate::support::{Answer, World, cluster};
+use crate::support::{World, cluster, issue_at_once, send};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_handout_is_on_record_before_it_is_answered() {
+async fn every_handout_is_on_record_before_its_response() {
     let world = World::new().await;
     let replica = world.replica().await;
     for n in 1..=20 {
@@ -28,21 +29,21 @@ async fn every_handout_is_on_record_before_it_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_audit_a_warm_cache_answers_503_and_recovers() {
+async fn without_the_audit_log_a_warm_cache_answers_503() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let order = json!({"userId": "u-1"});
-    let token = replica.issue(order.clone()).await;
+    let body = json!({"userId": "u-1"});
+    let token = replica.issue(body.clone()).await;
 
     world
         .db
         .execute("ALTER TABLE audit_events RENAME TO elsewhere")
         .await
         .unwrap();
-    let answer = replica.issue(order.clone()).await;
+    let answer = replica.issue(body.clone()).await;
     answer.is_problem(503, "database-unavailable");
     assert!(answer.retry_after().is_some());
-    // A token that is minted while its event cannot be written does not leave either.
+    // A token whose mint event cannot be written is not handed out either.
     let answer = replica.issue(json!({"userId": "u-2"})).await;
     answer.is_problem(503, "database-unavailable");
 
@@ -51,16 +52,16 @@ async fn without_the_audit_a_warm_cache_answers_503_and_recovers() {
         .execute("ALTER TABLE elsewhere RENAME TO audit_events")
         .await
         .unwrap();
-    let answer = replica.issue(order).await;
+    let answer = replica.issue(body).await;
     assert_eq!((answer.status, answer.token()), (200, token.token()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_month_without_a_partition_is_503_and_not_the_rows_fault() {
-    let world = World::new().await;
+async fn a_missing_partition_is_503_for_every_handout() {
+    let world = World::unchecked().await;
     let replica = world.replica().await;
-    let order = json!({"userId": "u-1"});
-    replica.issue(order.clone()).await;
+    let body = json!({"userId": "u-1"});
+    replica.issue(body.clone()).await;
     world
         .db
         .execute(
@@ -71,21 +72,14 @@ async fn a_month_without_a_partition_is_503_and_not_the_rows_fault() {
         )
         .await
         .unwrap();
-    let answers = join_all((0..10).map(|_| replica.issue(order.clone()))).await;
+    let answers = issue_at_once(&[&replica], repeat_n(body.clone(), 10)).await;
     for answer in answers {
         answer.is_problem(503, "database-unavailable");
     }
-    world
-        .db
-        .execute("DROP TABLE audit_events CASCADE; CREATE TABLE audit_events (user_id text, token_id uuid, kind text)")
-        .await
-        .unwrap();
-    let mut world = world;
-    world.is_checked = false;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_postgres_is_503_with_a_warm_cache_and_recovery_is_by_itself() {
+async fn a_stopped_postgres_is_503_with_a_warm_cache_until_it_runs_again() {
     let folder = cluster::own_folder();
     let options = || LocalPostgresOptions {
         data_dir: folder.clone(),
@@ -97,12 +91,12 @@ async fn a_stopped_postgres_is_503_with_a_warm_cache_and_recovery_is_by_itself()
     schema::migrate(&connect).await.unwrap();
     let world = World::on(url).await;
     let replica = world.replica().await;
-    let order = json!({"userId": "u-1"});
-    let token = replica.issue(order.clone()).await;
+    let body = json!({"userId": "u-1"});
+    let token = replica.issue(body.clone()).await;
     assert_eq!(token.status, 201);
 
     postgres.stop().await.unwrap();
-    let answers = join_all((0..20).map(|_| replica.issue(order.clone()))).await;
+    let answers = issue_at_once(&[&replica], repeat_n(body.clone(), 20)).await;
     for answer in answers {
         answer.is_problem(503, "database-unavailable");
         assert!(answer.retry_after().is_some());
@@ -119,13 +113,13 @@ async fn a_stopped_postgres_is_503_with_a_warm_cache_and_recovery_is_by_itself()
     })
     .await
     .unwrap();
-    let mut answer = replica.issue(order.clone()).await;
+    let mut answer = replica.issue(body.clone()).await;
     for _ in 0..100 {
         if answer.status == 200 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-        answer = replica.issue(order.clone()).await;
+        answer = replica.issue(body.clone()).await;
     }
     assert_eq!((answer.status, answer.token()), (200, token.token()));
     replica.service.stop().await;
@@ -134,12 +128,12 @@ async fn a_stopped_postgres_is_503_with_a_warm_cache_and_recovery_is_by_itself()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_was_ended_in_the_database_is_handed_out_by_no_replica() {
+async fn no_replica_hands_out_a_token_invalidated_in_the_database() {
     let world = World::new().await;
     let (one, two) = tokio::join!(world.replica(), world.replica());
-    let order = json!({"userId": "u-1"});
-    let ended = one.issue(order.clone()).await;
-    assert_eq!(two.issue(order.clone()).await.token(), ended.token());
+    let body = json!({"userId": "u-1"});
+    let invalidated = one.issue(body.clone()).await;
+    assert_eq!(two.issue(body.clone()).await.token(), invalidated.token());
 
     world
         .db
@@ -147,30 +141,29 @@ async fn a_token_that_was_ended_in_the_database_is_handed_out_by_no_replica() {
         .await
         .unwrap();
 
-    let asked = (0..20).map(|n| if n % 2 == 0 { &one } else { &two });
-    let answers = join_all(asked.map(|replica| replica.issue(order.clone()))).await;
+    let answers = issue_at_once(&[&one, &two], repeat_n(body.clone(), 20)).await;
     assert!(
         answers
             .iter()
-            .all(|answer| answer.status < 300 && answer.token() != ended.token())
+            .all(|answer| answer.status < 300 && answer.token() != invalidated.token())
     );
     assert_eq!(world.sandbox.requests(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ended_and_vended_by_many_at_once_no_ended_token_is_handed_out() {
+async fn no_invalidated_token_is_handed_out_under_concurrent_requests() {
     let world = World::new().await;
     let replicas = join_all((0..3).map(|_| world.replica())).await;
-    let order = json!({"userId": "u-1"});
+    let body = json!({"userId": "u-1"});
     for _ in 0..15 {
-        let warm = join_all(replicas.iter().map(|replica| replica.issue(order.clone()))).await;
-        let vending = (0..30).map(|n| replicas[n % 3].issue(order.clone()));
-        let ending = world
+        let warm = join_all(replicas.iter().map(|replica| replica.issue(body.clone()))).await;
+        let requests = (0..30).map(|n| replicas[n % 3].issue(body.clone()));
+        let invalidation = world
             .db
             .execute("UPDATE tokens SET is_valid = false WHERE is_valid");
-        let (_, ended) = tokio::join!(join_all(vending), ending);
-        ended.unwrap();
-        let after = join_all(replicas.iter().map(|replica| replica.issue(order.clone()))).await;
+        let (_, invalidated) = tokio::join!(join_all(requests), invalidation);
+        invalidated.unwrap();
+        let after = join_all(replicas.iter().map(|replica| replica.issue(body.clone()))).await;
         assert!(
             after.iter().all(|answer| answer.token() != warm[0].token()),
             "{after:?}"
@@ -182,15 +175,15 @@ async fn ended_and_vended_by_many_at_once_no_ended_token_is_handed_out() {
 async fn an_expired_token_is_not_handed_out() {
     let world = World::new().await;
     let (one, two) = tokio::join!(world.replica(), world.replica());
-    let order = json!({"userId": "u-1", "lifetime": 1});
-    let first = one.issue(order.clone()).await;
+    let body = json!({"userId": "u-1", "lifetime": 1});
+    let first = one.issue(body.clone()).await;
     tokio::time::sleep(Duration::from_millis(1_050)).await;
     for replica in [&one, &two] {
-        assert_ne!(replica.issue(order.clone()).await.token(), first.token());
+        assert_ne!(replica.issue(body.clone()).await.token(), first.token());
     }
 }
 
-/// Puts our own clock in front of Postgres's.
+/// Shifts the clock of the database: a function in `public` hides the one in `pg_catalog`.
 async fn shift_clock(world: &World, by: &str) {
     let mut connection = PgConnection::connect(&world.url).await.unwrap();
     for statement in [
@@ -202,34 +195,34 @@ async fn shift_clock(world: &World, by: &str) {
             .to_owned(),
         format!(
             "ALTER DATABASE {} SET search_path = public, pg_catalog",
-            connection_database(&world.url)
+            database_name(&world.url)
         ),
     ] {
         connection.execute(sqlx::AssertSqlSafe(statement)).await.unwrap();
     }
 }
 
-fn connection_database(url: &str) -> String {
+fn database_name(url: &str) -> String {
     let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
     options.get_database().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_clock_that_steps_back_revives_nothing() {
-    let world = World::new().await;
+async fn a_database_clock_that_steps_back_revives_no_token() {
+    let world = World::unchecked().await;
     shift_clock(&world, "0").await;
     let replica = world.replica().await;
-    let order = json!({"userId": "u-1", "lifetime": 600});
-    let token = replica.issue(order.clone()).await;
+    let body = json!({"userId": "u-1", "lifetime": 600});
+    let token = replica.issue(body.clone()).await;
     assert_eq!(token.status, 201);
 
-    // Its time passes …
+    // The token expires.
     shift_clock(&world, "1 hour").await;
-    let newer = replica.issue(order.clone()).await;
+    let newer = replica.issue(body.clone()).await;
     assert_eq!(newer.status, 201);
     assert_ne!(newer.token(), token.token());
 
-    // … and does not come again, here or on a replica that starts now.
+    // The clock steps back. Neither this replica nor a new one hands out the expired token.
     world
         .db
         .execute("UPDATE tokens SET is_valid = false WHERE ends_at > clock_timestamp() + '1 hour'")
@@ -241,54 +234,47 @@ async fn a_database_clock_that_steps_back_revives_nothing() {
         .await
         .unwrap();
     shift_clock(&world, "0").await;
-    let other = world.replica().await;
-    for replica in [&replica, &other] {
-        let answer = replica.issue(order.clone()).await;
+    let new_replica = world.replica().await;
+    for replica in [&replica, &new_replica] {
+        let answer = replica.issue(body.clone()).await;
         answer.is_problem(503, "database-unavailable");
     }
-    let mut world = world;
-    world.is_checked = false;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_time_that_the_database_once_showed_counts_for_cached_tokens_too() {
+async fn the_highest_database_time_seen_expires_cached_tokens() {
     let world = World::new().await;
     shift_clock(&world, "0").await;
     let replica = world.replica().await;
-    let order = json!({"userId": "u-1", "lifetime": 600});
-    assert_eq!(replica.issue(order.clone()).await.status, 201);
-    assert_eq!(replica.issue(order.clone()).await.status, 200);
+    let body = json!({"userId": "u-1", "lifetime": 600});
+    assert_eq!(replica.issue(body.clone()).await.status, 201);
+    assert_eq!(replica.issue(body.clone()).await.status, 200);
 
-    // A client that is not known yet is what makes the replica look at the database.
+    // An unknown client makes the replica query the database, so it sees the new time.
     shift_clock(&world, "1 hour").await;
-    let look = replica.anonymous(Method::GET, "/bank/tokens/");
-    Answer::of(look.basic_auth("nobody", Some("x")))
-        .await
-        .unwrap();
+    let request = replica.anonymous(Method::GET, "/bank/tokens/");
+    send(request.basic_auth("unknown", Some("x"))).await;
     shift_clock(&world, "0").await;
 
     replica
-        .issue(order)
+        .issue(body)
         .await
         .is_problem(503, "database-unavailable");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flush_whose_connection_dies_is_replayed_once() {
+async fn a_flush_on_a_lost_connection_is_replayed_once() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let order = json!({"userId": "u-1"});
-    let token = replica.issue(order.clone()).await;
-    replica.issue(order.clone()).await;
+    let body = json!({"userId": "u-1"});
+    let token = replica.issue(body.clone()).await;
+    replica.issue(body.clone()).await;
 
     for _ in 0..5 {
-        let mut lock = world.db.begin().await.unwrap();
-        lock.execute("LOCK TABLE audit_events IN SHARE MODE")
-            .await
-            .unwrap();
+        let lock = world.lock_table("audit_events IN SHARE MODE").await;
         let waiting = tokio::spawn(join_all((0..10).map(|_| {
-            let (api, order) = (replica.api.clone(), order.clone());
-            async move { api.issue(order).await }
+            let (api, body) = (replica.api.clone(), body.clone());
+            async move { api.issue(body).await }
         })));
         world.terminate_waiting("INSERT INTO audit_events").await;
         lock.rollback().await.unwrap();
@@ -300,27 +286,24 @@ async fn a_flush_whose_connection_dies_is_replayed_once() {
             );
         }
     }
-    let twice = world
+    let duplicates = world
         .count("SELECT count(*) FROM (SELECT request_id FROM audit_events GROUP BY request_id HAVING count(*) > 1) x")
         .await;
-    assert_eq!(twice, 0);
+    assert_eq!(duplicates, 0);
     assert_eq!(world.kinds().await.len(), 52);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_hangs_is_given_up() {
+async fn the_writer_replaces_a_connection_that_hangs() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let order = json!({"userId": "u-1"});
-    let token = replica.issue(order.clone()).await;
-    replica.issue(order.clone()).await;
+    let body = json!({"userId": "u-1"});
+    let token = replica.issue(body.clone()).await;
+    replica.issue(body.clone()).await;
 
     let writer = "starts_with(query, 'INSERT INTO audit_events')";
     world.signal_backends(writer, Signal::SIGSTOP).await;
-    let answers = [
-        replica.issue(order.clone()).await,
-        replica.issue(order).await,
-    ];
+    let answers = [replica.issue(body.clone()).await, replica.issue(body).await];
     world.signal_backends(writer, Signal::SIGCONT).await;
     let [hung, next] = answers;
     if hung.status != 200 {

@@ -1,18 +1,17 @@
-//! Whether the service says that it works, and HTTPS.
+//! Health endpoints, the `health` command, and HTTPS.
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{ADMIN, Answer, Api, Process, Replica, World, eventually, run};
+use crate::support::{ADMIN, Answer, Api, Process, Replica, World, eventually, run, send};
 
-async fn checks_of(api: &Api) -> Option<Answer> {
+async fn get_readiness(api: &Api) -> Option<Answer> {
     Answer::of(api.anonymous(Method::GET, "/health/ready")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_told_to_anybody() {
+async fn health_needs_no_authentication() {
     let world = World::new().await;
     let replica = world.replica().await;
     for path in [
@@ -21,35 +20,31 @@ async fn health_is_told_to_anybody() {
         "/health/ready",
         "/health/ready/",
     ] {
-        let answer = Answer::of(replica.anonymous(Method::GET, path))
-            .await
-            .unwrap();
+        let answer = send(replica.anonymous(Method::GET, path)).await;
         assert_eq!(
             (answer.status, answer.text("status")),
             (200, "ok"),
             "{path}: {answer:?}"
         );
-        let head = Answer::of(replica.anonymous(Method::HEAD, path))
-            .await
-            .unwrap();
+        let head = send(replica.anonymous(Method::HEAD, path)).await;
         assert_eq!(head.status, 200, "{path}");
         replica
             .get(&format!("{path}?x=1"))
             .await
             .is_problem(400, "validation");
     }
-    let ready = checks_of(&replica).await.unwrap();
+    let ready = get_readiness(&replica).await.unwrap();
     let checks = ready.body["checks"].as_object().unwrap();
     for check in ["database", "schema", "writer", "shutdown"] {
         assert_eq!(checks[check], "ok", "{checks:?}");
     }
 }
 
-/// Breaks something and waits until readiness names it, while the process stays alive.
-async fn is_named(replica: &Replica, check: &str) {
+/// Waits until readiness fails with exactly this check. Liveness must still be 200.
+async fn wait_for_failed_check(replica: &Replica, check: &str) {
     let mut failed = None;
-    eventually("readiness notices", async || {
-        failed = checks_of(replica)
+    eventually("readiness fails", async || {
+        failed = get_readiness(replica)
             .await
             .filter(|answer| answer.status == 503);
         failed.is_some()
@@ -71,11 +66,11 @@ async fn execute(world: &World, statement: &'static str) {
 async fn readiness_names_an_outdated_schema() {
     let world = World::new().await;
     let replica = world.replica().await;
-    assert_eq!(checks_of(&replica).await.unwrap().status, 200);
-    let newest =
+    assert_eq!(get_readiness(&replica).await.unwrap().status, 200);
+    let delete_newest =
         "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)";
-    execute(&world, newest).await;
-    is_named(&replica, "schema").await;
+    execute(&world, delete_newest).await;
+    wait_for_failed_check(&replica, "schema").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,7 +82,7 @@ async fn readiness_names_a_missing_partition() {
             EXECUTE format('ALTER TABLE audit_events DETACH PARTITION %s', part);
         END LOOP; END $$";
     execute(&world, detach).await;
-    is_named(&replica, "partitions").await;
+    wait_for_failed_check(&replica, "partitions").await;
     let refused = replica.issue(json!({"userId": "u"})).await;
     refused.is_problem(503, "database-unavailable");
 }
@@ -96,26 +91,26 @@ async fn readiness_names_a_missing_partition() {
 async fn readiness_warns_before_the_partitions_run_out() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let ready = checks_of(&replica).await.unwrap();
+    let ready = get_readiness(&replica).await.unwrap();
     assert_eq!(ready.body["warnings"], json!([]), "{ready:?}");
-    let drop_late = "DO $$ DECLARE part regclass; BEGIN
+    let detach_later = "DO $$ DECLARE part regclass; BEGIN
         FOR part IN SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'audit_events'::regclass
             AND inhrelid::regclass::text > 'audit_events_' || to_char(now() + interval '1 month', 'YYYY_MM') LOOP
             EXECUTE format('ALTER TABLE audit_events DETACH PARTITION %s', part);
         END LOOP; END $$";
-    execute(&world, drop_late).await;
+    execute(&world, detach_later).await;
     eventually("readiness warns", async || {
-        let ready = checks_of(&replica).await.unwrap();
-        let warned = ready.body["warnings"]
+        let ready = get_readiness(&replica).await.unwrap();
+        let has_warning = ready.body["warnings"]
             .to_string()
             .contains("partitions for 1 month");
-        warned && ready.status == 200
+        has_warning && ready.status == 200
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn https_is_served_with_a_certificate_and_key() {
+async fn a_certificate_and_a_key_enable_https() {
     let world = World::new().await;
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let folder = std::env::temp_dir().join(format!("token-vendor-tls-{}", uuid::Uuid::now_v7()));
@@ -146,7 +141,7 @@ async fn https_is_served_with_a_certificate_and_key() {
         .basic_auth(ADMIN.0, Some(ADMIN.1))
         .header("content-type", "application/json")
         .body(r#"{"userId": "u"}"#);
-    let minted = Answer::of(post).await.expect("an answer over TLS");
+    let minted = Answer::of(post).await.expect("a response over TLS");
     assert_eq!(minted.status, 201, "{minted:?}");
     assert_ne!(
         Answer::of(replica.anonymous(Method::GET, "/health/live"))
@@ -157,24 +152,24 @@ async fn https_is_served_with_a_certificate_and_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_tells_ready_from_not_ready_from_not_there() {
+async fn the_health_command_distinguishes_ready_not_ready_and_unreachable() {
     let world = World::new().await;
     let process = Process::serve(&world.variables(&[("SHUTDOWN_DELAY", "1h")])).await;
     let port = process.base.rsplit(':').next().unwrap();
-    let everywhere = world.variables(&[("LISTEN_ADDR", &format!("0.0.0.0:{port}"))]);
-    let ready = run(&["health"], &everywhere).await;
+    let variables = world.variables(&[("LISTEN_ADDR", &format!("0.0.0.0:{port}"))]);
+    let ready = run(&["health"], &variables).await;
     assert_eq!((ready.code, ready.out.as_str()), (0, ""), "{ready:?}");
 
-    kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
-    let is_off = async || run(&["health"], &everywhere).await.err.contains("503");
-    eventually("readiness goes off", is_off).await;
-    run(&["health"], &everywhere).await.refused(1, "503");
+    process.signal(Signal::SIGTERM);
+    let is_not_ready = async || run(&["health"], &variables).await.err.contains("503");
+    eventually("readiness fails", is_not_ready).await;
+    run(&["health"], &variables).await.refused(1, "503");
 
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody = free.local_addr().unwrap().to_string();
-    drop(free);
-    let nowhere = world.variables(&[("LISTEN_ADDR", &nobody)]);
-    run(&["health"], &nowhere)
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let unused_address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let variables = world.variables(&[("LISTEN_ADDR", &unused_address)]);
+    run(&["health"], &variables)
         .await
         .refused(1, "cannot be reached");
 }

@@ -1,14 +1,15 @@
-//! I3: one upstream call for any herd, over any number of replicas.
+//! I3: one upstream call for any number of simultaneous requests, on any number of replicas.
 
+use std::iter::repeat_n;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
 use token_vendor::dev::sandbox::Answer as Upstream;
 
-use crate::support::{Answer, Api, Process, World, eventually, send};
+use crate::support::{Answer, Api, Process, World, eventually, issue_at_once, send};
 
-fn statuses(answers: &[Answer], status: u16) -> usize {
+fn count_status(answers: &[Answer], status: u16) -> usize {
     answers
         .iter()
         .filter(|answer| answer.status == status)
@@ -16,7 +17,7 @@ fn statuses(answers: &[Answer], status: u16) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_hundred_cold_requests_over_three_processes_make_one_upstream_call() {
+async fn five_hundred_requests_to_three_cold_processes_make_one_upstream_call() {
     let world = World::new().await;
     world.sandbox.set_latency(Duration::from_millis(300));
     let variables = world.variables(&[]);
@@ -26,12 +27,12 @@ async fn five_hundred_cold_requests_over_three_processes_make_one_upstream_call(
         .map(|replica| Api::at(replica.base.clone()))
         .collect();
 
-    let order = json!({"userId": "u-1", "country": "LT"});
-    let answers = join_all((0..500).map(|n| apis[n % 3].issue(order.clone()))).await;
+    let body = json!({"userId": "u-1", "country": "LT"});
+    let answers = issue_at_once(&apis.iter().collect::<Vec<_>>(), repeat_n(body, 500)).await;
 
     assert_eq!(world.sandbox.requests(), 1);
-    assert_eq!(statuses(&answers, 201), 1);
-    assert_eq!(statuses(&answers, 200), 499);
+    assert_eq!(count_status(&answers, 201), 1);
+    assert_eq!(count_status(&answers, 200), 499);
     assert!(
         answers
             .iter()
@@ -50,7 +51,7 @@ async fn five_hundred_cold_requests_over_three_processes_make_one_upstream_call(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_is_shared_by_all_who_wait_on_every_replica() {
+async fn all_waiting_requests_on_all_replicas_share_a_failure() {
     let world = World::new().await;
     world.sandbox.set_latency(Duration::from_millis(300));
     world
@@ -58,9 +59,8 @@ async fn a_failure_is_shared_by_all_who_wait_on_every_replica() {
         .script([Upstream::error(400, "BAD_VALUE", "no such bank")]);
     let (one, two) = tokio::join!(world.replica(), world.replica());
 
-    let order = json!({"userId": "u-1", "bank": "nowhere"});
-    let asked = (0..100).map(|n| if n % 2 == 0 { &one } else { &two });
-    let answers = join_all(asked.map(|replica| replica.issue(order.clone()))).await;
+    let body = json!({"userId": "u-1", "bank": "nowhere"});
+    let answers = issue_at_once(&[&one, &two], repeat_n(body.clone(), 100)).await;
 
     assert_eq!(world.sandbox.requests(), 1);
     for answer in &answers {
@@ -71,17 +71,17 @@ async fn a_failure_is_shared_by_all_who_wait_on_every_replica() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_hangs_up_loses_nothing() {
+async fn a_caller_that_disconnects_does_not_stop_the_mint() {
     let world = World::new().await;
     world.sandbox.set_latency(Duration::from_millis(400));
     let replica = world.replica().await;
-    let order = json!({"userId": "u-1"});
+    let body = json!({"userId": "u-1"});
 
     let request = replica
-        .post("/bank/tokens/", &order)
+        .post("/bank/tokens/", &body)
         .timeout(Duration::from_millis(150));
     assert!(Answer::of(request).await.is_none());
-    let answer = replica.issue(order).await;
+    let answer = replica.issue(body).await;
 
     assert_eq!((answer.status, answer.text("outcome")), (200, "reused"));
     assert_eq!(world.sandbox.requests(), 1);
@@ -89,7 +89,7 @@ async fn a_caller_that_hangs_up_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopping_waits_for_a_mint_that_nobody_waits_for() {
+async fn shutdown_waits_for_a_mint_without_callers() {
     let world = World::new().await;
     world.sandbox.set_latency(Duration::from_millis(400));
     let replica = world.replica().await;
@@ -104,37 +104,42 @@ async fn stopping_waits_for_a_mint_that_nobody_waits_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_short_lived_token_serves_the_whole_herd_that_waited_for_it() {
+async fn a_short_lived_token_serves_all_requests_that_waited_for_it() {
     let world = World::new().await;
     world.sandbox.set_latency(Duration::from_millis(1_200));
     let (one, two) = tokio::join!(world.replica(), world.replica());
 
-    // 0.8 s are left when it comes, less than half its lifetime.
-    let order = json!({"userId": "u-1", "lifetime": 2});
-    let asked = (0..60).map(|n| if n % 2 == 0 { &one } else { &two });
-    let answers = join_all(asked.map(|replica| replica.issue(order.clone()))).await;
+    // The token arrives with 0.8 s left, less than half of its lifetime.
+    let body = json!({"userId": "u-1", "lifetime": 2});
+    let answers = issue_at_once(&[&one, &two], repeat_n(body.clone(), 60)).await;
 
     assert_eq!(world.sandbox.requests(), 1);
-    assert_eq!((statuses(&answers, 201), statuses(&answers, 200)), (1, 59));
-    // Who comes later is not content with so little.
-    assert_eq!(one.issue(order).await.status, 201);
+    assert_eq!(
+        (count_status(&answers, 201), count_status(&answers, 200)),
+        (1, 59)
+    );
+    // A later request requires half of the lifetime and mints.
+    assert_eq!(one.issue(body).await.status, 201);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_renew_at_the_same_moment_share_one_mint() {
+async fn simultaneous_no_cache_requests_on_two_replicas_share_one_mint() {
     let world = World::new().await;
     let (one, two) = tokio::join!(world.replica(), world.replica());
-    let order = json!({"userId": "u-1"});
-    let old = one.issue(order.clone()).await;
-    two.issue(order.clone()).await;
+    let body = json!({"userId": "u-1"});
+    let old = one.issue(body.clone()).await;
+    two.issue(body.clone()).await;
     world.sandbox.set_latency(Duration::from_millis(500));
 
-    let asked = (0..40).map(|n| if n % 2 == 0 { &one } else { &two });
+    let requests = (0..40).map(|n| if n % 2 == 0 { &one } else { &two });
     let answers =
-        join_all(asked.map(|replica| replica.issue_with(order.clone(), "no-cache"))).await;
+        join_all(requests.map(|replica| replica.issue_with(body.clone(), "no-cache"))).await;
 
     assert_eq!(world.sandbox.requests(), 2);
-    assert_eq!((statuses(&answers, 201), statuses(&answers, 200)), (1, 39));
+    assert_eq!(
+        (count_status(&answers, 201), count_status(&answers, 200)),
+        (1, 39)
+    );
     assert!(
         answers
             .iter()
@@ -143,29 +148,29 @@ async fn those_who_renew_at_the_same_moment_share_one_mint() {
     assert_ne!(answers[0].token(), old.token());
     for replica in [&one, &two] {
         assert_eq!(
-            replica.issue(order.clone()).await.token(),
+            replica.issue(body.clone()).await.token(),
             answers[0].token()
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_herd_that_wants_dead_tokens_gets_no_token_twice() {
+async fn requests_with_lifetime_0_never_share_a_token() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let order = json!({"userId": "u-1", "lifetime": 0});
+    let body = json!({"userId": "u-1", "lifetime": 0});
 
-    let answers = join_all((0..10).map(|_| replica.issue(order.clone()))).await;
+    let answers = issue_at_once(&[&replica], repeat_n(body, 10)).await;
 
     let mut tokens: Vec<&str> = answers.iter().map(|answer| answer.token()).collect();
     tokens.sort_unstable();
     tokens.dedup();
     assert_eq!(tokens.len(), 10);
-    assert_eq!(statuses(&answers, 201), 10);
+    assert_eq!(count_status(&answers, 201), 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_shares_a_failure_among_those_who_wait_without_any_cooldown() {
+async fn waiting_requests_share_a_failure_even_without_a_cooldown() {
     let world = World::new().await;
     world.sandbox.set_latency(Duration::from_secs(1));
     world
@@ -173,36 +178,40 @@ async fn a_replica_shares_a_failure_among_those_who_wait_without_any_cooldown() 
         .script([Upstream::error(400, "BAD_VALUE", "no")]);
     let replica = world.replica_with(&[("MINT_COOLDOWN", "0s")]).await;
 
-    let order = json!({"userId": "u-1"});
-    let answers = join_all((0..50).map(|_| replica.issue(order.clone()))).await;
+    let body = json!({"userId": "u-1"});
+    let answers = issue_at_once(&[&replica], repeat_n(body, 50)).await;
 
     assert_eq!(world.sandbox.requests(), 1);
-    assert_eq!(statuses(&answers, 422), 50);
+    assert_eq!(count_status(&answers, 422), 50);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_can_be_served_from_the_record_waits_for_nobody_s_mint() {
+async fn a_request_that_a_stored_token_satisfies_does_not_wait_for_a_mint() {
     let world = World::new().await;
-    let order = json!({"userId": "u", "lifetime": 600});
-    let minted = world.replica().await.issue(order.clone()).await;
-    // It has nothing in memory, and somebody there asks for more than the record has.
-    for demand in ["min-fresh=3000", "no-cache"] {
+    let body = json!({"userId": "u", "lifetime": 600});
+    let minted = world.replica().await.issue(body.clone()).await;
+    // The new replica has an empty cache, and another request there needs a new token.
+    for cache_control in ["min-fresh=3000", "no-cache"] {
         let cold = world.replica_with(&[("UPSTREAM_TIMEOUT", "3s")]).await;
         world.sandbox.script([Upstream::Hang]);
         let calls = world.sandbox.requests();
-        let body = json!({"userId": "u", "lifetime": 3600});
+        let longer = json!({"userId": "u", "lifetime": 3600});
         let request = cold
-            .post("/bank/tokens/", &body)
-            .header("cache-control", demand);
-        let demanding = tokio::spawn(send(request));
-        eventually("it calls", async || world.sandbox.requests() > calls).await;
-        let plain = cold.issue(order.clone()).await;
+            .post("/bank/tokens/", &longer)
+            .header("cache-control", cache_control);
+        let minting = tokio::spawn(send(request));
+        eventually("the upstream is called", async || {
+            world.sandbox.requests() > calls
+        })
+        .await;
+        let plain = cold.issue(body.clone()).await;
         plain.is_reused(&minted);
-        assert!(!demanding.is_finished(), "{demand}");
-        demanding.await.unwrap().is_problem(504, "upstream-timeout");
-        eventually("it has cooled down", async || {
-            let due = "SELECT count(*) FROM slots WHERE cooldown_until > clock_timestamp()";
-            world.count(due).await == 0
+        assert!(!minting.is_finished(), "{cache_control}");
+        minting.await.unwrap().is_problem(504, "upstream-timeout");
+        eventually("the cooldown ends", async || {
+            let cooling_down =
+                "SELECT count(*) FROM slots WHERE cooldown_until > clock_timestamp()";
+            world.count(cooling_down).await == 0
         })
         .await;
     }

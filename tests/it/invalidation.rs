@@ -1,4 +1,4 @@
-//! Ending tokens, and finding one that turned up: `/bank/tokens/…/invalidate`, `/bank/tokens/lookup`.
+//! Invalidation of tokens and lookup by token string: `/bank/tokens/…/invalidate`, `/bank/tokens/lookup`.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use sqlx::Executor;
 use token_vendor::dev::sandbox::Answer as Upstream;
 use token_vendor::model::Scope;
 
-use crate::support::{Answer, Api, World};
+use crate::support::{Answer, Api, World, send};
 
 async fn post(api: &Api, path: &str, body: Value) -> Answer {
-    Answer::of(api.post(path, &body)).await.unwrap()
+    send(api.post(path, &body)).await
 }
 
 async fn invalidate(api: &Api, id: &str, reason: &str) -> Answer {
@@ -21,12 +21,12 @@ async fn invalidate(api: &Api, id: &str, reason: &str) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ended_token_is_not_handed_out_again_and_its_record_says_why() {
+async fn an_invalidated_token_is_not_handed_out_and_its_record_has_the_reason() {
     let world = World::new().await;
     let (one, two) = tokio::join!(world.replica(), world.replica());
-    let order = json!({"userId": "u-1", "bank": "Swedbank"});
-    let token = one.issue(order.clone()).await;
-    two.issue(order.clone()).await;
+    let body = json!({"userId": "u-1", "bank": "Swedbank"});
+    let token = one.issue(body.clone()).await;
+    two.issue(body.clone()).await;
 
     let record = invalidate(&one, token.text("id"), "used").await;
     assert_eq!(record.status, 200, "{record:?}");
@@ -35,12 +35,12 @@ async fn an_ended_token_is_not_handed_out_again_and_its_record_says_why() {
     assert!(!record.text("invalidatedAt").is_empty());
     assert!(record.body.get("tokenString").is_none());
     for replica in [&one, &two] {
-        assert_ne!(replica.issue(order.clone()).await.token(), token.token());
+        assert_ne!(replica.issue(body.clone()).await.token(), token.token());
     }
-    let wiped = "SELECT count(*) FROM tokens WHERE NOT is_valid AND ciphertext = ''";
-    assert_eq!(world.count(wiped).await, 1);
+    let emptied = "SELECT count(*) FROM tokens WHERE NOT is_valid AND ciphertext = ''";
+    assert_eq!(world.count(emptied).await, 1);
 
-    // The first reason stays, and nothing is told twice.
+    // A second call keeps the first reason and records no event.
     let again = invalidate(&two, token.text("id"), "compromised").await;
     assert_eq!(
         (again.status, again.text("invalidationReason")),
@@ -50,12 +50,12 @@ async fn an_ended_token_is_not_handed_out_again_and_its_record_says_why() {
     let event = "SELECT count(*) FROM audit_events WHERE kind = 'token.invalidated' AND user_id = 'u-1'
                  AND bank = 'Swedbank' AND client = 'admin' AND fingerprint <> '' AND detail->>'reason' = 'used'";
     assert_eq!(world.count(event).await, 1);
-    let told = "SELECT count(*) FROM audit_events WHERE kind = 'token.invalidated'";
-    assert_eq!(world.count(told).await, 1);
+    let events = "SELECT count(*) FROM audit_events WHERE kind = 'token.invalidated'";
+    assert_eq!(world.count(events).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ending_an_expired_token_is_no_change() {
+async fn invalidating_an_expired_token_changes_nothing() {
     let world = World::new().await;
     let replica = world.replica().await;
     let token = replica.issue(json!({"userId": "u-1", "lifetime": 0})).await;
@@ -72,20 +72,20 @@ async fn ending_an_expired_token_is_no_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_string_finds_its_record_and_ends_it() {
+async fn a_token_string_finds_and_invalidates_its_record() {
     let world = World::new().await;
     let replica = world.replica().await;
     let token = replica.issue(json!({"userId": "u-1"})).await;
-    let text = token.token().to_owned();
+    let token_string = token.token().to_owned();
 
     let found = post(
         &replica,
         "/bank/tokens/lookup",
-        json!({"tokenString": text}),
+        json!({"tokenString": token_string}),
     )
     .await;
     assert_eq!((found.status, &found.body["id"]), (200, &token.body["id"]));
-    assert!(!found.body.to_string().contains(&text));
+    assert!(!found.body.to_string().contains(&token_string));
     let other = post(
         &replica,
         "/bank/tokens/lookup",
@@ -94,25 +94,25 @@ async fn a_token_string_finds_its_record_and_ends_it() {
     .await;
     other.is_problem(404, "not-found");
 
-    let by_string = json!({"reason": "compromised", "tokenString": text});
-    for ended in [1, 0] {
+    let by_string = json!({"reason": "compromised", "tokenString": token_string});
+    for expected in [1, 0] {
         let answer = post(&replica, "/bank/tokens/invalidate", by_string.clone()).await;
         assert_eq!(
             (answer.status, &answer.body["invalidated"]),
-            (200, &json!(ended))
+            (200, &json!(expected))
         );
     }
     let found = post(
         &replica,
         "/bank/tokens/lookup",
-        json!({"tokenString": text}),
+        json!({"tokenString": token_string}),
     )
     .await;
     assert_eq!(found.text("invalidationReason"), "compromised");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_tokens_of_a_user_end_those_of_mints_under_way_too() {
+async fn invalidating_a_user_includes_the_mints_under_way() {
     let world = World::new().await;
     let replica = world.replica().await;
     for bank in ["a", "b", "c"] {
@@ -127,77 +127,81 @@ async fn all_tokens_of_a_user_end_those_of_mints_under_way_too() {
     let of_user = json!({"reason": "requested", "userId": "u-1"});
     let answer = post(&replica, "/bank/tokens/invalidate", of_user.clone()).await;
     assert_eq!(answer.body, json!({"invalidated": 3}));
-    // The caller that waited gets a token that was minted after.
-    let waited = under_way.await.unwrap();
-    assert_eq!(waited.status, 201);
+    // The waiting caller gets a token that was minted after the invalidation.
+    let waiting = under_way.await.unwrap();
+    assert_eq!(waiting.status, 201);
     assert_eq!(world.sandbox.requests(), 6);
-    let ended =
+    let invalidated =
         "SELECT count(*) FROM tokens WHERE user_id = 'u-1' AND invalidation_reason = 'requested'";
-    assert_eq!(world.count(ended).await, 4);
+    assert_eq!(world.count(invalidated).await, 4);
     assert_eq!(
         replica.issue(json!({"userId": "u-2"})).await.token(),
         other.token()
     );
 
-    let nobody = json!({"reason": "used", "userId": "nobody"});
-    let answer = post(&replica, "/bank/tokens/invalidate", nobody).await;
+    let unknown = json!({"reason": "used", "userId": "unknown"});
+    let answer = post(&replica, "/bank/tokens/invalidate", unknown).await;
     assert_eq!(answer.body, json!({"invalidated": 0}));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_ended_before_a_request_started_is_never_its_answer() {
+async fn a_request_never_gets_a_token_invalidated_before_it_started() {
     let world = World::new().await;
     let replicas = join_all((0..3).map(|_| world.replica())).await;
-    let order = json!({"userId": "u-1"});
+    let body = json!({"userId": "u-1"});
     let until = Instant::now() + Duration::from_secs(5);
 
-    let vending = join_all((0..9).map(|n| {
-        let (api, order) = (replicas[n % 3].api.clone(), order.clone());
+    let requests = join_all((0..9).map(|n| {
+        let (api, body) = (replicas[n % 3].api.clone(), body.clone());
         async move {
             let mut seen = Vec::new();
             while Instant::now() < until {
                 let started = Instant::now();
-                let answer = api.issue(order.clone()).await;
+                let answer = api.issue(body.clone()).await;
                 assert!(answer.status < 300, "{answer:?}");
                 seen.push((started, answer.text("id").to_owned()));
             }
             seen
         }
     }));
-    let ending = async {
-        let mut ended = Vec::new();
+    let invalidations = async {
+        let mut invalidated = Vec::new();
         while Instant::now() < until {
-            let token = replicas[0].issue(order.clone()).await;
+            let token = replicas[0].issue(body.clone()).await;
             let id = token.text("id").to_owned();
-            let whose = match ended.len() % 3 {
+            let selector = match invalidated.len() % 3 {
                 0 => json!({"reason": "used", "userId": "u-1"}),
                 1 => json!({"reason": "used", "tokenString": token.token()}),
                 _ => Value::Null,
             };
-            let api = &replicas[ended.len() % 3];
-            let answer = match whose {
+            let api = &replicas[invalidated.len() % 3];
+            let answer = match selector {
                 Value::Null => invalidate(api, &id, "used").await,
-                whose => post(api, "/bank/tokens/invalidate", whose).await,
+                selector => post(api, "/bank/tokens/invalidate", selector).await,
             };
             assert_eq!(answer.status, 200, "{answer:?}");
-            ended.push((Instant::now(), id));
+            invalidated.push((Instant::now(), id));
         }
-        ended
+        invalidated
     };
-    let (seen, ended) = tokio::join!(vending, ending);
-    assert!(ended.len() > 20, "only {} were ended", ended.len());
-    for (acknowledged, id) in &ended {
-        let after = seen
+    let (seen, invalidated) = tokio::join!(requests, invalidations);
+    let count = invalidated.len();
+    assert!(count > 20, "only {count} invalidations");
+    for (acknowledged, id) in &invalidated {
+        let later = seen
             .iter()
             .flatten()
             .find(|(started, seen)| started > acknowledged && seen == id);
-        assert!(after.is_none(), "{id} was handed out after its end");
+        assert!(
+            later.is_none(),
+            "{id} was handed out after its invalidation"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_with_ten_thousand_tokens_is_ended_while_others_are_served() {
-    let world = World::new().await;
+async fn other_users_are_served_while_ten_thousand_tokens_of_one_user_are_invalidated() {
+    let world = World::unchecked().await;
     let replica = world.replica().await;
     world
         .db
@@ -211,31 +215,29 @@ async fn a_user_with_ten_thousand_tokens_is_ended_while_others_are_served() {
         )
         .await
         .unwrap();
-    let order = json!({"userId": "u-1"});
-    replica.issue(order.clone()).await;
-    let ending = post(
+    let body = json!({"userId": "u-1"});
+    replica.issue(body.clone()).await;
+    let invalidation = post(
         &replica,
         "/bank/tokens/invalidate",
         json!({"reason": "requested", "userId": "many"}),
     );
-    let (ended, served) = tokio::join!(
-        ending,
-        join_all((0..50).map(|_| replica.issue(order.clone())))
+    let (answer, served) = tokio::join!(
+        invalidation,
+        join_all((0..50).map(|_| replica.issue(body.clone())))
     );
-    assert_eq!(ended.body, json!({"invalidated": 10_000}));
+    assert_eq!(answer.body, json!({"invalidated": 10_000}));
     assert!(served.iter().all(|answer| answer.status == 200));
-    let mut world = world;
-    world.is_checked = false;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_is_named_and_who_may_not_is_refused() {
+async fn invalid_members_are_named_and_scopes_are_checked() {
     let world = World::new().await;
     world
         .add_client(("reader", "x"), &[Scope::TokensRead])
         .await;
     world
-        .add_client(("ender", "x"), &[Scope::TokensInvalidate])
+        .add_client(("invalidator", "x"), &[Scope::TokensInvalidate])
         .await;
     let replica = world.replica().await;
     let id = replica
@@ -289,16 +291,17 @@ async fn what_is_wrong_is_named_and_who_may_not_is_refused() {
         answer.is_problem(400, "validation");
         assert_eq!(answer.pointers(), pointers, "{path} {body}");
     }
-    let zeros = "\0".repeat(3);
-    post(&replica, lookup, json!({"tokenString": zeros}))
+    let control_characters = "\0".repeat(3);
+    let body = json!({"tokenString": control_characters});
+    post(&replica, lookup, body)
         .await
         .is_problem(404, "not-found");
     let unknown = "/bank/tokens/0198b7a4-0000-7000-8000-000000000000/invalidate";
     post(&replica, unknown, json!({"reason": "used"}))
         .await
         .is_problem(404, "not-found");
-    let no_uuid = "/bank/tokens/1/invalidate";
-    post(&replica, no_uuid, json!({"reason": "used"}))
+    let not_a_uuid = "/bank/tokens/1/invalidate";
+    post(&replica, not_a_uuid, json!({"reason": "used"}))
         .await
         .is_problem(404, "not-found");
 
@@ -306,35 +309,34 @@ async fn what_is_wrong_is_named_and_who_may_not_is_refused() {
         ("reader", one.as_str(), 403),
         ("reader", many, 403),
         ("reader", lookup, 400),
-        ("ender", &one, 400),
-        ("ender", many, 400),
-        ("ender", lookup, 403),
+        ("invalidator", &one, 400),
+        ("invalidator", many, 400),
+        ("invalidator", lookup, 403),
     ] {
         let request = replica
             .request_by((client, "x"), Method::POST, path)
             .header("content-type", "application/json")
             .body("{}");
-        let answer = Answer::of(request).await.unwrap();
+        let answer = send(request).await;
         assert_eq!(answer.status, status, "{client} {path}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_string_that_the_upstream_gave_twice_is_ended_everywhere() {
-    let mut world = World::new().await;
-    world.is_checked = false;
+async fn every_record_of_a_token_string_is_invalidated() {
+    let world = World::unchecked().await;
     let replica = world.replica().await;
-    let twice = Upstream::with("tokenString", "the-same-for-both");
-    world.sandbox.script([twice.clone(), twice]);
+    let same_token = Upstream::with("tokenString", "the-same-for-both");
+    world.sandbox.script([same_token.clone(), same_token]);
     for user in ["u-1", "u-2"] {
         assert_eq!(
             replica.issue(json!({"userId": user})).await.token(),
             "the-same-for-both"
         );
     }
-    let ending = json!({"reason": "compromised", "tokenString": "the-same-for-both"});
-    let ended = post(&replica, "/bank/tokens/invalidate", ending).await;
-    assert_eq!(ended.body, json!({"invalidated": 2}));
+    let body = json!({"reason": "compromised", "tokenString": "the-same-for-both"});
+    let answer = post(&replica, "/bank/tokens/invalidate", body).await;
+    assert_eq!(answer.body, json!({"invalidated": 2}));
     assert_eq!(
         world
             .count("SELECT count(*) FROM tokens WHERE is_valid")

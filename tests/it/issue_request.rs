@@ -1,4 +1,4 @@
-//! What the fields of `POST /bank/tokens/` may be, and how those that may not are named.
+//! Validation of the members of a token request.
 
 use serde_json::{Value, json};
 
@@ -6,8 +6,8 @@ use crate::support::{Answer, World, send};
 
 const PATH: &str = "/bank/tokens/";
 
-/// Sends each body, expects 400 `validation` naming exactly these, and nothing sent upstream.
-async fn are_invalid(cases: &[(&str, &[&str])]) {
+/// Sends each body. Expects 400 `validation` with exactly these pointers, and no upstream call.
+async fn assert_invalid(cases: &[(&str, &[&str])]) {
     let world = World::new().await;
     let replica = world.replica().await;
     for (body, pointers) in cases {
@@ -19,8 +19,8 @@ async fn are_invalid(cases: &[(&str, &[&str])]) {
     assert_eq!(world.count("SELECT count(*) FROM mints").await, 0);
 }
 
-/// Sends each body and expects a new token.
-async fn are_good(bodies: impl IntoIterator<Item = String>) -> Vec<Answer> {
+/// Sends each body and expects a new token. Returns the responses.
+async fn issue_each(bodies: impl IntoIterator<Item = String>) -> Vec<Answer> {
     let world = World::new().await;
     let replica = world.replica().await;
     let mut answers = Vec::new();
@@ -34,12 +34,12 @@ async fn are_good(bodies: impl IntoIterator<Item = String>) -> Vec<Answer> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn user_ids_have_1_to_128_characters_and_none_of_control() {
+async fn user_ids_have_1_to_128_characters_and_no_control_characters() {
     let longest = "ž".repeat(128);
     let good = ["u", " ", "a@b", "a/b?c#d%", "用户", &longest];
     for (id, answer) in good
         .iter()
-        .zip(are_good(good.map(|id| json!({"userId": id}).to_string())).await)
+        .zip(issue_each(good.map(|id| json!({"userId": id}).to_string())).await)
     {
         assert_eq!(answer.text("userId"), *id);
     }
@@ -63,11 +63,11 @@ async fn user_ids_have_1_to_128_characters_and_none_of_control() {
         &over,
         &over_in_bytes_too,
     ];
-    are_invalid(&bad.map(|body| (body, &["#/userId"][..]))).await;
+    assert_invalid(&bad.map(|body| (body, &["#/userId"][..]))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lifetimes_are_integers_of_json_schema_up_to_30_days() {
+async fn lifetimes_are_integers_from_0_to_30_days() {
     let good = [
         ("0", 0),
         ("-0", 0),
@@ -82,10 +82,10 @@ async fn lifetimes_are_integers_of_json_schema_up_to_30_days() {
     ];
     let bodies =
         good.map(|(text, _)| format!(r#"{{"userId": "life {text}", "lifetime": {text}}}"#));
-    for ((text, seconds), answer) in good.iter().zip(are_good(bodies).await) {
+    for ((text, seconds), answer) in good.iter().zip(issue_each(bodies).await) {
         assert_eq!(answer.body["lifetime"], *seconds, "{text}");
     }
-    let answers = are_good([r#"{"userId": "u"}"#.into()]).await;
+    let answers = issue_each([r#"{"userId": "u"}"#.into()]).await;
     assert_eq!(answers[0].body["lifetime"], 3600);
 
     let bad = [
@@ -102,27 +102,27 @@ async fn lifetimes_are_integers_of_json_schema_up_to_30_days() {
         "{}",
     ];
     let bodies = bad.map(|text| format!(r#"{{"userId": "u", "lifetime": {text}}}"#));
-    are_invalid(
+    assert_invalid(
         &bodies
             .each_ref()
             .map(|body| (body.as_str(), &["#/lifetime"][..])),
     )
     .await;
-    // A number, but not one that can be read: where it stands is not known.
-    are_invalid(&[(r#"{"userId": "u", "lifetime": 1e400}"#, &["#"])]).await;
+    // The parser cannot represent this number, so the error has no pointer to the member.
+    assert_invalid(&[(r#"{"userId": "u", "lifetime": 1e400}"#, &["#"])]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn countries_are_the_28_of_the_upstream_or_null() {
+async fn countries_are_null_or_one_of_the_28_of_the_provider() {
     let codes = [
         "AT", "BE", "BG", "HR", "CY", "DK", "EE", "FI", "FR", "DE", "GR", "HU", "IS", "IE", "IT",
         "LV", "LT", "LU", "MT", "NL", "NO", "PL", "PT", "RO", "SK", "SI", "ES", "SE",
     ];
     let bodies = codes.map(|code| json!({"userId": "u", "country": code}).to_string());
-    for (code, answer) in codes.iter().zip(are_good(bodies).await) {
+    for (code, answer) in codes.iter().zip(issue_each(bodies).await) {
         assert_eq!(answer.text("country"), *code);
     }
-    let answers = are_good([json!({"userId": "u", "country": null}).to_string()]).await;
+    let answers = issue_each([json!({"userId": "u", "country": null}).to_string()]).await;
     assert_eq!(answers[0].body["country"], Value::Null);
 
     let bad = [
@@ -142,7 +142,7 @@ async fn countries_are_the_28_of_the_upstream_or_null() {
         "{}",
     ];
     let bodies = bad.map(|text| format!(r#"{{"userId": "u", "country": {text}}}"#));
-    are_invalid(
+    assert_invalid(
         &bodies
             .each_ref()
             .map(|body| (body.as_str(), &["#/country"][..])),
@@ -151,7 +151,7 @@ async fn countries_are_the_28_of_the_upstream_or_null() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn banks_have_1_to_32_code_points_and_no_space_around_them() {
+async fn banks_have_1_to_32_code_points_and_no_surrounding_white_space() {
     let longest = [
         "ž".repeat(32),
         "🏦".repeat(32),
@@ -163,10 +163,10 @@ async fn banks_have_1_to_32_code_points_and_no_space_around_them() {
     let bodies = good
         .iter()
         .map(|bank| json!({"userId": "u", "bank": bank}).to_string());
-    for (bank, answer) in good.iter().zip(are_good(bodies).await) {
+    for (bank, answer) in good.iter().zip(issue_each(bodies).await) {
         assert_eq!(answer.text("bank"), *bank);
     }
-    let answers = are_good([json!({"userId": "u", "bank": null}).to_string()]).await;
+    let answers = issue_each([json!({"userId": "u", "bank": null}).to_string()]).await;
     assert_eq!(answers[0].body["bank"], Value::Null);
 
     let bad = [
@@ -190,7 +190,7 @@ async fn banks_have_1_to_32_code_points_and_no_space_around_them() {
         json!({}),
     ];
     let bodies = bad.map(|bank| json!({"userId": "u", "bank": bank}).to_string());
-    are_invalid(
+    assert_invalid(
         &bodies
             .each_ref()
             .map(|body| (body.as_str(), &["#/bank"][..])),
@@ -199,9 +199,9 @@ async fn banks_have_1_to_32_code_points_and_no_space_around_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn access_is_an_object_of_booleans_each_false_unless_said() {
+async fn access_is_an_object_of_booleans_that_default_to_false() {
     let none = json!({"accounts": false, "balances": false, "transactions": false});
-    let answers = are_good([
+    let answers = issue_each([
         r#"{"userId": "absent"}"#.into(),
         r#"{"userId": "empty", "access": {}}"#.into(),
         r#"{"userId": "u", "access": {"balances": true}}"#.into(),
@@ -216,7 +216,7 @@ async fn access_is_an_object_of_booleans_each_false_unless_said() {
         json!({"accounts": false, "balances": true, "transactions": false})
     );
 
-    are_invalid(&[
+    assert_invalid(&[
         (r#"{"userId": "u", "access": null}"#, &["#/access"]),
         (r#"{"userId": "u", "access": true}"#, &["#/access"]),
         (r#"{"userId": "u", "access": []}"#, &["#/access"]),
@@ -236,7 +236,7 @@ async fn access_is_an_object_of_booleans_each_false_unless_said() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_and_duplicate_members_are_named() {
-    are_invalid(&[
+    assert_invalid(&[
         (r#"{"userId": "u", "userID": "u"}"#, &["#/userID"]),
         (r#"{"userId": "u", "a/b~c ž": 1}"#, &["#/a~1b~0c%20%C5%BE"]),
         (r#"{"userId": "u", "\u0000": 1}"#, &["#/%00"]),
@@ -269,7 +269,7 @@ async fn unknown_and_duplicate_members_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_answer_names_all_that_is_wrong() {
+async fn one_response_names_all_invalid_fields() {
     let world = World::new().await;
     let replica = world.replica().await;
     let body = json!({"userId": "", "lifetime": -1, "country": "lt", "bank": " ", "access": {"accounts": 1}, "x": 1});

@@ -1,10 +1,10 @@
-//! The import rules of the map in `src/lib.rs`.
+//! Dependency rules between the folders of `src/`. `docs/architecture.md` shows them as a diagram.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The folders of ours that each folder may import; `main` and `app` wire and import everything.
-const MAY_IMPORT: [(&str, &[&str]); 13] = [
+/// Each folder and the folders that it may import. `main` and `app` may import all folders.
+const ALLOWED_IMPORTS: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("metrics", &[]),
     ("crypto", &["model"]),
@@ -37,8 +37,8 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ),
 ];
 
-/// The parts of `api`, lowest first: each imports only parts before it.
-const API_LEVELS: [&str; 9] = [
+/// The modules of `api`, lowest first. Each imports only modules before it.
+const API_LEVELS: [&str; 10] = [
     "problem",
     "state",
     "middleware",
@@ -48,9 +48,10 @@ const API_LEVELS: [&str; 9] = [
     "console",
     "router",
     "openapi",
+    "fuzzing",
 ];
 
-/// The folders that may name each library.
+/// Each restricted library and the folders that may use it.
 const LIBRARIES: [(&str, &[&str]); 9] = [
     ("actix_web::", &["api", "dev"]),
     ("actix_http::", &["dev"]),
@@ -64,136 +65,160 @@ const LIBRARIES: [(&str, &[&str]); 9] = [
 ];
 
 #[test]
-fn folders_import_only_folders_below_them() {
-    let mut broken = Vec::new();
-    for (file, part) in sources() {
-        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == part) else {
+fn folders_import_only_allowed_folders() {
+    let mut violations = Vec::new();
+    for line in read_code() {
+        let rule = ALLOWED_IMPORTS
+            .iter()
+            .find(|(name, _)| *name == line.folder());
+        let Some((folder, allowed)) = rule else {
             continue;
         };
-        for (number, line) in code(&file) {
-            for named in names_after(&line, "crate::") {
-                if named != part && !allowed.contains(&named.as_str()) {
-                    broken.push(format!(
-                        "{}:{number}: {part} imports {named}",
-                        file.display()
-                    ));
-                }
+        for path in line.imported_paths() {
+            // An empty path is `crate::{…}`, which would hide the imported folders.
+            let imported = path.first().map_or("crate", String::as_str);
+            if imported != *folder && !allowed.contains(&imported) {
+                violations.push(line.violation(&format!("{folder} imports {imported}")));
             }
         }
     }
-    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    assert_none(&violations);
 }
 
 #[test]
-fn nothing_in_api_imports_upward() {
-    let api = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api");
-    let level = |part: &str| API_LEVELS.iter().position(|level| *level == part);
-    let mut broken = Vec::new();
-    for (file, _) in sources() {
-        let Ok(relative) = file.strip_prefix(&api) else {
+fn modules_of_api_import_only_lower_modules() {
+    let level = |module: &str| API_LEVELS.iter().position(|level| *level == module);
+    let mut violations = Vec::new();
+    for line in read_code().iter().filter(|line| line.folder() == "api") {
+        // `api/mod.rs` declares the modules and is above all of them.
+        let Some(module) = line.module.get(1) else {
             continue;
         };
-        let part = relative.iter().next().unwrap().to_string_lossy();
-        let part = part.trim_end_matches(".rs");
-        // `api/mod.rs` wires the parts.
-        if part == "mod" {
-            continue;
-        }
-        let own = level(part);
-        assert!(own.is_some(), "src/api/{part} has no level");
-        for (number, line) in code(&file) {
-            let imported = names_after(&line, "crate::api::");
-            for name in &imported {
-                if name != part && level(name) >= own {
-                    broken.push(format!(
-                        "{}:{number}: {part} imports {name}",
-                        file.display()
-                    ));
-                }
+        let own_level = level(module);
+        assert!(own_level.is_some(), "src/api/{module} has no level");
+        for path in line.imported_paths() {
+            if path.first().is_none_or(|folder| folder != "api") {
+                continue;
             }
-            // A relative path leads out of its folder only with a second `super`.
-            if line.contains("super::super::")
-                || relative.iter().count() == 1 && line.contains("super::")
-            {
-                broken.push(format!(
-                    "{}:{number}: a relative import of another part",
-                    file.display()
-                ));
+            // A path that ends here is `crate::api::{…}`, which would hide the imported modules.
+            let imported = path.get(1).map_or("api", String::as_str);
+            let is_lower = level(imported).is_some() && level(imported) < own_level;
+            if imported != module && !is_lower {
+                violations.push(line.violation(&format!("{module} imports {imported}")));
             }
         }
     }
-    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    assert_none(&violations);
 }
 
 #[test]
-fn libraries_stay_in_their_folder() {
-    let mut broken = Vec::new();
-    for (file, part) in sources() {
-        for (number, line) in code(&file) {
-            for (library, parts) in LIBRARIES {
-                if line.contains(library) && !parts.contains(&part.as_str()) {
-                    broken.push(format!(
-                        "{}:{number}: {part} names {library}",
-                        file.display()
-                    ));
-                }
+fn libraries_are_used_only_in_their_folders() {
+    let mut violations = Vec::new();
+    for line in read_code() {
+        for (library, folders) in LIBRARIES {
+            if line.code.contains(library) && !folders.contains(&line.folder()) {
+                violations.push(line.violation(&format!("{} uses {library}", line.folder())));
             }
         }
     }
-    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    assert_none(&violations);
 }
 
 #[test]
-fn the_rules_name_existing_folders() {
-    let parts: Vec<String> = sources().into_iter().map(|(_, part)| part).collect();
-    for (part, _) in MAY_IMPORT {
-        assert!(parts.iter().any(|seen| seen == part), "{part} is gone");
+fn every_rule_is_about_an_existing_folder() {
+    let lines = read_code();
+    for (folder, _) in ALLOWED_IMPORTS {
+        let exists = lines.iter().any(|line| line.folder() == folder);
+        assert!(exists, "src/{folder} does not exist");
     }
 }
 
-/// The names that follow a path prefix in a line, one for each occurrence.
-fn names_after(line: &str, prefix: &str) -> Vec<String> {
-    let rest = line.split(prefix).skip(1);
-    let name = |rest: &str| -> String {
-        let is_part_of_name = |character: &char| character.is_alphanumeric() || *character == '_';
-        rest.chars().take_while(is_part_of_name).collect()
-    };
-    // An import of several parts in braces names none of them here: it is not allowed.
-    rest.inspect(|rest| assert!(!rest.starts_with('{'), "{line}: import one part a line"))
-        .map(name)
-        .filter(|name| !name.is_empty())
-        .collect()
+#[track_caller]
+fn assert_none(violations: &[String]) {
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
-/// Every source file with the part that it belongs to; tests in their own files are not of the map.
-fn sources() -> Vec<(PathBuf, String)> {
+/// A line of code without its comment.
+struct CodeLine {
+    file: PathBuf,
+    number: usize,
+    code: String,
+    /// The path of the module: `["api", "handlers", "tokens"]` in `src/api/handlers/tokens.rs`.
+    module: Vec<String>,
+}
+
+impl CodeLine {
+    /// Returns the name of the folder or file directly below `src/`.
+    fn folder(&self) -> &str {
+        &self.module[0]
+    }
+
+    /// Returns the paths that the line names by `crate::` or `super::`, relative to the crate root.
+    fn imported_paths(&self) -> Vec<Vec<String>> {
+        let is_in_path = |character: char| character.is_alphanumeric() || "_:".contains(character);
+        let paths = self.code.split(|character| !is_in_path(character));
+        // `crate` without `::` is a visibility.
+        let paths = paths.filter(|path| path.contains("::"));
+        paths
+            .filter_map(|path| {
+                let names: Vec<&str> = path.split("::").filter(|name| !name.is_empty()).collect();
+                let supers = names.iter().take_while(|name| **name == "super").count();
+                let parent = match names.first() {
+                    Some(&"crate") => &[],
+                    Some(&"super") => &self.module[..self.module.len().saturating_sub(supers)],
+                    _ => return None,
+                };
+                let children = names[supers.max(1)..].iter().map(|name| (*name).to_owned());
+                Some(parent.iter().cloned().chain(children).collect())
+            })
+            .collect()
+    }
+
+    /// Describes a violation together with its place.
+    fn violation(&self, description: &str) -> String {
+        format!("{}:{}: {description}", self.file.display(), self.number)
+    }
+}
+
+/// Reads all code of `src/` except unit tests.
+fn read_code() -> Vec<CodeLine> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut found = Vec::new();
+    let mut lines = Vec::new();
     let mut folders = vec![src.clone()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            if path.file_stem().unwrap() == "tests" {
+                continue;
+            }
             if path.is_dir() {
-                if name != "tests" {
-                    folders.push(path);
-                }
-            } else if path.extension().is_some_and(|kind| kind == "rs") && name != "tests" {
-                let relative = path.strip_prefix(&src).unwrap().to_path_buf();
-                let part = relative.iter().next().unwrap().to_string_lossy();
-                found.push((path, part.trim_end_matches(".rs").to_owned()));
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                lines.extend(read_file(&src, &path));
             }
         }
     }
-    found
+    lines
 }
 
-/// The lines of code up to the file's unit tests, without comments.
-fn code(file: &Path) -> Vec<(usize, String)> {
-    let text = fs::read_to_string(file).unwrap();
-    text.lines()
+/// Reads the lines of a file up to its unit tests.
+fn read_file(src: &Path, file: &Path) -> Vec<CodeLine> {
+    let path = file.strip_prefix(src).unwrap().with_extension("");
+    let module: Vec<String> = path
+        .iter()
+        .map(|name| name.to_string_lossy().into_owned())
+        .filter(|name| name != "mod")
+        .collect();
+    fs::read_to_string(file)
+        .unwrap()
+        .lines()
         .enumerate()
         .take_while(|(_, line)| *line != "#[cfg(test)]")
-        .map(|(number, line)| (number + 1, line.split("//").next().unwrap_or("").to_owned()))
+        .map(|(index, line)| CodeLine {
+            file: file.to_owned(),
+            number: index + 1,
+            code: line.split("//").next().unwrap_or_default().to_owned(),
+            module: module.clone(),
+        })
         .collect()
 }

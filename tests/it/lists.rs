@@ -1,4 +1,4 @@
-//! What a list is narrowed by.
+//! Filters of `GET /bank/tokens/`.
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -8,11 +8,11 @@ use crate::support::World;
 use crate::support::cluster::create_database;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_filter_narrows_and_all_of_them_together() {
+async fn filters_narrow_the_list_alone_and_combined() {
     let world = World::new().await;
     let replica = world.replica().await;
     let mut minted = Vec::new();
-    for order in [
+    for body in [
         json!({"userId": "a"}),
         json!({"userId": "a", "country": "LT"}),
         json!({"userId": "a", "country": "LT", "bank": "B&B + ž"}),
@@ -20,7 +20,7 @@ async fn every_filter_narrows_and_all_of_them_together() {
         json!({"userId": "b", "country": "LT", "bank": "B&B + ž"}),
         json!({"userId": "b", "country": "LV", "access": {"accounts": true}}),
     ] {
-        minted.push(mint(&replica, order).await);
+        minted.push(mint(&replica, body).await);
     }
     let time = |index: usize| minted[index].text("issuedAt");
     let bank = "bank=B%26B+%2B+%C5%BE";
@@ -62,7 +62,7 @@ async fn every_filter_narrows_and_all_of_them_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_parameters_are_named() {
+async fn invalid_parameters_are_named() {
     let world = World::new().await;
     let replica = world.replica().await;
     for (query, named) in [
@@ -104,15 +104,15 @@ async fn bad_parameters_are_named() {
         answer.is_problem(400, "validation");
         assert_eq!(answer.pointers(), named, "{query}");
     }
-    let over = "u".repeat(129);
+    let too_long = "u".repeat(129);
     replica
-        .get(&format!("/bank/tokens/?userId={over}"))
+        .get(&format!("/bank/tokens/?userId={too_long}"))
         .await
         .is_problem(400, "validation");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn any_moment_of_rfc_3339_can_bound_a_list() {
+async fn every_rfc_3339_time_can_bound_a_list() {
     let world = World::new().await;
     let replica = world.replica().await;
     let minted = mint(&replica, json!({"userId": "u"})).await;
@@ -151,7 +151,7 @@ async fn any_moment_of_rfc_3339_can_bound_a_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_come_from_the_read_database_and_a_read_by_id_never_does() {
+async fn lists_use_the_read_database_and_reads_by_id_use_the_primary() {
     let world = World::new().await;
     let empty = create_database().await;
     let replica = world.replica_with(&[("READ_DATABASE_URL", &empty)]).await;

@@ -1,4 +1,4 @@
-//! The private Postgres of `dev` and of these tests.
+//! The private Postgres of `dev`, the tests and the benchmark.
 
 use std::env;
 use std::fs;
@@ -14,7 +14,7 @@ use sqlx::{Connection, PgConnection};
 
 use token_vendor::dev::postgres::{LocalPostgres, LocalPostgresOptions, remove};
 
-/// A data folder of one test, in /tmp, where the server's user can reach it.
+/// A data folder of one test, in /tmp because the server's user needs access.
 struct TestDir(PathBuf);
 
 impl TestDir {
@@ -55,18 +55,18 @@ fn is_alive(pid: u32) -> bool {
     kill(Pid::from_raw(pid.cast_signed()), None).is_ok()
 }
 
-async fn is_gone_within(pid: u32, time: Duration) -> bool {
-    let end = Instant::now() + time;
-    while is_alive(pid) && Instant::now() < end {
+async fn ends_within(pid: u32, time: Duration) -> bool {
+    let deadline = Instant::now() + time;
+    while is_alive(pid) && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     !is_alive(pid)
 }
 
 #[tokio::test]
-async fn starts_on_a_fresh_folder_and_again_after_every_mishap() {
+async fn starts_on_a_new_folder_and_again_after_a_crash() {
     let dir = TestDir::new();
-    // An initdb that was interrupted, and a path too long for a socket.
+    // The folder of an interrupted initdb, with a path that is too long for a socket.
     let mut options = dir.options();
     options.data_dir = dir.0.join("a comma, a \"quote\", %41").join("x".repeat(90));
     fs::create_dir_all(options.data_dir.join("pgdata.new/base")).unwrap();
@@ -89,9 +89,9 @@ async fn starts_on_a_fresh_folder_and_again_after_every_mishap() {
     kill(Pid::from_raw(first.pid().cast_signed()), Signal::SIGKILL).unwrap();
     first.stop().await.unwrap();
 
-    // The process id of a killed server, meanwhile given to somebody else.
-    let theirs = format!("{}\n/\n1700000000\n5432\n\n\n\nready\n", std::process::id());
-    fs::write(options.data_dir.join("pgdata/postmaster.pid"), theirs).unwrap();
+    // The process id of the killed server now belongs to another process.
+    let reused_pid = format!("{}\n/\n1700000000\n5432\n\n\n\nready\n", std::process::id());
+    fs::write(options.data_dir.join("pgdata/postmaster.pid"), reused_pid).unwrap();
     let second = LocalPostgres::start(options).await.unwrap();
     assert_eq!(query(&second, "select 'back'").await, "back");
     assert_eq!(second.socket_dir(), socket_dir);
@@ -101,17 +101,17 @@ async fn starts_on_a_fresh_folder_and_again_after_every_mishap() {
 }
 
 #[tokio::test]
-async fn refuses_a_second_owner_and_lets_others_join() {
+async fn rejects_a_second_owner_and_lets_others_join() {
     let dir = TestDir::new();
     let first = LocalPostgres::start(dir.options()).await.unwrap();
     let joined = LocalPostgres::start_or_join(dir.options()).await.unwrap();
     assert_eq!(joined.pid(), first.pid());
     joined.stop().await.unwrap();
-    let refused = LocalPostgres::start(dir.options()).await.unwrap_err();
-    assert!(refused.to_string().contains("another `token-vendor dev`"));
-    assert_eq!(query(&first, "select 'there'").await, "there");
+    let error = LocalPostgres::start(dir.options()).await.unwrap_err();
+    assert!(error.to_string().contains("another `token-vendor dev`"));
+    assert_eq!(query(&first, "select 'running'").await, "running");
 
-    // Dropped, not stopped: the next one waits until it is gone.
+    // `drop` does not wait for the end of the server, but the next start does.
     let pid = first.pid();
     drop(first);
     let next = LocalPostgres::start(dir.options()).await.unwrap();
@@ -120,7 +120,7 @@ async fn refuses_a_second_owner_and_lets_others_join() {
 }
 
 #[tokio::test]
-async fn what_is_temporary_goes_with_the_server() {
+async fn temporary_data_is_deleted_when_the_server_ends() {
     let dir = TestDir::new();
     let temporary = LocalPostgresOptions {
         is_temporary: true,
@@ -131,13 +131,13 @@ async fn what_is_temporary_goes_with_the_server() {
         let postgres = LocalPostgres::start(options).await.unwrap();
         assert!(dir.0.join("pgdata/PG_VERSION").exists());
         postgres.stop().await.unwrap();
-        let left = fs::read_dir(dir.0.join("pgdata")).unwrap().count();
-        assert_eq!(left == 0, is_temporary, "{left} left");
+        let files = fs::read_dir(dir.0.join("pgdata")).unwrap().count();
+        assert_eq!(files == 0, is_temporary, "{files} files are left");
     }
 }
 
 #[test]
-fn removes_only_what_was_made_here() {
+fn remove_deletes_only_folders_with_a_marker() {
     let dir = TestDir::new();
     remove(&dir.0).unwrap();
     fs::create_dir(&dir.0).unwrap();
@@ -147,41 +147,40 @@ fn removes_only_what_was_made_here() {
     assert!(!dir.0.exists());
 }
 
-/// Where set, the test below is the owner that gets killed: the folder, and perhaps a process that
-/// the server outlasts it for.
+/// The variable that makes the test below the owner of a server: the data folder and, optionally, `keep_alive_pid`.
 const OWNER: &str = "TOKEN_VENDOR_TEST_OWNER";
 
 #[tokio::test]
-async fn a_killed_owner_leaves_nothing() {
+async fn no_server_is_left_after_its_owner_is_killed() {
     if let Ok(owner) = env::var(OWNER) {
-        let (dir, also_until) = owner.split_once(' ').unwrap();
-        return be_killed(dir, also_until.parse().ok()).await;
+        let (dir, keep_alive_pid) = owner.split_once(' ').unwrap();
+        return own_until_killed(dir, keep_alive_pid.parse().ok()).await;
     }
     let dir = TestDir::new();
     let (mut owner, server) = spawn_owner(&dir.0, "");
     owner.kill().unwrap();
     owner.wait().unwrap();
-    // While that one is still stopping.
+    // The first server is still stopping.
     let next = LocalPostgres::start(dir.options()).await.unwrap();
-    assert!(is_gone_within(server, Duration::ZERO).await);
+    assert!(ends_within(server, Duration::ZERO).await);
     next.stop().await.unwrap();
 
     let mut runner = Command::new("sleep").arg("60").spawn().unwrap();
     let (mut owner, server) = spawn_owner(&dir.0, &runner.id().to_string());
     owner.kill().unwrap();
     owner.wait().unwrap();
-    assert!(!is_gone_within(server, Duration::from_millis(700)).await);
+    assert!(!ends_within(server, Duration::from_millis(700)).await);
     let joined = LocalPostgres::start_or_join(dir.options()).await.unwrap();
     assert_eq!(joined.pid(), server);
     runner.kill().unwrap();
     runner.wait().unwrap();
-    assert!(is_gone_within(server, Duration::from_secs(2)).await);
+    assert!(ends_within(server, Duration::from_secs(2)).await);
 }
 
-async fn be_killed(dir: &str, also_until: Option<u32>) {
+async fn own_until_killed(dir: &str, keep_alive_pid: Option<u32>) {
     let options = LocalPostgresOptions {
         data_dir: dir.into(),
-        also_until,
+        keep_alive_pid,
         ..Default::default()
     };
     let postgres = LocalPostgres::start(options).await.unwrap();
@@ -189,15 +188,15 @@ async fn be_killed(dir: &str, also_until: Option<u32>) {
     std::future::pending().await
 }
 
-/// This test again, in a process of its own, until its server is up.
-fn spawn_owner(dir: &Path, also_until: &str) -> (std::process::Child, u32) {
+/// Runs the test above in a new process that starts a server. Returns when the server accepts connections.
+fn spawn_owner(dir: &Path, keep_alive_pid: &str) -> (std::process::Child, u32) {
     let mut owner = Command::new(env::current_exe().unwrap())
         .args([
             "--exact",
             "--nocapture",
-            "local_postgres::a_killed_owner_leaves_nothing",
+            "local_postgres::no_server_is_left_after_its_owner_is_killed",
         ])
-        .env(OWNER, format!("{} {also_until}", dir.display()))
+        .env(OWNER, format!("{} {keep_alive_pid}", dir.display()))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

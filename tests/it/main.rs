@@ -1,4 +1,9 @@
-//! The one integration test binary: the real service on a real Postgres, the sandbox as upstream.
+//! Integration tests: the real service on a real Postgres, with the sandbox as the provider.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests read clocks and the environment"
+)]
 
 mod access;
 mod answers;
@@ -19,6 +24,7 @@ mod console_forms;
 mod console_overview;
 mod denials;
 mod dev;
+mod fuzz_corpus;
 mod handouts;
 mod health;
 mod herd;
@@ -42,7 +48,6 @@ mod secrets;
 mod shutdown;
 mod source_ip;
 mod startup;
-#[allow(dead_code, unused_imports)]
 mod support;
 mod takeover;
 mod token_plans;

@@ -1,4 +1,4 @@
-//! What Prometheus scrapes, and what it must not learn.
+//! The metrics of `GET /metrics`.
 
 use std::collections::HashMap;
 
@@ -9,13 +9,13 @@ use token_vendor::dev::sandbox;
 
 use crate::support::{Api, World, send_raw};
 
-/// Every sample of a scrape: name and labels as they stand, and the value.
+/// Scrapes the metrics. The key of a sample is its name without prefix, with its labels.
 pub async fn scrape(api: &Api) -> HashMap<String, f64> {
     let request = api.anonymous(Method::GET, "/metrics");
     let response = request.send().await.unwrap();
     assert_eq!(response.status(), 200);
-    let kind = response.headers()["content-type"].to_str().unwrap();
-    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+    let content_type = response.headers()["content-type"].to_str().unwrap();
+    assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8");
     let text = response.text().await.unwrap();
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples
@@ -30,8 +30,8 @@ pub async fn scrape(api: &Api) -> HashMap<String, f64> {
         .collect()
 }
 
-/// The names and the labels' values of a scrape, without the numbers.
-fn words(samples: &HashMap<String, f64>) -> String {
+/// Returns the names and labels of all samples, one sample per line.
+fn names_and_labels(samples: &HashMap<String, f64>) -> String {
     let names: Vec<_> = samples.keys().map(String::as_str).collect();
     names.join("\n")
 }
@@ -42,10 +42,10 @@ async fn requests_handouts_mints_and_the_cache_are_counted() {
     let replica = world
         .replica_with(&[("UPSTREAM_HOURLY_BUDGET", "10")])
         .await;
-    let order = json!({"userId": "u-1", "country": "LT", "bank": "Swedbank"});
-    let minted = replica.issue(order.clone()).await;
+    let body = json!({"userId": "u-1", "country": "LT", "bank": "Swedbank"});
+    let minted = replica.issue(body.clone()).await;
     for _ in 0..3 {
-        assert_eq!(replica.issue(order.clone()).await.status, 200);
+        assert_eq!(replica.issue(body.clone()).await.status, 200);
     }
     world.sandbox.script([sandbox::Answer::status(422)]);
     assert_eq!(replica.issue(json!({"userId": "u-2"})).await.status, 422);
@@ -89,14 +89,14 @@ async fn requests_handouts_mints_and_the_cache_are_counted() {
             samples.get(name),
             Some(&value),
             "{name} of\n{}",
-            words(&samples)
+            names_and_labels(&samples)
         );
     }
     assert!(samples["audit_partitions_ahead_months"] >= 3.0);
-    // Moka counts a moment later.
+    // moka updates its count later, so the value is not known here.
     assert!(samples.contains_key("cache_entries"));
 
-    // The budget is one for all replicas; without one there is no end to it.
+    // All replicas share the budget. A budget of 0 means no limit.
     let another = world
         .replica_with(&[("UPSTREAM_HOURLY_BUDGET", "100")])
         .await;
@@ -107,7 +107,7 @@ async fn requests_handouts_mints_and_the_cache_are_counted() {
         f64::INFINITY
     );
 
-    let words = words(&samples);
+    let text = names_and_labels(&samples);
     for private in [
         "u-1",
         "Swedbank",
@@ -116,12 +116,12 @@ async fn requests_handouts_mints_and_the_cache_are_counted() {
         minted.text("fingerprint"),
         "admin",
     ] {
-        assert!(!words.contains(private), "{private} in\n{words}");
+        assert!(!text.contains(private), "{private} in\n{text}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_scrape_has_every_name() {
+async fn the_first_scrape_contains_every_metric() {
     let world = World::new().await;
     let replica = world.replica().await;
     let samples = scrape(&replica).await;
@@ -147,7 +147,7 @@ async fn a_first_scrape_has_every_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_callers_make_up_makes_no_label() {
+async fn unknown_paths_methods_and_hosts_are_not_labels() {
     let world = World::new().await;
     let replica = world.replica().await;
     for path in [
@@ -163,16 +163,16 @@ async fn what_callers_make_up_makes_no_label() {
     )
     .await;
     let samples = scrape(&replica).await;
-    let words = words(&samples);
-    assert!(!words.to_lowercase().contains("made-up"), "{words}");
+    let text = names_and_labels(&samples);
+    assert!(!text.to_lowercase().contains("made-up"), "{text}");
     let unmatched = r#"http_requests_total{method="GET",route="unmatched",status="404"}"#;
-    assert_eq!(samples[unmatched], 2.0, "{words}");
+    assert_eq!(samples[unmatched], 2.0, "{text}");
     let other = r#"http_requests_total{method="other",route="/metrics",status="405"}"#;
-    assert_eq!(samples[other], 1.0, "{words}");
+    assert_eq!(samples[other], 1.0, "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_database_the_rest_is_told() {
+async fn a_scrape_without_the_database_has_the_other_metrics() {
     let world = World::new().await;
     let replica = world.replica().await;
     world

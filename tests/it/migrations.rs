@@ -202,6 +202,28 @@ async fn migrations_run_again_over_data_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_with_the_checksums_of_an_earlier_version_migrates() {
+    let url = create_empty_database().await;
+    let options = schema::connect_options(&url.clone().into()).unwrap();
+    schema::migrate(&options).await.unwrap();
+    let db = PgPool::connect(&url).await.unwrap();
+    let stored =
+        "SELECT version || ' ' || encode(checksum, 'hex') FROM _sqlx_migrations ORDER BY version";
+    let current = names(&db, stored).await;
+    for (version, checksum) in schema::EARLIER_CHECKSUMS {
+        sqlx::query("UPDATE _sqlx_migrations SET checksum = decode($2, 'hex') WHERE version = $1")
+            .bind(version)
+            .bind(checksum)
+            .execute(&db)
+            .await
+            .unwrap();
+    }
+    assert_ne!(names(&db, stored).await, current);
+    schema::migrate(&options).await.unwrap();
+    assert_eq!(names(&db, stored).await, current);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_migration_changed_after_it_was_applied_is_refused() {
     let url = create_empty_database().await;
     let options = schema::connect_options(&url.clone().into()).unwrap();
@@ -209,7 +231,17 @@ async fn a_migration_changed_after_it_was_applied_is_refused() {
     let db = PgPool::connect(&url).await.unwrap();
     let forge = "UPDATE _sqlx_migrations SET checksum = 'other' WHERE version = (SELECT min(version) FROM _sqlx_migrations)";
     sqlx::query(forge).execute(&db).await.unwrap();
-    assert!(schema::migrate(&options).await.is_err());
+    let error = schema::migrate(&options).await.unwrap_err().to_string();
+    assert!(error.contains("has been modified"), "{error}");
+}
+
+/// A character outside ASCII has no form in some server encodings, and such a server refuses the statement.
+#[test]
+fn migrations_are_ascii() {
+    for migration in schema::MIGRATOR.iter() {
+        let sql = migration.sql.as_str();
+        assert!(sql.is_ascii(), "{}", migration.description);
+    }
 }
 
 /// An upgrade of the system may change its collations, and rows are then missed.

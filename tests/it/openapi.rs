@@ -1,4 +1,4 @@
-//! The OpenAPI document: it is what the code makes, and the service does what it says.
+//! The OpenAPI document matches the code, and real responses match the document.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ use crate::support::document::{COMMITTED, check, document, example, mistakes, op
 use crate::support::{World, run, send};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_committed_document_is_what_the_code_makes() {
+async fn the_committed_document_is_up_to_date() {
     let printed = run(&["openapi"], &[]).await;
     assert_eq!((printed.code, printed.err.as_str()), (0, ""));
     assert!(
         printed.out == COMMITTED,
-        "docs/openapi.json is out of date: `make openapi`"
+        "docs/openapi.json is out of date; run `make openapi`"
     );
     let world = World::new().await;
     let served = send(
@@ -37,8 +37,8 @@ async fn the_document_and_the_route_table_have_the_same_paths() {
         .split("Path::new(\"")
         .skip(1)
         .filter_map(|rest| rest.split('"').next());
-    let for_people = |name: &&str| *name == "/docs/{file}" || name.starts_with("/console");
-    let served: BTreeSet<_> = names.filter(|name| !for_people(name)).collect();
+    let is_page = |name: &&str| *name == "/docs/{file}" || name.starts_with("/console");
+    let served: BTreeSet<_> = names.filter(|name| !is_page(name)).collect();
     let listed = document["paths"].as_object().unwrap();
     assert_eq!(served, listed.keys().map(String::as_str).collect());
 
@@ -54,24 +54,24 @@ async fn the_document_and_the_route_table_have_the_same_paths() {
             });
         }
         let path = path.replace("{id}", "01a204ea-985b-7711-8188-6bde09e642c2");
-        let refused = send(replica.anonymous(Method::DELETE, &path)).await;
-        refused.is_problem(405, "method-not-allowed");
-        assert_eq!(refused.header("allow"), allowed.join(", "), "{path}");
+        let rejected = send(replica.anonymous(Method::DELETE, &path)).await;
+        rejected.is_problem(405, "method-not-allowed");
+        assert_eq!(rejected.header("allow"), allowed.join(", "), "{path}");
         check(
             &document,
             methods.as_object().unwrap().values().next().unwrap(),
-            &refused,
+            &rejected,
         );
     }
 }
 
 #[test]
-fn every_problem_of_the_code_is_listed_and_answered() {
+fn every_problem_kind_is_in_the_document_and_in_a_response() {
     let document = document();
     let source = include_str!("../../src/api/problem/mod.rs");
     let rows = source
         .lines()
-        .filter_map(|line| line.trim().split_once(" = (\"")?.1.split('"').next());
+        .filter_map(|line| line.trim().split_once(" => (\"")?.1.split('"').next());
     let slugs: BTreeSet<_> = rows
         .chain(FailureKind::ALL.iter().map(|kind| kind.name()))
         .collect();
@@ -95,16 +95,16 @@ fn every_problem_of_the_code_is_listed_and_answered() {
 }
 
 #[test]
-fn every_example_keeps_to_its_schema() {
+fn every_example_matches_its_schema() {
     let document = document();
     let components = &document["components"];
-    let of = |kind: &str| components[kind].as_object().unwrap().values();
+    let all = |kind: &str| components[kind].as_object().unwrap().values();
     let problems =
-        of("examples").map(|example| (&components["schemas"]["Problem"], &example["value"]));
-    let named = of("parameters")
-        .chain(of("headers"))
-        .map(|part| (&part["schema"], &part["example"]));
-    let objects = of("schemas").flat_map(|schema| {
+        all("examples").map(|example| (&components["schemas"]["Problem"], &example["value"]));
+    let named = all("parameters")
+        .chain(all("headers"))
+        .map(|component| (&component["schema"], &component["example"]));
+    let objects = all("schemas").flat_map(|schema| {
         let examples = schema["examples"].as_array().into_iter().flatten();
         examples.map(move |example| (schema, example))
     });
@@ -115,11 +115,11 @@ fn every_example_keeps_to_its_schema() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_operation_takes_its_examples_and_answers_as_listed() {
+async fn every_operation_accepts_its_example_and_responds_as_documented() {
     let document = document();
     let world = World::new().await;
-    let nobody = ("nobody", "secret");
-    world.add_client(nobody, &[]).await;
+    let unprivileged = ("unprivileged", "secret");
+    world.add_client(unprivileged, &[]).await;
     let token = &document["components"]["schemas"]["Token"]["examples"][0]["tokenString"];
     world.sandbox.script([sandbox::Answer::with(
         "tokenString",
@@ -127,7 +127,7 @@ async fn every_operation_takes_its_examples_and_answers_as_listed() {
     )]);
     let replica = world.replica().await;
     let issue = &document["paths"]["/bank/tokens/"]["post"];
-    let ask = || {
+    let send_issue = || {
         send(example(
             &document,
             &replica,
@@ -137,7 +137,7 @@ async fn every_operation_takes_its_examples_and_answers_as_listed() {
             "",
         ))
     };
-    let minted = ask().await;
+    let minted = send_issue().await;
     assert_eq!(minted.status, 201);
     check(&document, issue, &minted);
 
@@ -152,13 +152,13 @@ async fn every_operation_takes_its_examples_and_answers_as_listed() {
                 minted.text("id"),
             )
         };
-        let answer = send(request(path)).await;
-        assert_eq!(answer.status, 200, "{answer:?}");
-        check(&document, operation, &answer);
+        let response = send(request(path)).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        check(&document, operation, &response);
 
-        let wrong = send(request(&format!("{path}?x=1"))).await;
-        wrong.is_problem(400, "validation");
-        check(&document, operation, &wrong);
+        let invalid = send(request(&format!("{path}?x=1"))).await;
+        invalid.is_problem(400, "validation");
+        check(&document, operation, &invalid);
 
         let path = path.replace("{id}", minted.text("id"));
         let anonymous = send(replica.anonymous(method.clone(), &path)).await;
@@ -166,7 +166,7 @@ async fn every_operation_takes_its_examples_and_answers_as_listed() {
         assert_eq!(anonymous.status == 401, scope.is_some(), "{anonymous:?}");
         let Some(scope) = scope else { continue };
         check(&document, operation, &anonymous);
-        let forbidden = send(replica.request_by(nobody, method.clone(), &path)).await;
+        let forbidden = send(replica.request_by(unprivileged, method.clone(), &path)).await;
         forbidden.is_problem(403, "forbidden");
         check(&document, operation, &forbidden);
         assert!(
@@ -175,12 +175,12 @@ async fn every_operation_takes_its_examples_and_answers_as_listed() {
                 .ends_with(Scope::from_name(scope).unwrap().name())
         );
         if method == Method::POST {
-            let no_json = send(replica.post_body(&path, "{")).await;
-            no_json.is_problem(400, "malformed");
-            check(&document, operation, &no_json);
-            let no_type = send(replica.request(Method::POST, &path)).await;
-            no_type.is_problem(415, "unsupported-media-type");
-            check(&document, operation, &no_type);
+            let malformed = send(replica.post_body(&path, "{")).await;
+            malformed.is_problem(400, "malformed");
+            check(&document, operation, &malformed);
+            let untyped = send(replica.request(Method::POST, &path)).await;
+            untyped.is_problem(415, "unsupported-media-type");
+            check(&document, operation, &untyped);
         }
         if path.contains(minted.text("id")) {
             let unknown = path.replace(minted.text("id"), "01a204ea-985b-7711-8188-6bde09e642c2");
@@ -193,9 +193,11 @@ async fn every_operation_takes_its_examples_and_answers_as_listed() {
             check(&document, operation, &unknown);
         }
     }
-    check(&document, issue, &ask().await);
-    let refusal = |status| sandbox::Answer::Status(status, "BAD_VALUE", "No.".into());
-    world.sandbox.script([refusal(400), refusal(401)]);
+    check(&document, issue, &send_issue().await);
+    let upstream_error = |status| sandbox::Answer::Status(status, "BAD_VALUE", "No.".into());
+    world
+        .sandbox
+        .script([upstream_error(400), upstream_error(401)]);
     for (country, slug) in [("LV", "upstream-rejected"), ("EE", "upstream-refused")] {
         let failed = replica
             .issue(json!({"userId": "u-2", "country": country}))
@@ -206,7 +208,7 @@ async fn every_operation_takes_its_examples_and_answers_as_listed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_needs_nothing_from_elsewhere() {
+async fn the_docs_page_loads_only_its_own_files() {
     let world = World::new().await;
     let replica = world.replica().await;
     for path in ["/docs", "/docs/"] {

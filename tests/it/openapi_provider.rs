@@ -1,4 +1,4 @@
-//! Our document beside the provider's own: the same request and answer, but for what is meant.
+//! Compares the document with the provider's: request and response differ only where intended.
 
 use std::collections::BTreeSet;
 
@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::support::document::document;
 
-const THEIRS: &str = include_str!("fixtures/bank-tokens.openapi.yaml");
+const PROVIDER_DOCUMENT: &str = include_str!("fixtures/bank-tokens.openapi.yaml");
 
-/// What the two say of the call, a rule a line: `request bank maxLength 32`.
+/// Lists the rules of `POST /bank/tokens/`, such as `request bank maxLength 32`.
 fn rules(document: &Value) -> BTreeSet<String> {
     let call = &document["paths"]["/bank/tokens/"]["post"];
     let mut rules = BTreeSet::new();
@@ -21,41 +21,41 @@ fn rules(document: &Value) -> BTreeSet<String> {
     let scheme = &document["components"]["securitySchemes"][scheme];
     rules.insert(format!("security {} {}", scheme["type"], scheme["scheme"]));
     let body = &call["requestBody"]["content"]["application/json"]["schema"];
-    tell("request", body, document, &mut rules);
-    for (status, answer) in call["responses"].as_object().unwrap() {
+    add_rules("request", body, document, &mut rules);
+    for (status, response) in call["responses"].as_object().unwrap() {
         if status.starts_with('2') {
-            let body = &answer["content"]["application/json"]["schema"];
+            let body = &response["content"]["application/json"]["schema"];
             rules.insert(format!("status {status}"));
-            tell("answer", body, document, &mut rules);
+            add_rules("response", body, document, &mut rules);
         }
     }
     rules
 }
 
-/// Adds the rules of a schema, however it is put.
-fn tell(place: &str, schema: &Value, document: &Value, rules: &mut BTreeSet<String>) {
+/// Adds the rules of a schema. Equivalent schemas give the same rules, however they are written.
+fn add_rules(prefix: &str, schema: &Value, document: &Value, rules: &mut BTreeSet<String>) {
     for (keyword, value) in schema.as_object().unwrap() {
         match keyword.as_str() {
             "$ref" => {
                 let target = document.pointer(&value.as_str().unwrap()[1..]).unwrap();
-                tell(place, target, document, rules);
+                add_rules(prefix, target, document, rules);
             }
             "allOf" | "anyOf" => {
                 let parts = value.as_array().unwrap();
                 parts
                     .iter()
-                    .for_each(|part| tell(place, part, document, rules));
+                    .for_each(|part| add_rules(prefix, part, document, rules));
             }
             "properties" => {
                 for (name, member) in value.as_object().unwrap() {
-                    rules.insert(format!("{place} {name}"));
-                    tell(&format!("{place} {name}"), member, document, rules);
+                    rules.insert(format!("{prefix} {name}"));
+                    add_rules(&format!("{prefix} {name}"), member, document, rules);
                 }
             }
             "required" => {
                 let names = value.as_array().unwrap().iter();
                 rules.extend(
-                    names.map(|name| format!("{place} {} required", name.as_str().unwrap())),
+                    names.map(|name| format!("{prefix} {} required", name.as_str().unwrap())),
                 );
             }
             "type" => {
@@ -66,88 +66,88 @@ fn tell(place: &str, schema: &Value, document: &Value, rules: &mut BTreeSet<Stri
                 rules.extend(
                     kinds
                         .iter()
-                        .map(|kind| format!("{place} {}", kind.as_str().unwrap())),
+                        .map(|kind| format!("{prefix} {}", kind.as_str().unwrap())),
                 );
             }
-            // OpenAPI 3.0's word, which the provider uses in 3.1.
+            // The provider's document uses this OpenAPI 3.0 keyword in 3.1.
             "nullable" => {
-                rules.insert(format!("{place} null"));
+                rules.insert(format!("{prefix} null"));
             }
-            // Words for people, and what follows from the place.
+            // Documentation, and keywords that only say where a member is used.
             "description" | "examples" | "readOnly" | "writeOnly" => {}
             _ => {
-                rules.insert(format!("{place} {keyword} {value}"));
+                rules.insert(format!("{prefix} {keyword} {value}"));
             }
         }
     }
 }
 
-/// The rules that only the first has; of a member that only it has, no more than that it is there.
-fn beyond<'a>(rules: &'a BTreeSet<String>, other: &'a BTreeSet<String>) -> Vec<&'a str> {
-    let more: Vec<_> = rules.difference(other).map(String::as_str).collect();
-    let is_of_new = |rule: &str| {
-        let is_of = |member: &&str| {
+/// Lists the rules that only `rules` has. A member that only `rules` has is listed once, without its own rules.
+fn added_rules<'a>(rules: &'a BTreeSet<String>, other: &'a BTreeSet<String>) -> Vec<&'a str> {
+    let added: Vec<_> = rules.difference(other).map(String::as_str).collect();
+    let is_of_added_member = |rule: &str| {
+        added.iter().any(|member| {
             rule.strip_prefix(*member)
-                .is_some_and(|rest| rest.starts_with(' '))
-        };
-        more.iter().any(is_of)
+                .is_some_and(|keyword| keyword.starts_with(' '))
+        })
     };
-    more.iter()
+    added
+        .iter()
         .copied()
-        .filter(|rule| !is_of_new(rule))
+        .filter(|rule| !is_of_added_member(rule))
         .collect()
 }
 
 #[test]
-fn our_call_is_the_providers_but_for_what_is_meant() {
+fn issue_token_differs_from_the_provider_only_as_intended() {
     let ours = rules(&document());
-    let theirs = rules(&yaml_serde::from_str(THEIRS).unwrap());
+    let provider = rules(&yaml_serde::from_str(PROVIDER_DOCUMENT).unwrap());
     assert!(
-        theirs.contains("request lifetime maximum 2592000"),
-        "{theirs:#?}"
+        provider.contains("request lifetime maximum 2592000"),
+        "{provider:#?}"
     );
-    let text = r#""^[^\\s\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f])?$""#;
-    let (bank, answered_bank) = (
-        format!("request bank pattern {text}"),
-        format!("answer bank pattern {text}"),
+    let pattern = r#""^[^\\s\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f])?$""#;
+    let (bank, response_bank) = (
+        format!("request bank pattern {pattern}"),
+        format!("response bank pattern {pattern}"),
     );
-    let mut meant = [
-        // Whose token it is.
+    let mut intended = [
+        // The user of the token.
         "request userId",
-        // A token that is on record is handed out again.
+        // A token on record is reused.
         "status 200",
-        // A member that is not known is refused.
+        // Unknown members are rejected.
         "request additionalProperties false",
         "request access additionalProperties false",
         // No control characters, and no white space at either end.
         "request bank minLength 1",
         &bank,
-        // What an answer says besides,
-        "answer expiresIn",
-        "answer fingerprint",
-        "answer id",
-        "answer issuedAt",
-        "answer lifetime",
-        "answer outcome",
-        "answer userId",
-        "answer verificationUrl",
-        // what it always says,
-        "answer access required",
-        "answer access accounts required",
-        "answer access balances required",
-        "answer access transactions required",
-        "answer bank required",
-        "answer country required",
-        // and how.
-        "answer bank minLength 1",
-        &answered_bank,
-        "answer tokenString maxLength 512",
-        "answer tokenString minLength 1",
+        // Additional members of the response.
+        "response expiresIn",
+        "response fingerprint",
+        "response id",
+        "response issuedAt",
+        "response lifetime",
+        "response outcome",
+        "response userId",
+        "response verificationUrl",
+        // Members that every response contains.
+        "response access required",
+        "response access accounts required",
+        "response access balances required",
+        "response access transactions required",
+        "response bank required",
+        "response country required",
+        // Limits of the response's members.
+        "response bank minLength 1",
+        &response_bank,
+        "response tokenString maxLength 512",
+        "response tokenString minLength 1",
     ];
-    meant.sort_unstable();
-    assert_eq!(beyond(&ours, &theirs), meant);
-    // Nothing has a default that is always there.
-    let left_out = ["accounts", "balances", "transactions"]
-        .map(|name| format!("answer access {name} default false"));
-    assert_eq!(beyond(&theirs, &ours), left_out);
+    intended.sort_unstable();
+    assert_eq!(added_rules(&ours, &provider), intended);
+    // Required members need no default.
+    let omitted = ["accounts", "balances", "transactions"]
+        .map(|name| format!("response access {name} default false"));
+    assert_eq!(added_rules(&provider, &ours), omitted);
 }

@@ -1,4 +1,4 @@
-//! What the OpenAPI document says of a request is what the service takes.
+//! The service accepts a token request if and only if the OpenAPI document allows it.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::support::World;
 use crate::support::document::{document, mistakes};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_rules_of_a_request_for_a_token_are_those_of_the_document() {
+async fn a_token_request_is_accepted_if_and_only_if_the_document_allows_it() {
     let document = document();
     let world = World::new().await;
     let replica = world.replica().await;
@@ -83,19 +83,19 @@ async fn the_rules_of_a_request_for_a_token_are_those_of_the_document() {
         for value in values {
             let mut body = json!({"userId": "u", "country": "LT"});
             body[member] = value;
-            let by_document = mistakes(&document, schema, &body);
-            let answer = replica.issue(body.clone()).await;
+            let violations = mistakes(&document, schema, &body);
+            let response = replica.issue(body.clone()).await;
             assert_eq!(
-                answer.status != 400,
-                by_document.is_none(),
-                "{body}: {answer:?} {by_document:?}"
+                response.status != 400,
+                violations.is_none(),
+                "{body}: {response:?} {violations:?}"
             );
         }
     }
-    let nobody = replica.issue(json!({"country": "LT"})).await;
+    let without_user = replica.issue(json!({"country": "LT"})).await;
     assert_eq!(
         (
-            nobody.status,
+            without_user.status,
             mistakes(&document, schema, &json!({})).is_some()
         ),
         (400, true)

@@ -1,4 +1,4 @@
-//! Reading what was issued: one record by its id, lists by page.
+//! Token records: reads by id, and lists by page.
 
 use std::collections::HashSet;
 
@@ -6,9 +6,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Answer, Replica, World};
+use crate::support::{Answer, Replica, World, send};
 
-/// The ids on a page, in order.
+/// Returns the ids of a page.
 pub fn ids(page: &Answer) -> Vec<String> {
     assert_eq!(page.status, 200, "{page:?}");
     let items = page.body["items"].as_array().unwrap();
@@ -18,34 +18,34 @@ pub fn ids(page: &Answer) -> Vec<String> {
         .collect()
 }
 
-/// Asks for a token that must be new.
-pub async fn mint(replica: &Replica, order: Value) -> Answer {
-    let answer = replica.issue(order).await;
+/// Requests a token and asserts that it is new.
+pub async fn mint(replica: &Replica, body: Value) -> Answer {
+    let answer = replica.issue(body).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     answer
 }
 
-/// Tokens of one user for that many banks, oldest first.
+/// Mints a token of one user for each of `count` banks. Returns the ids, oldest first.
 async fn mint_for_banks(replica: &Replica, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for bank in 0..count {
-        let order = json!({"userId": "u", "bank": format!("bank {bank}")});
-        ids.push(mint(replica, order).await.text("id").to_owned());
+        let body = json!({"userId": "u", "bank": format!("bank {bank}")});
+        ids.push(mint(replica, body).await.text("id").to_owned());
     }
     ids
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_has_exactly_the_members_of_the_contract() {
+async fn a_record_has_exactly_the_documented_members() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let order = json!({"userId": "u", "country": "LT", "bank": "B", "access": {"balances": true}, "lifetime": 600});
-    let minted = mint(&replica, order).await;
+    let body = json!({"userId": "u", "country": "LT", "bank": "B", "access": {"balances": true}, "lifetime": 600});
+    let minted = mint(&replica, body).await;
     let id = minted.text("id");
     let mut expected = minted.body.clone();
     let members = expected.as_object_mut().unwrap();
-    for secret_or_of_the_handout in ["tokenString", "verificationUrl", "expiresIn", "outcome"] {
-        members.remove(secret_or_of_the_handout).unwrap();
+    for handout_member in ["tokenString", "verificationUrl", "expiresIn", "outcome"] {
+        members.remove(handout_member).unwrap();
     }
     members.insert("invalidatedAt".into(), Value::Null);
     members.insert("invalidationReason".into(), Value::Null);
@@ -69,7 +69,7 @@ async fn a_record_has_exactly_the_members_of_the_contract() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_by_id_finds_a_uuid_or_nothing() {
+async fn a_read_by_id_accepts_only_uuids() {
     let world = World::new().await;
     let replica = world.replica().await;
     let minted = mint(&replica, json!({"userId": "u"})).await;
@@ -86,7 +86,7 @@ async fn a_read_by_id_finds_a_uuid_or_nothing() {
     }
     let simple = id.replace('-', "");
     let long = "a".repeat(2000);
-    for no_uuid in [
+    for not_a_uuid in [
         "x",
         "1",
         "%00",
@@ -97,17 +97,11 @@ async fn a_read_by_id_finds_a_uuid_or_nothing() {
         &simple,
         &long,
     ] {
-        let request = replica.anonymous(Method::GET, &format!("/bank/tokens/{no_uuid}"));
-        Answer::of(request)
-            .await
-            .unwrap()
-            .is_problem(404, "not-found");
+        let request = replica.anonymous(Method::GET, &format!("/bank/tokens/{not_a_uuid}"));
+        send(request).await.is_problem(404, "not-found");
     }
     let anonymous = replica.anonymous(Method::GET, &format!("/bank/tokens/{id}"));
-    Answer::of(anonymous)
-        .await
-        .unwrap()
-        .is_problem(401, "unauthenticated");
+    send(anonymous).await.is_problem(401, "unauthenticated");
     let with_parameter = replica.get(&format!("/bank/tokens/{id}?x=1")).await;
     with_parameter.is_problem(400, "validation");
     assert_eq!(with_parameter.pointers(), ["x"]);
@@ -141,8 +135,12 @@ async fn a_page_has_1_to_500_records() {
     }
 }
 
-/// Walks page by page; `between` runs after each.
-async fn walk(replica: &Replica, query: &str, mut between: impl AsyncFnMut(usize)) -> Vec<String> {
+/// Reads all pages and returns the ids. Calls `between` after each page but the last.
+async fn read_all_pages(
+    replica: &Replica,
+    query: &str,
+    mut between: impl AsyncFnMut(usize),
+) -> Vec<String> {
     let mut found = Vec::new();
     let mut cursor = String::new();
     for page in 0..100 {
@@ -154,46 +152,49 @@ async fn walk(replica: &Replica, query: &str, mut between: impl AsyncFnMut(usize
         cursor = format!("&cursor={next}");
         between(page).await;
     }
-    panic!("the walk has no end");
+    panic!("more than 100 pages");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_walk_by_cursor_is_complete_and_without_repeats() {
+async fn pages_by_cursor_are_complete_and_have_no_duplicates() {
     let world = World::new().await;
     let replica = world.replica().await;
     let mut minted = mint_for_banks(&replica, 25).await;
     minted.reverse();
-    assert_eq!(walk(&replica, "limit=7", async |_| {}).await, minted);
     assert_eq!(
-        walk(&replica, "limit=7&userId=u", async |_| {}).await,
+        read_all_pages(&replica, "limit=7", async |_| {}).await,
         minted
     );
-    assert_eq!(walk(&replica, "limit=5", async |_| {}).await, minted);
+    assert_eq!(
+        read_all_pages(&replica, "limit=7&userId=u", async |_| {}).await,
+        minted
+    );
+    assert_eq!(
+        read_all_pages(&replica, "limit=5", async |_| {}).await,
+        minted
+    );
 
     for query in ["limit=7", "limit=7&userId=u"] {
-        let among_others = walk(&replica, query, async |page| {
+        let found = read_all_pages(&replica, query, async |page| {
             mint(
                 &replica,
                 json!({"userId": "u", "country": "LT", "bank": format!("{query} {page}")}),
             )
             .await;
         });
-        let among_others = among_others.await;
-        let old: Vec<_> = among_others
+        let found = found.await;
+        let earlier: Vec<_> = found
             .iter()
             .filter(|id| minted.contains(id))
             .cloned()
             .collect();
-        assert_eq!(old, minted);
-        assert_eq!(
-            among_others.iter().collect::<HashSet<_>>().len(),
-            among_others.len()
-        );
+        assert_eq!(earlier, minted);
+        assert_eq!(found.iter().collect::<HashSet<_>>().len(), found.len());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_of_one_moment_are_all_listed() {
+async fn records_with_equal_times_are_all_listed() {
     let world = World::new().await;
     let replica = world.replica().await;
     let minted = mint_for_banks(&replica, 10).await;
@@ -202,7 +203,7 @@ async fn records_of_one_moment_are_all_listed() {
         .await
         .unwrap();
     for query in ["limit=3", "limit=3&userId=u"] {
-        let found = walk(&replica, query, async |_| {}).await;
+        let found = read_all_pages(&replica, query, async |_| {}).await;
         assert_eq!(found.len(), 10);
         assert_eq!(
             found.iter().collect::<HashSet<_>>(),
@@ -212,7 +213,7 @@ async fn records_of_one_moment_are_all_listed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cursor_is_good_for_its_own_query_alone() {
+async fn a_cursor_is_valid_only_for_its_own_query() {
     let world = World::new().await;
     let replica = world.replica().await;
     mint_for_banks(&replica, 3).await;
@@ -240,7 +241,7 @@ async fn a_cursor_is_good_for_its_own_query_alone() {
         &format!("{cursor}A"),
         &long,
     ];
-    let mut bad: Vec<_> = forged
+    let mut invalid: Vec<_> = forged
         .iter()
         .map(|forged| format!("userId=u&cursor={forged}"))
         .collect();
@@ -253,9 +254,9 @@ async fn a_cursor_is_good_for_its_own_query_alone() {
         "userId=u&from=2026-01-01T00:00:00Z",
         "userId=u&to=2099-01-01T00:00:00Z",
     ] {
-        bad.push(format!("{other}&cursor={cursor}"));
+        invalid.push(format!("{other}&cursor={cursor}"));
     }
-    for query in bad {
+    for query in invalid {
         let answer = replica.get(&format!("/bank/tokens/?{query}")).await;
         answer.is_problem(400, "validation");
         assert_eq!(answer.pointers(), ["cursor"], "{query}");

@@ -1,4 +1,4 @@
-//! What `POST /bank/tokens/` takes at all: bodies, media types, directives, queries.
+//! The form of a token request: body, media type, cache directives and query.
 
 use futures_util::stream;
 use reqwest::{Body, Method};
@@ -9,7 +9,7 @@ use crate::support::{World, send, send_raw};
 const PATH: &str = "/bank/tokens/";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_json_in_utf_8_is_malformed() {
+async fn a_body_that_is_not_utf_8_json_is_malformed() {
     let world = World::new().await;
     let replica = world.replica().await;
     let deep_array = "[".repeat(8000) + &"]".repeat(8000);
@@ -39,15 +39,15 @@ async fn what_is_not_json_in_utf_8_is_malformed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_over_16_kib_is_too_large_whether_declared_or_not() {
+async fn a_body_over_16_kib_is_too_large_with_and_without_a_content_length() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let order = r#"{"userId": "u"}"#;
-    let longest = order.to_owned() + &" ".repeat(16 * 1024 - order.len());
-    let in_pieces = |body: &str| {
-        let pieces: Vec<_> = body.as_bytes().chunks(4096).map(<[u8]>::to_vec).collect();
+    let valid = r#"{"userId": "u"}"#;
+    let longest = valid.to_owned() + &" ".repeat(16 * 1024 - valid.len());
+    let chunked = |body: &str| {
+        let chunks: Vec<_> = body.as_bytes().chunks(4096).map(<[u8]>::to_vec).collect();
         Body::wrap_stream(stream::iter(
-            pieces.into_iter().map(Ok::<_, std::io::Error>),
+            chunks.into_iter().map(Ok::<_, std::io::Error>),
         ))
     };
     let megabyte = " ".repeat(1 << 20);
@@ -55,13 +55,13 @@ async fn a_body_over_16_kib_is_too_large_whether_declared_or_not() {
         send(replica.post_body(PATH, body.clone()))
             .await
             .is_problem(413, "body-too-large");
-        send(replica.post_body(PATH, in_pieces(&body)))
+        send(replica.post_body(PATH, chunked(&body)))
             .await
             .is_problem(413, "body-too-large");
     }
-    let unsent = "POST /bank/tokens/ HTTP/1.1\r\nhost: x\r\nauthorization: Basic YWRtaW46YWRtaW4tc2VjcmV0\r\n\
+    let declared = "POST /bank/tokens/ HTTP/1.1\r\nhost: x\r\nauthorization: Basic YWRtaW46YWRtaW4tc2VjcmV0\r\n\
                   content-type: application/json\r\ncontent-length: 1000000\r\nconnection: close\r\n\r\n";
-    assert_eq!(send_raw(&replica.base, unsent.as_bytes()).await.0, 413);
+    assert_eq!(send_raw(&replica.base, declared.as_bytes()).await.0, 413);
     assert_eq!(world.sandbox.requests(), 0);
 
     assert_eq!(
@@ -69,7 +69,7 @@ async fn a_body_over_16_kib_is_too_large_whether_declared_or_not() {
         201
     );
     assert_eq!(
-        send(replica.post_body(PATH, in_pieces(&longest)))
+        send(replica.post_body(PATH, chunked(&longest)))
             .await
             .status,
         200
@@ -77,7 +77,7 @@ async fn a_body_over_16_kib_is_too_large_whether_declared_or_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_plain_application_json_is_read() {
+async fn only_application_json_without_encoding_is_accepted() {
     let world = World::new().await;
     let replica = world.replica().await;
     let post = || {
@@ -86,7 +86,7 @@ async fn only_plain_application_json_is_read() {
             .body(r#"{"userId": "u"}"#)
     };
     let json = "application/json";
-    let refused = [
+    let rejected = [
         post(),
         post().header("content-type", ""),
         post().header("content-type", "text/plain"),
@@ -107,7 +107,7 @@ async fn only_plain_application_json_is_read() {
             .header("content-type", json)
             .header("content-encoding", "x"),
     ];
-    for request in refused {
+    for request in rejected {
         send(request)
             .await
             .is_problem(415, "unsupported-media-type");
@@ -120,7 +120,7 @@ async fn only_plain_application_json_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_min_fresh_is_refused_and_other_directives_are_ignored() {
+async fn an_invalid_min_fresh_is_rejected_and_other_directives_are_ignored() {
     let world = World::new().await;
     let replica = world.replica().await;
     for bad in [
@@ -140,10 +140,10 @@ async fn a_bad_min_fresh_is_refused_and_other_directives_are_ignored() {
         answer.is_problem(400, "validation");
         assert_eq!(answer.pointers(), ["Cache-Control"], "{bad}");
     }
-    let over_the_default = replica
+    let above_default_lifetime = replica
         .issue_with(json!({"userId": "u"}), "min-fresh=3601")
         .await;
-    over_the_default.is_problem(400, "validation");
+    above_default_lifetime.is_problem(400, "validation");
     assert_eq!(world.sandbox.requests(), 0);
 
     for good in [
@@ -164,7 +164,7 @@ async fn a_bad_min_fresh_is_refused_and_other_directives_are_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn query_parameters_are_refused_by_name() {
+async fn query_parameters_are_rejected_by_name() {
     let world = World::new().await;
     let replica = world.replica().await;
     for (query, named) in [

@@ -1,4 +1,4 @@
-//! When an answer is a token on record, and when a new one.
+//! The choice between reuse of a token and a new mint.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::metrics::scrape;
 use crate::support::{World, eventually, send};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn absent_and_null_are_the_same_combination_and_every_other_is_its_own() {
+async fn absent_and_null_are_the_same_combination_and_other_values_are_not() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let any = replica.issue(json!({"userId": "u"})).await;
+    let unrestricted = replica.issue(json!({"userId": "u"})).await;
     assert_eq!(
-        (&any.body["country"], &any.body["bank"]),
+        (&unrestricted.body["country"], &unrestricted.body["bank"]),
         (&Value::Null, &Value::Null)
     );
     let none = json!({"accounts": false, "balances": false, "transactions": false});
@@ -26,7 +26,7 @@ async fn absent_and_null_are_the_same_combination_and_every_other_is_its_own() {
         json!({"userId": "u", "bank": null, "access": {}}),
         json!({"userId": "u", "country": null, "bank": null, "access": none, "lifetime": 60}),
     ] {
-        replica.issue(same).await.is_reused(&any);
+        replica.issue(same).await.is_reused(&unrestricted);
     }
     for other in [
         json!({"userId": "U"}),
@@ -44,17 +44,17 @@ async fn absent_and_null_are_the_same_combination_and_every_other_is_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lifetime_of_0_is_answered_once_and_never_again() {
+async fn a_token_with_lifetime_0_is_handed_out_only_once() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let order = json!({"userId": "u", "lifetime": 0});
-    let first = replica.issue(order.clone()).await;
+    let body = json!({"userId": "u", "lifetime": 0});
+    let first = replica.issue(body.clone()).await;
     assert_eq!(
         (first.status, &first.body["expiresIn"]),
         (201, &json!(0)),
         "{first:?}"
     );
-    let second = replica.issue(order).await;
+    let second = replica.issue(body).await;
     assert_eq!(second.status, 201, "{second:?}");
     assert_ne!(second.token(), first.token());
     let longer = replica.issue(json!({"userId": "u"})).await;
@@ -68,17 +68,17 @@ async fn a_lifetime_of_0_is_answered_once_and_never_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_at_the_same_moment_share_no_token_of_lifetime_0() {
+async fn simultaneous_requests_with_lifetime_0_share_no_token() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let order = || replica.issue(json!({"userId": "u", "lifetime": 0}));
-    let (a, b, c) = tokio::join!(order(), order(), order());
+    let issue = || replica.issue(json!({"userId": "u", "lifetime": 0}));
+    let (a, b, c) = tokio::join!(issue(), issue(), issue());
     assert_eq!([a.status, b.status, c.status], [201; 3]);
     assert!(a.token() != b.token() && b.token() != c.token() && a.token() != c.token());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn min_fresh_asks_for_life_and_a_fresh_mint_satisfies_it() {
+async fn min_fresh_requires_remaining_life_and_a_new_token_satisfies_it() {
     let world = World::new().await;
     let replica = world.replica().await;
     let first = replica
@@ -104,16 +104,16 @@ async fn min_fresh_asks_for_life_and_a_fresh_mint_satisfies_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_who_wait_for_one_mint_share_it_whatever_their_min_fresh() {
+async fn requests_that_wait_for_a_mint_share_it_regardless_of_min_fresh() {
     let world = World::new().await;
     let (a, b) = (world.replica().await, world.replica().await);
     world.sandbox.set_latency(Duration::from_millis(1500));
-    let order = || json!({"userId": "u", "lifetime": 600});
+    let body = || json!({"userId": "u", "lifetime": 600});
     let answers = tokio::join!(
-        a.issue_with(order(), "min-fresh=600"),
-        a.issue_with(order(), "min-fresh=600"),
-        b.issue_with(order(), "min-fresh=600"),
-        b.issue(order()),
+        a.issue_with(body(), "min-fresh=600"),
+        a.issue_with(body(), "min-fresh=600"),
+        b.issue_with(body(), "min-fresh=600"),
+        b.issue(body()),
     );
     let mut answers = [answers.0, answers.1, answers.2, answers.3];
     answers.sort_by_key(|answer| std::cmp::Reverse(answer.status));
@@ -134,7 +134,7 @@ async fn callers_who_wait_for_one_mint_share_it_whatever_their_min_fresh() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_cache_asks_for_a_new_token_and_needs_its_scope() {
+async fn no_cache_mints_a_new_token_and_requires_its_scope() {
     let world = World::new().await;
     let replica = world.replica().await;
     let issuer = ("issuer", "secret");
@@ -142,13 +142,13 @@ async fn no_cache_asks_for_a_new_token_and_needs_its_scope() {
     let first = replica.issue_with(json!({"userId": "u"}), "no-cache").await;
     first.is_minted("fwd=uri-miss; stored");
 
-    let unasked = replica
+    let without_scope = replica
         .request_by(issuer, Method::POST, "/bank/tokens/")
         .header("content-type", "application/json")
         .header("cache-control", "no-cache")
         .header("pragma", "no-cache")
         .body(r#"{"userId": "u"}"#);
-    send(unasked).await.is_reused(&first);
+    send(without_scope).await.is_reused(&first);
 
     let second = replica
         .issue_with(json!({"userId": "u"}), "max-age=0, No-Cache")
@@ -158,17 +158,17 @@ async fn no_cache_asks_for_a_new_token_and_needs_its_scope() {
         .issue(json!({"userId": "u"}))
         .await
         .is_reused(&second);
-    let passed_over = replica
+    let superseded = replica
         .get(&format!("/bank/tokens/{}", first.text("id")))
         .await;
-    assert_eq!(passed_over.body["isValid"], true);
-    assert_eq!(passed_over.body["invalidatedAt"], Value::Null);
+    assert_eq!(superseded.body["isValid"], true);
+    assert_eq!(superseded.body["invalidatedAt"], Value::Null);
     let other = world.replica().await;
     other.issue(json!({"userId": "u"})).await.is_reused(&second);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_cache_at_the_same_moment_shares_one_mint() {
+async fn simultaneous_no_cache_requests_share_one_mint() {
     let world = World::new().await;
     let replica = world.replica().await;
     let old = replica.issue(json!({"userId": "u"})).await;
@@ -194,7 +194,7 @@ async fn no_cache_at_the_same_moment_shares_one_mint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_passed_over_token_comes_back_where_it_outlives_the_newer_one() {
+async fn a_superseded_token_that_outlives_its_successor_is_reused() {
     let world = World::new().await;
     let replica = world.replica().await;
     let long = replica
@@ -229,7 +229,7 @@ async fn a_token_with_too_little_life_left_is_not_handed_out_again() {
     let short = replica.issue(json!({"userId": "u"})).await;
     short.is_minted("fwd=uri-miss; stored");
     assert!(short.body["expiresIn"].as_u64().unwrap() <= 90, "{short:?}");
-    // Half of its lifetime is what a request for a brief one asks.
+    // A request with a short lifetime requires only half of that lifetime.
     replica
         .issue(json!({"userId": "u", "lifetime": 60}))
         .await
@@ -240,12 +240,12 @@ async fn a_token_with_too_little_life_left_is_not_handed_out_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_whose_time_is_over_is_replaced() {
+async fn an_expired_token_is_replaced() {
     let world = World::new().await;
     let replica = world.replica().await;
     let first = replica.issue(json!({"userId": "u", "lifetime": 4})).await;
     let path = format!("/bank/tokens/{}", first.text("id"));
-    eventually("the token ends", async || {
+    eventually("the token expires", async || {
         replica.get(&path).await.body["isValid"] == false
     })
     .await;
@@ -256,11 +256,11 @@ async fn a_token_whose_time_is_over_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_whose_time_is_over_leaves_the_memory() {
+async fn an_expired_token_is_evicted_from_the_cache() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let held = async || {
-        // A handout now and then, or the cache does not count.
+    let cached_tokens = async || {
+        // moka updates its count only when the cache is used.
         replica.issue(json!({"userId": "u"})).await;
         scrape(&replica).await["cache_entries"]
     };
@@ -268,7 +268,13 @@ async fn a_token_whose_time_is_over_leaves_the_memory() {
         .issue(json!({"userId": "short", "lifetime": 1}))
         .await
         .token();
-    eventually("both are held", async || held().await == 2.0).await;
+    eventually("both tokens are cached", async || {
+        cached_tokens().await == 2.0
+    })
+    .await;
     sleep(Duration::from_secs(15)).await;
-    eventually("one has left", async || held().await == 1.0).await;
+    eventually("one token is evicted", async || {
+        cached_tokens().await == 1.0
+    })
+    .await;
 }

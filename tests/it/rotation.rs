@@ -1,12 +1,11 @@
-//! New encryption keys, while the service runs; and what is stored but does not open.
+//! Rotation of encryption keys while the service runs, and stored tokens that cannot be decrypted.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use chrono::Utc;
 use futures_util::future::join_all;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use token_vendor::crypto::KeyRing;
 use token_vendor::db::keys::{list_tokens_under_key, replace_ciphertexts};
@@ -15,9 +14,9 @@ use tokio::process::Child;
 use uuid::Uuid;
 
 use crate::metrics::scrape;
-use crate::support::{Api, Ended, Process, World, eventually, program, run, send};
+use crate::support::{Api, Ended, Process, World, eventually, program, run, send, send_signal};
 
-/// The second key, which `world.variables` does not have.
+/// A second key. `World::variables` configures only the old key.
 const NEW_KEY: &str = "k2:AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
 const OLD_KEY: &str = "k1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
@@ -33,14 +32,15 @@ fn new_ring() -> KeyRing {
     KeyRing::new([("k2", &[3; 32])], &[2; 32])
 }
 
-fn order(user: usize) -> Value {
+fn token_request(user: usize) -> Value {
     json!({"userId": format!("u-{user}")})
 }
 
-/// Puts tokens of users `u-0`… on record as a replica would, under the old key.
+/// Inserts a token under the old key for each of `count` users, with the rows that a mint leaves.
 async fn seed(world: &World, count: usize) {
     let ring = old_ring();
-    let mut rows = (vec![], vec![], vec![], vec![]);
+    let (mut user_ids, mut ids, mut ciphertexts, mut fingerprints) =
+        (vec![], vec![], vec![], vec![]);
     for user in 0..count {
         let (id, secret) = (Uuid::now_v7(), format!("secret-of-u-{user}"));
         let combination = Combination {
@@ -49,11 +49,11 @@ async fn seed(world: &World, count: usize) {
             bank: None,
             access: Access::default(),
         };
-        rows.3.push(ring.fingerprint(&secret).to_string());
+        fingerprints.push(ring.fingerprint(&secret).to_string());
         let encrypted = ring.encrypt(&TokenString::new(secret), id, &combination);
-        rows.0.push(combination.user_id);
-        rows.1.push(id);
-        rows.2.push(encrypted.bytes);
+        user_ids.push(combination.user_id);
+        ids.push(id);
+        ciphertexts.push(encrypted.bytes);
     }
     sqlx::query(
         "WITH token AS (
@@ -72,40 +72,43 @@ async fn seed(world: &World, count: usize) {
          INSERT INTO audit_events (id, occurred_at, kind, user_id, token_id)
          SELECT gen_random_uuid(), now(), 'token.minted', user_id, id FROM token",
     )
-    .bind(rows.0)
-    .bind(rows.1)
-    .bind(rows.2)
-    .bind(rows.3)
+    .bind(user_ids)
+    .bind(ids)
+    .bind(ciphertexts)
+    .bind(fingerprints)
     .execute(&world.db)
     .await
     .unwrap();
 }
 
-/// Of those seeded: what is minted meanwhile has another lifetime.
-const MOVED: &str = "SELECT count(*) FROM tokens WHERE key_id = 'k2' AND lifetime = 86400";
-const LEFT: &str = "SELECT count(*) FROM tokens WHERE key_id <> 'k2' AND is_valid";
+/// Counts seeded tokens under the new key. Tokens minted by the tests have another lifetime.
+const ROTATED: &str = "SELECT count(*) FROM tokens WHERE key_id = 'k2' AND lifetime = 86400";
+const REMAINING: &str = "SELECT count(*) FROM tokens WHERE key_id <> 'k2' AND is_valid";
 
-/// Starts `keys rotate` and waits until it has moved something.
+/// Starts `keys rotate` and waits until it has rotated a token.
 async fn start_rotation(world: &World, variables: &[(String, String)]) -> Child {
-    // What a killed one had sent may still commit.
-    let under_way = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+    // A statement of a killed process can still commit.
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                      AND state = 'active' AND query LIKE '%SKIP LOCKED%' AND pid <> pg_backend_pid()";
-    eventually("it is quiet", async || world.count(under_way).await == 0).await;
-    let before = world.count(MOVED).await;
+    eventually("no rotation is running", async || {
+        world.count(running).await == 0
+    })
+    .await;
+    let before = world.count(ROTATED).await;
     let child = program(&["keys", "rotate"], variables).spawn().unwrap();
-    eventually("it moves tokens", async || {
-        world.count(MOVED).await > before
+    eventually("a token is rotated", async || {
+        world.count(ROTATED).await > before
     })
     .await;
     child
 }
 
-fn report(ended: &Ended) -> Value {
-    serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{ended:?}"))
+fn report(output: &Ended) -> Value {
+    serde_json::from_str(&output.out).unwrap_or_else(|_| panic!("{output:?}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_are_generated_as_the_settings_take_them() {
+async fn generated_keys_are_valid_settings() {
     let first = run(&["keys", "generate"], &[]).await;
     let second = run(&["keys", "generate", "--id", "other"], &[]).await;
     assert_eq!((first.code, second.code), (0, 0), "{first:?} {second:?}");
@@ -126,67 +129,66 @@ async fn keys_are_generated_as_the_settings_take_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_rotate_under_load_and_killed_midway_and_nothing_is_lost() {
+async fn killed_rotations_under_load_lose_no_token() {
     const USERS: usize = 20_000;
     let world = World::new().await;
     seed(&world, USERS).await;
     let keys = both_keys();
     let variables = world.variables(&[("TOKEN_KEYS", &keys)]);
-    // Next to no cache: what is handed out is read from the rows that move.
+    // A cache of one token makes most handouts read the rows that are rotated.
     let settings = [("TOKEN_KEYS", keys.as_str()), ("CACHE_MAX_TOKENS", "1")];
     let replicas = [
         world.replica_with(&settings).await,
         world.replica_with(&settings).await,
     ];
-    let is_over = AtomicBool::new(false);
+    let is_done = AtomicBool::new(false);
 
-    let vend = async |replica: &Api| {
+    let issue = async |replica: &Api| {
         let mut seen = Vec::new();
-        while !is_over.load(Relaxed) {
-            // Now and then a user without a token: a mint.
+        while !is_done.load(Relaxed) {
+            // One user in eleven has no token and causes a mint.
             let answer = replica
-                .issue(order(fastrand::usize(..USERS + USERS / 10)))
+                .issue(token_request(fastrand::usize(..USERS + USERS / 10)))
                 .await;
             assert!([200, 201].contains(&answer.status), "{answer:?}");
             seen.push((answer.text("id").to_owned(), answer.token().to_owned()));
         }
         seen
     };
-    let end = async |replica: &Api| {
-        let mut ended = 0;
-        while !is_over.load(Relaxed) {
+    let invalidate = async |replica: &Api| {
+        let mut invalidated = 0;
+        while !is_done.load(Relaxed) {
             let user = format!("u-{}", fastrand::usize(..USERS));
             let body = json!({"reason": "used", "userId": user});
             let answer = send(replica.post("/bank/tokens/invalidate", &body)).await;
             assert_eq!(answer.status, 200, "{answer:?}");
-            ended += answer.body["invalidated"].as_i64().unwrap();
+            invalidated += answer.body["invalidated"].as_i64().unwrap();
         }
-        ended
+        invalidated
     };
     let rotate = async || {
         for _ in 0..3 {
             let mut child = start_rotation(&world, &variables).await;
             child.kill().await.unwrap();
-            assert!(world.count(LEFT).await > 0, "it was over before the kill");
+            assert!(
+                world.count(REMAINING).await > 0,
+                "the rotation finished before the kill"
+            );
         }
         let stopped = start_rotation(&world, &variables).await;
-        kill(
-            Pid::from_raw(stopped.id().unwrap().cast_signed()),
-            Signal::SIGTERM,
-        )
-        .unwrap();
+        send_signal(&stopped, Signal::SIGTERM);
         let stopped = stopped.wait_with_output().await.unwrap();
         assert_eq!(stopped.status.code(), Some(1), "{stopped:?}");
-        let told: Value = serde_json::from_slice(&stopped.stdout).unwrap();
-        assert!(told["left"]["k1"].as_i64().unwrap() > 0, "{told}");
+        let report: Value = serde_json::from_slice(&stopped.stdout).unwrap();
+        assert!(report["left"]["k1"].as_i64().unwrap() > 0, "{report}");
         let arguments = ["keys", "rotate"];
-        let ended = join_all((0..3).map(|_| run(&arguments, &variables))).await;
-        is_over.store(true, Relaxed);
-        ended
+        let outputs = join_all((0..3).map(|_| run(&arguments, &variables))).await;
+        is_done.store(true, Relaxed);
+        outputs
     };
-    let (seen, ended, rotations) = tokio::join!(
-        join_all((0..4).map(|n| vend(&replicas[n % 2]))),
-        end(&replicas[0]),
+    let (seen, invalidated, rotations) = tokio::join!(
+        join_all((0..4).map(|n| issue(&replicas[n % 2]))),
+        invalidate(&replicas[0]),
         rotate()
     );
 
@@ -199,15 +201,16 @@ async fn keys_rotate_under_load_and_killed_midway_and_nothing_is_lost() {
         assert_eq!(report(rotation)["left"], json!({}));
         assert_eq!(report(rotation)["failed"], 0);
     }
-    assert_eq!(world.count(LEFT).await, 0);
-    assert!(ended > 10, "only {ended} were ended");
-    let ended_with_secret = "SELECT count(*) FROM tokens WHERE NOT is_valid AND ciphertext <> ''";
-    assert_eq!(world.count(ended_with_secret).await, 0);
+    assert_eq!(world.count(REMAINING).await, 0);
+    assert!(invalidated > 10, "only {invalidated} invalidations");
+    let with_ciphertext = "SELECT count(*) FROM tokens WHERE NOT is_valid AND ciphertext <> ''";
+    assert_eq!(world.count(with_ciphertext).await, 0);
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     assert_eq!(world.count(deadlocks).await, 0);
-    let told = "SELECT count(*) FROM audit_events WHERE kind = 'keys.rotated' AND detail->>'actor' LIKE 'cli:%'
+    let events = "SELECT count(*) FROM audit_events WHERE kind = 'keys.rotated' AND detail->>'actor' LIKE 'cli:%'
                 AND detail->>'key' = 'k2' AND (detail->>'rotated')::int > 0 AND detail->'failed' = '0'";
-    assert!(world.count(told).await >= 2, "those stopped and finished");
+    // The stopped rotation and at least one finished rotation.
+    assert!(world.count(events).await >= 2);
 
     let rows: Vec<(Uuid, String, Vec<u8>, String, bool)> =
         sqlx::query_as("SELECT id, user_id, ciphertext, fingerprint, is_valid FROM tokens")
@@ -229,18 +232,18 @@ async fn keys_rotate_under_load_and_killed_midway_and_nothing_is_lost() {
         recorded.insert(id.to_string(), fingerprint);
     }
     let seen: Vec<_> = seen.into_iter().flatten().collect();
-    assert!(seen.len() > 100, "only {} were handed out", seen.len());
+    assert!(seen.len() > 100, "only {} handouts", seen.len());
     for (id, token) in &seen {
         assert_eq!(ring.fingerprint(token).to_string(), recorded[id], "{id}");
     }
 
-    // The old key may go.
+    // The old key can be removed from the settings.
     let settings = [("TOKEN_KEYS", NEW_KEY)];
     let online = run(&["check", "--online"], &world.variables(&settings)).await;
     assert_eq!(online.code, 0, "{online:?}");
     let replica = world.replica_with(&settings).await;
     for user in 0..100 {
-        let answer = replica.issue(order(user)).await;
+        let answer = replica.issue(token_request(user)).await;
         assert!([200, 201].contains(&answer.status), "{answer:?}");
         let fingerprint = ring.fingerprint(answer.token());
         assert_eq!(fingerprint.to_string(), answer.text("fingerprint"));
@@ -248,15 +251,15 @@ async fn keys_rotate_under_load_and_killed_midway_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_changed_meanwhile_is_left_as_it_is() {
+async fn rotation_skips_changed_and_locked_tokens() {
     let world = World::new().await;
     seed(&world, 3).await;
     let replica = world.replica().await;
-    let secrets = list_tokens_under_key(&world.db, "k1", Uuid::nil(), 10)
+    let tokens = list_tokens_under_key(&world.db, "k1", Uuid::nil(), 10)
         .await
         .unwrap();
     let ring = new_ring();
-    let moves: Vec<_> = secrets
+    let changes: Vec<_> = tokens
         .into_iter()
         .map(|old| {
             let token = old_ring()
@@ -266,72 +269,72 @@ async fn a_token_that_changed_meanwhile_is_left_as_it_is() {
             (old, new)
         })
         .collect();
-    let path = format!("/bank/tokens/{}/invalidate", moves[0].0.id);
-    let ended = send(replica.post(&path, &json!({"reason": "used"}))).await;
-    assert_eq!(ended.status, 200, "{ended:?}");
-    // Somebody is at work on this one, and is not waited for.
-    let mut other = world.db.begin().await.unwrap();
+    let path = format!("/bank/tokens/{}/invalidate", changes[0].0.id);
+    let answer = send(replica.post(&path, &json!({"reason": "used"}))).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    // Another transaction locks this token. The rotation must not wait for it.
+    let mut transaction = world.db.begin().await.unwrap();
     sqlx::query("SELECT FROM tokens WHERE id = $1 FOR UPDATE")
-        .bind(moves[1].0.id)
-        .execute(&mut *other)
+        .bind(changes[1].0.id)
+        .execute(&mut *transaction)
         .await
         .unwrap();
 
-    assert_eq!(replace_ciphertexts(&world.db, &moves).await.unwrap(), 1);
-    other.rollback().await.unwrap();
-    assert_eq!(replace_ciphertexts(&world.db, &moves).await.unwrap(), 1);
-    assert_eq!(replace_ciphertexts(&world.db, &moves).await.unwrap(), 0);
+    assert_eq!(replace_ciphertexts(&world.db, &changes).await.unwrap(), 1);
+    transaction.rollback().await.unwrap();
+    assert_eq!(replace_ciphertexts(&world.db, &changes).await.unwrap(), 1);
+    assert_eq!(replace_ciphertexts(&world.db, &changes).await.unwrap(), 0);
     let empty =
         "SELECT count(*) FROM tokens WHERE ciphertext = '' AND key_id = 'k1' AND NOT is_valid";
     assert_eq!(world.count(empty).await, 1);
-    assert_eq!(world.count(MOVED).await, 2);
+    assert_eq!(world.count(ROTATED).await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_open_is_counted_named_and_left() {
+async fn unreadable_tokens_are_counted_and_named_and_stay_unchanged() {
     let world = World::new().await;
     seed(&world, 1200).await;
     let keys = both_keys();
     let variables = world.variables(&[("TOKEN_KEYS", &keys)]);
-    let spoilt = spoil(&world).await;
-    let ended = run(&["keys", "rotate"], &variables).await;
-    assert_eq!(ended.code, 1, "{ended:?}");
+    let unreadable = make_unreadable(&world).await;
+    let output = run(&["keys", "rotate"], &variables).await;
+    assert_eq!(output.code, 1, "{output:?}");
     let expected = json!({"rotated": 1195, "left": {"k1": 4, "k9": 1}, "failed": 5});
-    assert_eq!(report(&ended), expected);
-    for (_, id) in &spoilt {
-        let lines = ended
+    assert_eq!(report(&output), expected);
+    for (_, id) in &unreadable {
+        let lines = output
             .err
             .lines()
             .filter(|line| line.contains(&id.to_string()));
-        assert_eq!(lines.count(), 1, "{id}: {ended:?}");
+        assert_eq!(lines.count(), 1, "{id}: {output:?}");
     }
-    assert!(ended.err.contains("5 stored tokens"), "{ended:?}");
-    let told: Value =
+    assert!(output.err.contains("5 stored tokens"), "{output:?}");
+    let detail: Value =
         sqlx::query_scalar("SELECT detail FROM audit_events WHERE kind = 'keys.rotated'")
             .fetch_one(&world.db)
             .await
             .unwrap();
     assert_eq!(
-        (&told["rotated"], &told["failed"]),
+        (&detail["rotated"], &detail["failed"]),
         (&json!(1195), &json!(5))
     );
 
-    // Without the two settings there is nothing to rotate with.
+    // TOKEN_KEYS cannot be a flag, and both key settings are required.
     let flag = run(&["keys", "rotate", "--token-keys", OLD_KEY], &variables).await;
     assert_eq!((flag.code, flag.out.as_str()), (2, ""), "{flag:?}");
-    let bare = [("DATABASE_URL".to_owned(), world.url.clone())];
-    let refused = run(&["keys", "rotate"], &bare).await;
+    let without_keys = [("DATABASE_URL".to_owned(), world.url.clone())];
+    let rejected = run(&["keys", "rotate"], &without_keys).await;
     assert_eq!(
-        (refused.code, refused.err.lines().count()),
+        (rejected.code, rejected.err.lines().count()),
         (2, 2),
-        "{refused:?}"
+        "{rejected:?}"
     );
 }
 
-/// Makes the tokens of the first five users unreadable, each in its own way.
-async fn spoil(world: &World) -> Vec<(usize, Uuid)> {
+/// Makes the tokens of the first five users unreadable in different ways. Returns the users and token ids.
+async fn make_unreadable(world: &World) -> Vec<(usize, Uuid)> {
     let changes = [
-        // That of another row, in both.
+        // Two rows exchange their ciphertexts.
         "UPDATE tokens t SET ciphertext = o.ciphertext FROM tokens o
          WHERE (t.user_id, o.user_id) IN (('u-0', 'u-1'), ('u-1', 'u-0'))",
         "UPDATE tokens SET ciphertext = set_bit(ciphertext, 400, 1 - get_bit(ciphertext, 400)) WHERE user_id = 'u-2'",
@@ -351,14 +354,14 @@ async fn spoil(world: &World) -> Vec<(usize, Uuid)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_cannot_read_a_token_says_so_and_serves_the_others() {
+async fn an_unreadable_token_is_503_and_other_tokens_are_handed_out() {
     let world = World::new().await;
     seed(&world, 10).await;
-    let spoilt = spoil(&world).await;
+    let unreadable = make_unreadable(&world).await;
     let mut process = Process::serve(&world.variables(&[])).await;
     let api = Api::at(process.base.clone());
-    for (user, id) in &spoilt {
-        let answer = api.issue(order(*user)).await;
+    for (user, id) in &unreadable {
+        let answer = api.issue(token_request(*user)).await;
         answer.is_problem(503, "token-unreadable");
         assert!(answer.retry_after().is_some());
         let alarm = loop {
@@ -369,33 +372,33 @@ async fn a_replica_that_cannot_read_a_token_says_so_and_serves_the_others() {
         };
         assert!(alarm.contains(&id.to_string()), "{id}: {alarm}");
     }
-    let unreadable = scrape(&api).await["tokens_unreadable_total"];
-    assert_eq!(unreadable, spoilt.len() as f64);
+    let counted = scrape(&api).await["tokens_unreadable_total"];
+    assert_eq!(counted, unreadable.len() as f64);
     for user in 5..10 {
-        let answer = api.issue(order(user)).await;
+        let answer = api.issue(token_request(user)).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.token(), format!("secret-of-u-{user}"));
     }
     assert_eq!(world.sandbox.minted(), 0);
-    // Only a token that somebody asks for anew is minted in the place of one that is unreadable.
-    let renewed = api.issue_with(order(0), "no-cache").await;
+    // Only `no-cache` replaces an unreadable token.
+    let renewed = api.issue_with(token_request(0), "no-cache").await;
     assert_eq!(
-        (renewed.status, api.issue(order(0)).await.token()),
+        (renewed.status, api.issue(token_request(0)).await.token()),
         (201, renewed.token())
     );
 
-    let ended = api.post(
+    let invalidation = api.post(
         "/bank/tokens/invalidate",
         &json!({"reason": "requested", "userId": "u-2"}),
     );
-    assert_eq!(send(ended).await.body, json!({"invalidated": 1}));
-    assert_eq!(api.issue(order(2)).await.status, 201);
+    assert_eq!(send(invalidation).await.body, json!({"invalidated": 1}));
+    assert_eq!(api.issue(token_request(2)).await.status, 201);
 
-    // A replica that lacks the key altogether serves nothing of it, and nothing else.
-    let without = world.replica_with(&[("TOKEN_KEYS", NEW_KEY)]).await;
-    without
-        .issue(order(7))
+    // A replica without the old key cannot hand out tokens under it. It can mint new ones.
+    let new_key_only = world.replica_with(&[("TOKEN_KEYS", NEW_KEY)]).await;
+    new_key_only
+        .issue(token_request(7))
         .await
         .is_problem(503, "token-unreadable");
-    assert_eq!(without.issue(order(70)).await.status, 201);
+    assert_eq!(new_key_only.issue(token_request(70)).await.status, 201);
 }

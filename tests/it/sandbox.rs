@@ -1,4 +1,4 @@
-//! That it does what the provider does, and what it is told to do instead.
+//! The sandbox: the provider's behaviour and the scripted faults.
 
 use std::time::Duration;
 
@@ -31,10 +31,10 @@ fn post(sandbox: &Sandbox, body: impl ToString) -> RequestBuilder {
         .body(body.to_string())
 }
 
-/// When the answer was given by its `Date`, and its body.
+/// Returns the `Date` of the response and its body.
 async fn read(response: Response) -> (Option<DateTime<Utc>>, Value) {
     let date = response.headers().get(DATE);
-    let date = date.map(|it| DateTime::parse_from_rfc2822(it.to_str().unwrap()).unwrap());
+    let date = date.map(|value| DateTime::parse_from_rfc2822(value.to_str().unwrap()).unwrap());
     let body = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
     (date.map(|date| date.to_utc()), body)
 }
@@ -44,11 +44,11 @@ fn expiration(body: &Value) -> DateTime<Utc> {
 }
 
 #[tokio::test]
-async fn mints_what_was_asked_and_records_it() {
+async fn mints_the_requested_token_and_records_the_request() {
     let sandbox = start(|_| {}).await;
-    let asked = json!({"lifetime": 60.0, "country": "LT", "bank": " Šiaulių ", "x": 1,
+    let request_body = json!({"lifetime": 60.0, "country": "LT", "bank": " Šiaulių ", "x": 1,
         "access": {"balances": true}});
-    let request = post(&sandbox, &asked).header("traceparent", "00-1");
+    let request = post(&sandbox, &request_body).header("traceparent", "00-1");
     let response = request.send().await.unwrap();
     assert_eq!(response.status(), 201);
     let (date, body) = read(response).await;
@@ -66,17 +66,17 @@ async fn mints_what_was_asked_and_records_it() {
             "access": {"accounts": false, "balances": true, "transactions": false}})
     );
 
-    let [entry] = sandbox.ledger().try_into().unwrap();
-    assert_eq!(entry.token_string.as_deref(), Some(token));
-    assert_eq!(entry.header("traceparent"), Some("00-1"));
-    assert_eq!(entry.body, asked.to_string());
+    let [recorded] = sandbox.ledger().try_into().unwrap();
+    assert_eq!(recorded.token_string.as_deref(), Some(token));
+    assert_eq!(recorded.header("traceparent"), Some("00-1"));
+    assert_eq!(recorded.body, request_body.to_string());
     assert_eq!((sandbox.requests(), sandbox.minted()), (1, 1));
     sandbox.reset();
     assert_eq!((sandbox.requests(), sandbox.minted()), (0, 0));
 }
 
 #[tokio::test]
-async fn refuses_as_the_provider_does() {
+async fn errors_match_the_provider() {
     let sandbox = start(|_| {}).await;
     let failing = start(|options| options.fail_rate = 1.0).await;
     let limited = start(|options| options.hourly_limit = 1).await;
@@ -110,23 +110,28 @@ async fn refuses_as_the_provider_does() {
 }
 
 #[tokio::test]
-async fn whoever_hangs_up_has_minted_and_dropping_it_stops_it() {
+async fn a_request_whose_caller_hangs_up_mints_a_token() {
     let sandbox = start(|_| {}).await;
     sandbox.script([Answer::Hang]);
     let hung = post(&sandbox, "{}").timeout(Duration::from_millis(300));
     assert!(hung.send().await.unwrap_err().is_timeout());
     assert_eq!(sandbox.minted(), 1);
-    let again = post(&sandbox, "{}");
+}
+
+#[tokio::test]
+async fn dropping_the_sandbox_stops_it() {
+    let sandbox = start(|_| {}).await;
+    let request = post(&sandbox, "{}");
     drop(sandbox);
-    eventually("it is gone", async || {
-        again.try_clone().unwrap().send().await.is_err()
+    eventually("the sandbox has stopped", async || {
+        request.try_clone().unwrap().send().await.is_err()
     })
     .await;
 }
 
-/// What tests of the service would not notice the lack of.
+/// Checks the scripted clock directly, because a test of the service would pass with a correct clock too.
 #[tokio::test]
-async fn its_clock_is_off_or_silent_as_scripted() {
+async fn the_scripted_clock_is_ahead_or_missing() {
     let sandbox = start(|_| {}).await;
     sandbox.script([Answer::Skewed { ahead_secs: 600 }, Answer::WithoutDate]);
     let send = async || read(post(&sandbox, "{}").send().await.unwrap()).await;

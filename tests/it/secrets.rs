@@ -1,37 +1,37 @@
-//! I8: no secret in a log, an error, a column; none of the caller's own on its way upstream.
+//! I8: no secret appears in a log, a response or a column, and no header of the caller reaches the provider.
 
 use std::fmt::Write;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 use token_vendor::dev::sandbox::Answer as Upstream;
 use token_vendor::model::Scope;
 
-use crate::support::{ADMIN, Answer, Api, Process, World};
+use crate::support::{ADMIN, Api, Process, World, send};
 
-const USER: &str = "user-of-whom-no-log-tells";
+const USER: &str = "user-that-no-log-contains";
 const WRONG_SECRET: &str = "wrong-secret-of-a-caller";
-const CALLERS_OWN: &str = "callers-own-value";
+const CALLER_HEADER: &str = "caller-header-value";
 const UPSTREAM: (&str, &str) = ("sandbox-key", "sandbox-secret");
 
-/// Everything that a request can lead to; returns the errors as the caller sees them.
-async fn live_through_it_all(world: &World, api: &Api) -> Vec<String> {
-    let order = |more: &str| json!({"userId": format!("{USER}{more}"), "bank": "Swedbank"});
-    let minted = api.issue(order("")).await;
+/// Causes successes and errors of all kinds. Returns the responses as text.
+async fn send_all_kinds_of_requests(world: &World, api: &Api) -> Vec<String> {
+    let token_request =
+        |suffix: &str| json!({"userId": format!("{USER}{suffix}"), "bank": "Swedbank"});
+    let minted = api.issue(token_request("")).await;
     assert_eq!(minted.status, 201, "{minted:?}");
-    assert_eq!(api.issue(order("")).await.status, 200);
+    assert_eq!(api.issue(token_request("")).await.status, 200);
     let record = api
         .get(&format!("/bank/tokens/{}", minted.text("id")))
         .await;
     let list = api.get(&format!("/bank/tokens/?userId={USER}")).await;
     assert_eq!((record.status, list.status), (200, 200));
-    let mut told = vec![record, list];
+    let mut answers = vec![record, list];
 
-    let echo = format!("{} {} are no good", UPSTREAM.0, UPSTREAM.1);
+    let echo = format!("{} {} are invalid", UPSTREAM.0, UPSTREAM.1);
     let basic = BASE64_STANDARD.encode(format!("{}:{}", UPSTREAM.0, UPSTREAM.1));
     for (number, fault) in [
         Upstream::error(401, "UNAUTHORIZED", &echo),
@@ -52,64 +52,51 @@ async fn live_through_it_all(world: &World, api: &Api) -> Vec<String> {
     .enumerate()
     {
         world.sandbox.script([fault]);
-        told.push(api.issue(order(&number.to_string())).await);
+        answers.push(api.issue(token_request(&number.to_string())).await);
     }
 
     let token = minted.token();
-    told.push(
+    answers.push(
         api.issue(json!({"userId": USER, "tokenString": token}))
             .await,
     );
-    told.push(api.issue(json!({"userId": {"tokenString": token}})).await);
-    told.push(
+    answers.push(api.issue(json!({"userId": {"tokenString": token}})).await);
+    answers.push(
         api.get(&format!("/bank/tokens/?userId={USER}&tokenString={token}"))
             .await,
     );
-    told.push(api.get(&format!("/bank/tokens/?cursor={token}")).await);
-    told.push(api.get(&format!("/bank/tokens/{token}")).await);
-    told.push(api.get(&format!("/nowhere/{token}?{token}")).await);
-    let raw = |body: String| {
-        let request = api.request(Method::POST, "/bank/tokens/");
-        Answer::of(
-            request
-                .header("content-type", "application/json")
-                .body(body),
-        )
-    };
-    told.push(
-        raw(format!("{{\"userId\": \"{USER}\", {token}"))
-            .await
-            .unwrap(),
-    );
-    for (key, secret) in [(ADMIN.0, WRONG_SECRET), ("nobody", ADMIN.1)] {
+    answers.push(api.get(&format!("/bank/tokens/?cursor={token}")).await);
+    answers.push(api.get(&format!("/bank/tokens/{token}")).await);
+    answers.push(api.get(&format!("/nowhere/{token}?{token}")).await);
+    let malformed = format!("{{\"userId\": \"{USER}\", {token}");
+    answers.push(send(api.post_body("/bank/tokens/", malformed)).await);
+    for (key, secret) in [(ADMIN.0, WRONG_SECRET), ("unknown", ADMIN.1)] {
         let request = api.anonymous(Method::GET, "/bank/tokens/");
-        let answer = Answer::of(request.basic_auth(key, Some(secret)))
-            .await
-            .unwrap();
+        let answer = send(request.basic_auth(key, Some(secret))).await;
         answer.is_problem(401, "unauthenticated");
-        told.push(answer);
+        answers.push(answer);
     }
     let reader = api
         .anonymous(Method::POST, "/bank/tokens/")
         .basic_auth("reader", Some(WRONG_SECRET));
-    told.push(Answer::of(reader).await.unwrap());
+    answers.push(send(reader).await);
     let traced = api
-        .post("/bank/tokens/", &order("traced"))
+        .post("/bank/tokens/", &token_request("traced"))
         .header(
             "traceparent",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         )
-        .header("tracestate", format!("vendor={CALLERS_OWN}"))
-        .header("baggage", format!("who={CALLERS_OWN}"))
-        .header("cookie", CALLERS_OWN)
-        .header("x-request-id", CALLERS_OWN)
-        .header("x-forwarded-for", CALLERS_OWN);
-    assert_eq!(Answer::of(traced).await.unwrap().status, 201);
-    told.iter().map(|answer| format!("{answer:?}")).collect()
+        .header("tracestate", format!("vendor={CALLER_HEADER}"))
+        .header("baggage", format!("who={CALLER_HEADER}"))
+        .header("cookie", CALLER_HEADER)
+        .header("x-request-id", CALLER_HEADER)
+        .header("x-forwarded-for", CALLER_HEADER);
+    assert_eq!(send(traced).await.status, 201);
+    answers.iter().map(|answer| format!("{answer:?}")).collect()
 }
 
-/// All that must not be seen, by what it is.
-fn secrets(world: &World, variables: &[(String, String)]) -> Vec<(String, String)> {
+/// Returns all secrets of the test, each with a description.
+fn collect_secrets(world: &World, variables: &[(String, String)]) -> Vec<(String, String)> {
     let mut secrets: Vec<(String, String)> = vec![
         ("the client's secret".into(), ADMIN.1.into()),
         ("a wrong secret".into(), WRONG_SECRET.into()),
@@ -131,7 +118,7 @@ fn secrets(world: &World, variables: &[(String, String)]) -> Vec<(String, String
         .sandbox
         .ledger()
         .into_iter()
-        .filter_map(|it| it.token_string);
+        .filter_map(|entry| entry.token_string);
     secrets.extend(tokens.map(|token| ("a token".into(), token)));
     secrets
 }
@@ -143,17 +130,18 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// Asserts that no line contains a secret.
 #[track_caller]
-fn assert_unseen(secrets: &[(String, String)], place: &str, lines: &[String]) {
-    for (what, secret) in secrets {
+fn assert_no_secret_in(secrets: &[(String, String)], place: &str, lines: &[String]) {
+    for (description, secret) in secrets {
         if let Some(line) = lines.iter().find(|line| line.contains(secret.as_str())) {
-            panic!("{what} is in {place}: {line}");
+            panic!("{description} is in {place}: {line}");
         }
     }
 }
 
-/// Every row of every table, as JSON: bytes appear in it as hex.
-async fn all_rows(world: &World) -> Vec<String> {
+/// Returns every row of every table as JSON, with bytes as hex.
+async fn read_all_rows(world: &World) -> Vec<String> {
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT quote_ident(table_name) FROM information_schema.tables
          WHERE table_schema = 'public' AND table_type = 'BASE TABLE'",
@@ -170,41 +158,41 @@ async fn all_rows(world: &World) -> Vec<String> {
     rows
 }
 
-async fn nothing_is_told(format: &str) {
+async fn assert_no_secret_leaks(log_format: &str) {
     let world = World::new().await;
     world
         .add_client(("reader", WRONG_SECRET), &[Scope::TokensRead])
         .await;
     let variables = world.variables(&[
         ("RUST_LOG", "trace"),
-        ("LOG_FORMAT", format),
+        ("LOG_FORMAT", log_format),
         ("MINT_COOLDOWN", "0s"),
     ]);
     let mut process = Process::serve(&variables).await;
-    let answers = live_through_it_all(&world, &Api::at(process.base.clone())).await;
-    kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
+    let answers = send_all_kinds_of_requests(&world, &Api::at(process.base.clone())).await;
+    process.signal(Signal::SIGTERM);
     let mut logs = process.early.clone();
     while let Some(line) = process.logs.recv().await {
         logs.push(line);
     }
     assert!(process.child.wait().await.unwrap().success());
 
-    let mut secrets = secrets(&world, &variables);
+    let mut secrets = collect_secrets(&world, &variables);
     assert!(secrets.len() > 12, "{secrets:?}");
-    assert_unseen(&secrets, "an answer", &answers);
-    let rows = all_rows(&world).await;
+    assert_no_secret_in(&secrets, "a response", &answers);
+    let rows = read_all_rows(&world).await;
     assert!(
         rows.iter().any(|row| row.contains(USER)),
-        "the rows are read"
+        "the rows include the user"
     );
-    assert_unseen(&secrets, "a column", &rows);
+    assert_no_secret_in(&secrets, "a column", &rows);
     let as_bytes = secrets
         .iter()
-        .map(|(what, text)| (what.clone(), hex(text.as_bytes())));
-    assert_unseen(&as_bytes.collect::<Vec<_>>(), "a column as bytes", &rows);
+        .map(|(description, text)| (description.clone(), hex(text.as_bytes())));
+    assert_no_secret_in(&as_bytes.collect::<Vec<_>>(), "a column as bytes", &rows);
     secrets.push(("a user".into(), USER.into()));
     assert!(logs.len() > 50, "{logs:?}");
-    assert_unseen(&secrets, "the log", &logs);
+    assert_no_secret_in(&secrets, "the log", &logs);
 
     for entry in world.sandbox.ledger() {
         let basic = BASE64_STANDARD.encode(format!("{}:{}", UPSTREAM.0, UPSTREAM.1));
@@ -223,18 +211,18 @@ async fn nothing_is_told(format: &str) {
             assert!(!names.contains(&name), "{names:?}");
         }
         let sent = format!("{entry:?}");
-        for own in [CALLERS_OWN, USER, ADMIN.1] {
-            assert!(!sent.contains(own), "{sent}");
+        for private in [CALLER_HEADER, USER, ADMIN.1] {
+            assert!(!sent.contains(private), "{sent}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_secret_is_told_with_logs_as_text() {
-    nothing_is_told("text").await;
+async fn text_logs_contain_no_secret() {
+    assert_no_secret_leaks("text").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_secret_is_told_with_logs_as_json() {
-    nothing_is_told("json").await;
+async fn json_logs_contain_no_secret() {
+    assert_no_secret_leaks("json").await;
 }

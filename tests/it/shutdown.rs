@@ -1,34 +1,29 @@
-//! How the service stops: nothing that it took is lost, and nothing holds it up.
+//! Graceful shutdown: accepted requests and events are not lost, and the shutdown takes bounded time.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Answer, Api, Process, World, eventually, program};
+use crate::support::{Answer, Api, Process, World, eventually, program, send_signal};
 
-fn terminate(process: &Process) {
-    kill(Pid::from_raw(process.pid()), Signal::SIGTERM).unwrap();
-}
-
-/// Waits for the end of the process and returns its exit code; `None` for a signal.
+/// Waits until the process exits and returns its exit code, or `None` if a signal ended it.
 async fn exit_code(process: &mut Process) -> Option<i32> {
     let exit = tokio::time::timeout(Duration::from_secs(30), process.child.wait());
-    exit.await.expect("it stops").unwrap().code()
+    exit.await.expect("the process exits").unwrap().code()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readiness_is_off_and_requests_are_served_during_the_shutdown_delay() {
+async fn readiness_fails_and_requests_are_served_during_the_shutdown_delay() {
     let world = World::new().await;
     let mut process = Process::serve(&world.variables(&[("SHUTDOWN_DELAY", "4s")])).await;
     let api = Api::at(process.base.clone());
     assert_eq!(api.get("/health/ready").await.status, 200);
-    terminate(&process);
+    process.signal(Signal::SIGTERM);
     let mut last = None;
-    eventually("readiness is off", async || {
+    eventually("readiness fails", async || {
         last = Answer::of(api.request(Method::GET, "/health/ready")).await;
         last.as_ref().is_some_and(|answer| answer.status == 503)
     })
@@ -37,7 +32,7 @@ async fn readiness_is_off_and_requests_are_served_during_the_shutdown_delay() {
     assert_eq!(not_ready.body["checks"]["shutdown"], "stopping");
     assert_eq!(not_ready.body["checks"]["database"], "ok");
     assert!(not_ready.retry_after().is_some());
-    // A new connection, as a caller that has not heard yet would open it.
+    // A load balancer can open new connections until it sees the readiness.
     let minted = Api::at(process.base.clone())
         .issue(json!({"userId": "u"}))
         .await;
@@ -54,7 +49,7 @@ async fn sigterm_loses_no_request_and_no_event() {
     let api = Api::at(process.base.clone());
     let warm = api.issue(json!({"userId": "warm"})).await;
     world.sandbox.set_latency(Duration::from_secs(2));
-    // Two for each user: one mints, one waits for it.
+    // Two requests for each user: one mints and one waits for the mint.
     let requests = (0..2 * USERS).map(|index| {
         let api = Api::at(process.base.clone());
         tokio::spawn(async move {
@@ -71,7 +66,7 @@ async fn sigterm_loses_no_request_and_no_event() {
         api.issue(json!({"userId": "warm"})).await.token(),
         warm.token()
     );
-    terminate(&process);
+    process.signal(Signal::SIGTERM);
 
     let mut statuses: Vec<_> = join_all(requests)
         .await
@@ -97,32 +92,25 @@ async fn sigterm_loses_no_request_and_no_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_minted_token_that_nobody_waits_for_comes_on_record_before_the_end() {
+async fn a_minted_token_without_callers_is_recorded_before_exit() {
     let world = World::new().await;
     let mut process = Process::serve(&world.variables(&[])).await;
     let api = Api::at(process.base.clone());
     world.sandbox.set_latency(Duration::from_secs(2));
     let caller = tokio::spawn(async move { api.issue(json!({"userId": "u"})).await });
-    eventually("the mint is under way", async || {
-        world.sandbox.requests() == 1
-    })
-    .await;
-    let mut lock = world.db.begin().await.unwrap();
-    sqlx::raw_sql("LOCK TABLE tokens")
-        .execute(&mut *lock)
-        .await
-        .unwrap();
+    world.upstream_is_called(1).await;
+    let lock = world.lock_table("tokens IN ACCESS EXCLUSIVE MODE").await;
     caller
         .await
         .unwrap()
         .is_problem(503, "database-unavailable");
-    terminate(&process);
-    for awaited in [
+    process.signal(Signal::SIGTERM);
+    for message in [
         "readiness is off",
         "could not be recorded yet",
         "could not be recorded yet",
     ] {
-        process.logs_with(awaited).await;
+        process.logs_with(message).await;
     }
     lock.rollback().await.unwrap();
     assert_eq!(exit_code(&mut process).await, Some(0));
@@ -130,7 +118,7 @@ async fn a_minted_token_that_nobody_waits_for_comes_on_record_before_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_takes_longer_than_the_shutdown_timeout_is_cut_off() {
+async fn requests_are_cut_off_at_the_shutdown_timeout() {
     let world = World::new().await;
     let mut process =
         Process::serve(&world.variables(&[("SHUTDOWN_TIMEOUT", "1s"), ("UPSTREAM_TIMEOUT", "1m")]))
@@ -141,11 +129,8 @@ async fn what_takes_longer_than_the_shutdown_timeout_is_cut_off() {
     let api = Api::at(process.base.clone());
     let request = api.post("/bank/tokens/", &json!({"userId": "u"}));
     let caller = tokio::spawn(Answer::of(request));
-    eventually("the mint is under way", async || {
-        world.sandbox.requests() == 1
-    })
-    .await;
-    terminate(&process);
+    world.upstream_is_called(1).await;
+    process.signal(Signal::SIGTERM);
     assert_eq!(exit_code(&mut process).await, Some(0));
     assert!(
         caller
@@ -161,42 +146,44 @@ async fn what_takes_longer_than_the_shutdown_timeout_is_cut_off() {
     );
 }
 
-/// The server processes that work for the service.
-const ITS_BACKENDS: &str = "application_name LIKE 'token-vendor%'";
+/// Selects the Postgres processes that serve the service.
+const SERVICE_BACKENDS: &str = "application_name LIKE 'token-vendor%'";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_hangs_does_not_hold_up_the_end() {
+async fn a_hanging_database_does_not_delay_the_shutdown() {
     let world = World::new().await;
     let mut process = Process::serve(&world.variables(&[("SHUTDOWN_TIMEOUT", "1s")])).await;
     let api = Api::at(process.base.clone());
-    let mut lock = world.db.begin().await.unwrap();
-    sqlx::raw_sql("LOCK TABLE tokens")
-        .execute(&mut *lock)
-        .await
-        .unwrap();
+    let _lock = world.lock_table("tokens IN ACCESS EXCLUSIVE MODE").await;
     let caller = tokio::spawn(Answer::of(api.request(Method::GET, "/bank/tokens/")));
     let waiting =
         "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'tokens'::regclass";
-    eventually("the list waits", async || world.count(waiting).await == 1).await;
-    world.signal_backends(ITS_BACKENDS, Signal::SIGSTOP).await;
-    terminate(&process);
+    eventually("the list request waits for the lock", async || {
+        world.count(waiting).await == 1
+    })
+    .await;
+    world
+        .signal_backends(SERVICE_BACKENDS, Signal::SIGSTOP)
+        .await;
+    process.signal(Signal::SIGTERM);
     let exit = tokio::time::timeout(Duration::from_secs(30), process.child.wait()).await;
-    world.signal_backends(ITS_BACKENDS, Signal::SIGCONT).await;
-    assert!(exit.expect("it stops").unwrap().code().is_some());
+    world
+        .signal_backends(SERVICE_BACKENDS, Signal::SIGCONT)
+        .await;
+    assert!(exit.expect("the process exits").unwrap().code().is_some());
     let _ = caller.await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_still_waits_for_its_database_stops_too() {
+async fn a_service_that_waits_for_its_database_stops_at_sigterm() {
     let world = World::new().await;
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let database = format!("postgres://{}/x", silent.local_addr().unwrap());
     let waiting = world.variables(&[("DATABASE_URL", &database), ("STARTUP_WAIT", "1h")]);
     let mut serve = program(&["serve", "--migrate"], &waiting).spawn().unwrap();
-    let knock = silent.accept().await.unwrap();
-    let pid = i32::try_from(serve.id().unwrap()).unwrap();
-    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    let connection = silent.accept().await.unwrap();
+    send_signal(&serve, Signal::SIGTERM);
     let exit = tokio::time::timeout(Duration::from_secs(30), serve.wait());
-    assert!(exit.await.expect("it stops").unwrap().success());
-    drop(knock);
+    assert!(exit.await.expect("the process exits").unwrap().success());
+    drop(connection);
 }

@@ -1,10 +1,10 @@
-//! The address that a request is recorded to come from.
+//! The source address in audit events.
 
 use serde_json::json;
 
 use crate::support::{Replica, World, send};
 
-/// The source addresses of all handouts of the user, in order.
+/// Returns the source addresses of all events of the user, oldest first.
 async fn sources(world: &World, user: &str) -> Vec<Option<String>> {
     sqlx::query_scalar(
         "SELECT source_ip FROM audit_events WHERE user_id = $1 ORDER BY occurred_at, id",
@@ -24,7 +24,7 @@ async fn issue_forwarded(replica: &Replica, user: &str, forwarded_for: &[&str]) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_a_trusted_proxy_says_where_a_request_came_from() {
+async fn forwarded_addresses_are_accepted_only_from_trusted_proxies() {
     let world = World::new().await;
     let behind_proxy = world
         .replica_with(&[("TRUSTED_PROXIES", "127.0.0.0/8, 10.0.0.0/8")])

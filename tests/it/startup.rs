@@ -1,4 +1,4 @@
-//! `serve` starts on a database that is fit and on no other; `migrate` makes it fit.
+//! Startup checks of `serve`, and `migrate`.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -9,7 +9,7 @@ use crate::support::cluster::{create_empty_database, own_folder};
 use crate::support::{Api, Process, World, run};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn serve_refuses_a_database_that_is_not_fit() {
+async fn serve_rejects_an_unsuitable_database() {
     let world = World::new().await;
     let serve = async |url: &str| {
         let variables = world.variables(&[("DATABASE_URL", url), ("STARTUP_WAIT", "300ms")]);
@@ -20,13 +20,13 @@ async fn serve_refuses_a_database_that_is_not_fit() {
     assert!(!absent.err.contains("pass-word"), "{absent:?}");
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("postgres://{}/x", silent.local_addr().unwrap());
-    // Not the 5 s that a database has that may take them.
+    // The short STARTUP_WAIT limits the attempt to 1 s instead of the usual 5 s.
     serve(&silent).await.refused(1, "within 1s");
     serve(&create_empty_database().await)
         .await
         .refused(1, "token-vendor migrate");
 
-    for (setting, told) in [
+    for (setting, expected) in [
         ("synchronous_commit = off", "synchronous_commit is off"),
         ("synchronous_commit = local", "synchronous_commit is local"),
         (
@@ -45,18 +45,18 @@ async fn serve_refuses_a_database_that_is_not_fit() {
             .execute(&other.db)
             .await
             .unwrap();
-        serve(&other.url).await.refused(1, told);
-        if told == "read-only" {
+        serve(&other.url).await.refused(1, expected);
+        if expected == "read-only" {
             let variables = world.variables(&[("DATABASE_URL", &other.url)]);
             let migrated = run(&["migrate"], &variables).await;
-            migrated.refused(1, told);
-            assert_eq!(migrated.err.matches(told).count(), 1, "{migrated:?}");
+            migrated.refused(1, expected);
+            assert_eq!(migrated.err.matches(expected).count(), 1, "{migrated:?}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn serve_refuses_a_server_without_fsync() {
+async fn serve_rejects_a_server_without_fsync() {
     let world = World::new().await;
     let data_dir = own_folder();
     let postgres = LocalPostgres::start(LocalPostgresOptions {
@@ -75,11 +75,11 @@ async fn serve_refuses_a_server_without_fsync() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn serve_takes_a_newer_schema() {
+async fn serve_accepts_a_newer_schema() {
     let world = World::new().await;
     sqlx::query(
         "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-                 VALUES (99990101000000, 'of a later version', true, '', 0)",
+                 VALUES (99990101000000, 'a later version', true, '', 0)",
     )
     .execute(&world.db)
     .await
@@ -92,7 +92,7 @@ async fn serve_takes_a_newer_schema() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn serve_with_migrate_brings_an_empty_database_up() {
+async fn serve_with_migrate_starts_on_an_empty_database() {
     let world = World::new().await;
     let url = create_empty_database().await;
     let variables = world.variables(&[("DATABASE_URL", &url)]);
@@ -104,7 +104,7 @@ async fn serve_with_migrate_brings_an_empty_database_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migrate_may_be_run_at_once_and_again() {
+async fn concurrent_and_repeated_migrations_succeed() {
     let world = World::new().await;
     let url = create_empty_database().await;
     let variables = world.variables(&[("DATABASE_URL", &url)]);

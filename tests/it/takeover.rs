@@ -1,11 +1,10 @@
-//! I2, I3, I6: the intent before the call, one holder at a time, and what a crash leaves behind.
+//! I2, I3, I6: mint records precede upstream calls, one replica holds the lease, and a crash leaves an event.
 
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use futures_util::future::join_all;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::json;
 use sqlx::Executor;
 use token_vendor::db::mints::{Claim, claim_mint};
@@ -16,7 +15,7 @@ use uuid::Uuid;
 use crate::support::{Answer, Api, Process, World};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_intent_is_on_record_before_the_call() {
+async fn the_mint_record_is_committed_before_the_upstream_call() {
     let world = World::new().await;
     world.sandbox.script([Upstream::Hang]);
     let replica = world.replica_with(&[("UPSTREAM_TIMEOUT", "1s")]).await;
@@ -41,21 +40,21 @@ async fn the_intent_is_on_record_before_the_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_holder_leaves_an_unknown_mint_and_another_takes_over() {
+async fn another_replica_takes_over_the_lease_of_a_killed_one() {
     let world = World::new().await;
     world.sandbox.script([Upstream::Hang]);
     let variables = world.variables(&[("UPSTREAM_TIMEOUT", "1s")]);
-    let doomed = Process::serve(&variables).await;
-    let api = Api::at(doomed.base.clone());
-    let order = json!({"userId": "u-1", "bank": "Swedbank"});
-    let waiting = tokio::spawn(Answer::of(api.post("/bank/tokens/", &order)));
+    let killed = Process::serve(&variables).await;
+    let api = Api::at(killed.base.clone());
+    let body = json!({"userId": "u-1", "bank": "Swedbank"});
+    let waiting = tokio::spawn(Answer::of(api.post("/bank/tokens/", &body)));
     world.upstream_is_called(1).await;
-    kill(Pid::from_raw(doomed.pid()), Signal::SIGKILL).unwrap();
+    killed.signal(Signal::SIGKILL);
     assert!(waiting.await.unwrap().is_none());
 
     let other = world.replica().await;
-    // While the lease of the dead holds, nobody else calls.
-    let answer = other.issue(order.clone()).await;
+    // The other replica calls the upstream only after the lease of the killed one ends.
+    let answer = other.issue(body.clone()).await;
     assert_eq!(answer.status, 201);
     assert_eq!(world.sandbox.requests(), 2);
     assert_eq!(world.kinds().await, ["token.mint_unknown", "token.minted"]);
@@ -66,15 +65,15 @@ async fn a_killed_holder_leaves_an_unknown_mint_and_another_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_lost_the_lease_records_a_surplus_token_that_is_not_handed_out() {
+async fn a_mint_that_lost_its_lease_records_a_surplus_token() {
     let world = World::new().await;
     world.sandbox.set_latency(Duration::from_millis(600));
     let replica = world.replica().await;
     let api = replica.api.clone();
-    let order = json!({"userId": "u-1"});
+    let body = json!({"userId": "u-1"});
     let late = {
-        let order = order.clone();
-        tokio::spawn(async move { api.issue(order).await })
+        let body = body.clone();
+        tokio::spawn(async move { api.issue(body).await })
     };
     world.upstream_is_called(1).await;
     world
@@ -84,32 +83,36 @@ async fn who_lost_the_lease_records_a_surplus_token_that_is_not_handed_out() {
         .unwrap();
     world.sandbox.set_latency(Duration::ZERO);
     let other = world.replica().await;
-    let winner = other.issue(order.clone()).await;
+    let winner = other.issue(body.clone()).await;
     assert_eq!(winner.status, 201);
 
-    // It is on record, so its own caller gets it; nobody else does.
+    // The surplus token is on record, so its own caller gets it. Other callers do not.
     let late = late.await.unwrap();
     assert_eq!(late.status, 201);
     assert_ne!(late.token(), winner.token());
     let surplus = "SELECT count(*) FROM tokens WHERE superseded_at IS NOT NULL AND is_valid";
     assert_eq!(world.count(surplus).await, 1);
-    assert_eq!(other.issue(order.clone()).await.token(), winner.token());
-    assert_eq!(replica.issue(order.clone()).await.token(), winner.token());
+    assert_eq!(other.issue(body.clone()).await.token(), winner.token());
+    assert_eq!(replica.issue(body.clone()).await.token(), winner.token());
 
-    // Until the winner ends: then it serves instead of another mint.
-    let end = format!(
+    // Once the current token is invalid, the surplus token is used instead of another mint.
+    let invalidate = format!(
         "UPDATE tokens SET is_valid = false WHERE id = '{}'",
         winner.text("id")
     );
-    world.db.execute(sqlx::AssertSqlSafe(end)).await.unwrap();
+    world
+        .db
+        .execute(sqlx::AssertSqlSafe(invalidate))
+        .await
+        .unwrap();
     for replica in [&other, &replica] {
-        assert_eq!(replica.issue(order.clone()).await.token(), late.token());
+        assert_eq!(replica.issue(body.clone()).await.token(), late.token());
     }
     assert_eq!(world.sandbox.requests(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mint_under_way_while_its_user_is_voided_ends_as_invalidated() {
+async fn a_mint_under_way_during_an_invalidation_is_recorded_as_invalidated() {
     let world = World::new().await;
     world.sandbox.set_latency(Duration::from_millis(400));
     let replica = world.replica().await;
@@ -119,14 +122,14 @@ async fn a_mint_under_way_while_its_user_is_voided_ends_as_invalidated() {
     let void = "UPDATE slots SET void_epoch = lease_epoch, void_reason = 'compromised', usable_until = '-infinity'";
     world.db.execute(void).await.unwrap();
 
-    // Its caller gets a token that was minted after.
+    // The caller gets a token that was minted after the invalidation.
     let answer = waiting.await.unwrap();
     assert_eq!(answer.status, 201);
     assert_eq!(world.sandbox.requests(), 2);
-    let ended =
+    let invalidated =
         "SELECT count(*) FROM tokens WHERE NOT is_valid AND invalidation_reason = 'compromised'
                  AND invalidated_at IS NOT NULL AND ciphertext = ''";
-    assert_eq!(world.count(ended).await, 1);
+    assert_eq!(world.count(invalidated).await, 1);
     assert_eq!(
         world
             .count("SELECT count(*) FROM tokens WHERE is_valid")
@@ -136,14 +139,11 @@ async fn a_mint_under_way_while_its_user_is_voided_ends_as_invalidated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_finish_of_unknown_outcome_is_repeated_without_doing_anything_twice() {
+async fn a_replayed_finish_records_the_mint_once() {
     let world = World::new().await;
     let replica = world.replica().await;
     for user in ["u-1", "u-2", "u-3"] {
-        let mut lock = world.db.begin().await.unwrap();
-        lock.execute("LOCK TABLE tokens IN SHARE MODE")
-            .await
-            .unwrap();
+        let lock = world.lock_table("tokens IN SHARE MODE").await;
         let api = replica.api.clone();
         let waiting = tokio::spawn(async move { api.issue(json!({ "userId": user })).await });
         world.terminate_waiting("WITH slot AS").await;
@@ -156,29 +156,25 @@ async fn a_finish_of_unknown_outcome_is_repeated_without_doing_anything_twice() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_cannot_be_written_in_time_is_503_and_serves_later() {
+async fn a_minted_token_that_cannot_be_recorded_in_time_is_503_and_reused_later() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let order = json!({"userId": "u-1"});
-    let mut lock = world.db.begin().await.unwrap();
-    lock.execute("LOCK TABLE tokens IN SHARE MODE")
-        .await
-        .unwrap();
+    let body = json!({"userId": "u-1"});
+    let lock = world.lock_table("tokens IN SHARE MODE").await;
     replica
-        .issue(order.clone())
+        .issue(body.clone())
         .await
         .is_problem(503, "database-unavailable");
     lock.rollback().await.unwrap();
 
-    let answer = replica.issue(order).await;
+    let answer = replica.issue(body).await;
     assert_eq!((answer.status, answer.text("outcome")), (200, "reused"));
     assert_eq!(world.sandbox.requests(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_forty_claims_at_once_one_wins() {
-    let mut world = World::new().await;
-    world.is_checked = false;
+async fn exactly_one_of_forty_simultaneous_claims_wins() {
+    let world = World::unchecked().await;
     for n in 0..20 {
         let now = Utc::now();
         let claims: Vec<Claim> = (0..40)
@@ -208,7 +204,7 @@ async fn of_forty_claims_at_once_one_wins() {
             .into_iter()
             .filter(|lease| lease.as_ref().unwrap().is_some());
         assert_eq!(won.count(), 1);
-        // The second round meets a slot that is there, and free again.
+        // In every second round, the slot exists and its lease has ended.
         world
             .db
             .execute("UPDATE slots SET lease_until = '-infinity'")

@@ -1,5 +1,5 @@
-//! A user with thousands of tokens, a load test's say, among others with one: what concerns one of
-//! their tokens looks at no other.
+//! Query plans for a user with thousands of tokens, as a load test creates. A query for one token must not read the
+//! others.
 
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use token_vendor::model::{Access, Caller, Combination};
 use uuid::Uuid;
 
 use crate::audit_plans::{one_connection, pages_fetched};
-use crate::cleanup::world;
+use crate::support::World;
 
-/// Every seventh token has ended; ten of the busy user's are to be expired.
+/// Inserts 200,000 tokens, 5,000 of them of the user `busy`. Every seventh token is invalid. Ten tokens of `busy` have
+/// expired and are due for cleanup.
 const SEED: &str = "
     INSERT INTO tokens (user_id, id, country, bank, access, lifetime, issued_at, expiration, ends_at, is_valid,
                         ciphertext, key_id, fingerprint)
@@ -27,31 +28,33 @@ const SEED: &str = "
     SELECT user_id, country, bank, access, id, ends_at FROM tokens WHERE user_id = 'busy';
     VACUUM tokens; VACUUM slots; ANALYZE tokens; ANALYZE slots;";
 
-/// Half of it is still more often than a plan is made anew before one may be kept.
-const TIMES: i64 = 50;
+/// Executions per query. Half of them still exceed the five custom plans that Postgres makes before it considers a
+/// generic plan.
+const EXECUTIONS: i64 = 50;
 
+/// Returns the newest valid tokens of the user `busy`.
 async fn busy_tokens(db: &PgPool) -> Vec<(Uuid, String, DateTime<Utc>)> {
     let tokens = "SELECT id, bank, issued_at FROM tokens WHERE user_id = 'busy' AND is_valid AND ends_at > now()
                   ORDER BY issued_at DESC LIMIT $1";
-    let tokens = sqlx::query_as(tokens).bind(TIMES);
+    let tokens = sqlx::query_as(tokens).bind(EXECUTIONS);
     tokens.fetch_all(db).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_concerns_a_token_looks_at_no_other_of_its_user() {
-    let world = world().await;
+async fn queries_for_one_token_do_not_read_the_other_tokens_of_its_user() {
+    let world = World::unchecked().await;
     for statement in SEED.split_inclusive(';') {
         world.db.execute(statement).await.unwrap();
     }
     let tokens = busy_tokens(&world.db).await;
-    let one = one_connection(&world).await;
+    let pool = one_connection(&world).await;
     let caller = Caller {
         client: "c".into(),
         request_id: "r".into(),
         source_ip: None,
     };
     let min_life = Duration::ZERO;
-    let pages = async |before: i64| pages_fetched(&one, "tokens|slots").await - before;
+    let pages = async |before: i64| pages_fetched(&pool, "tokens|slots").await - before;
 
     let rows: Vec<_> = tokens
         .iter()
@@ -64,19 +67,19 @@ async fn what_concerns_a_token_looks_at_no_other_of_its_user() {
             min_life,
         })
         .collect();
-    // One alone and several are different statements, and each is planned anew a few times.
-    let (alone, together) = rows.split_at(rows.len() / 2);
-    for (rows, at_once) in [(alone, 1), (together, 2)] {
+    // Batches of one row and of several rows are different prepared statements.
+    let (single, batched) = rows.split_at(rows.len() / 2);
+    for (rows, batch_size) in [(single, 1), (batched, 2)] {
         let before = pages(0).await;
-        for rows in rows.chunks(at_once) {
-            let mut connection = one.acquire().await.unwrap();
+        for rows in rows.chunks(batch_size) {
+            let mut connection = pool.acquire().await.unwrap();
             let handed = insert_handouts(&mut connection, rows, DateTime::UNIX_EPOCH).await;
             assert_eq!(handed.unwrap().len(), rows.len());
         }
         let handouts = pages(before).await;
         assert!(
             handouts < 6 * rows.len() as i64,
-            "{handouts} pages for {} handouts, {at_once} at once",
+            "{handouts} pages for {} handouts, batches of {batch_size}",
             rows.len()
         );
     }
@@ -89,11 +92,14 @@ async fn what_concerns_a_token_looks_at_no_other_of_its_user() {
             bank: Some(bank.as_str().into()),
             access: Access::default(),
         };
-        let slot = find_slot(&one, &combination, DateTime::UNIX_EPOCH, min_life).await;
+        let slot = find_slot(&pool, &combination, DateTime::UNIX_EPOCH, min_life).await;
         assert!(slot.unwrap().pointer.is_some());
     }
     let slots = pages(before).await;
-    assert!(slots < 12 * TIMES, "{slots} pages for {TIMES} slots");
+    assert!(
+        slots < 12 * EXECUTIONS,
+        "{slots} pages for {EXECUTIONS} slots"
+    );
 
     let before = pages(0).await;
     for (id, _, issued_at) in &tokens {
@@ -103,15 +109,18 @@ async fn what_concerns_a_token_looks_at_no_other_of_its_user() {
         };
         let after = Some((*issued_at, *id));
         assert_eq!(
-            list_tokens(&one, &filter, after, 10).await.unwrap().len(),
+            list_tokens(&pool, &filter, after, 10).await.unwrap().len(),
             10
         );
     }
     let lists = pages(before).await;
-    assert!(lists < 20 * TIMES, "{lists} pages for {TIMES} lists of ten");
+    assert!(
+        lists < 20 * EXECUTIONS,
+        "{lists} pages for {EXECUTIONS} lists of ten"
+    );
 
     let before = pages(0).await;
-    assert_eq!(expire_tokens(&one, 100).await.unwrap(), 10);
+    assert_eq!(expire_tokens(&pool, 100).await.unwrap(), 10);
     let expired = pages(before).await;
     assert!(expired < 500, "{expired} pages to expire ten");
 }

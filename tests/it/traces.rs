@@ -1,8 +1,9 @@
-//! Traces by OTLP, and W3C Trace Context.
+//! Traces: export by OTLP, and W3C Trace Context.
 
 use std::sync::{Arc, Mutex};
 
 use actix_web::{App, HttpResponse, HttpServer, web};
+use nix::sys::signal::Signal;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
@@ -10,25 +11,25 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use token_vendor::dev::sandbox;
 
-use crate::support::{Answer, Api, Process, World, eventually};
+use crate::support::{Answer, Api, Process, World, eventually, send};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// An OTLP receiver: what was sent to it, as it came.
+/// An OTLP receiver that stores the request bodies.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<web::Bytes>>>);
 
 impl Collector {
-    /// Its address.
+    /// Starts the receiver and returns its base URL.
     fn start(&self) -> String {
-        let sent = self.0.clone();
+        let bodies = self.0.clone();
         let server = HttpServer::new(move || {
-            let sent = sent.clone();
+            let bodies = bodies.clone();
             App::new().route(
                 "/v1/traces",
                 web::post().to(move |body: web::Bytes| {
-                    sent.lock().unwrap().push(body);
+                    bodies.lock().unwrap().push(body);
                     async { HttpResponse::Ok().finish() }
                 }),
             )
@@ -43,9 +44,10 @@ impl Collector {
         format!("http://{address}")
     }
 
+    /// Decodes all received spans.
     fn spans(&self) -> Vec<Span> {
-        let sent = self.0.lock().unwrap();
-        let requests = sent
+        let bodies = self.0.lock().unwrap();
+        let requests = bodies
             .iter()
             .map(|body| ExportTraceServiceRequest::decode(&**body).unwrap());
         requests
@@ -55,9 +57,11 @@ impl Collector {
             .collect()
     }
 
-    fn has_seen(&self, text: &str) -> bool {
-        let sent = self.0.lock().unwrap();
-        sent.iter()
+    /// Tells whether the text occurs in the received bytes.
+    fn has_received(&self, text: &str) -> bool {
+        let bodies = self.0.lock().unwrap();
+        bodies
+            .iter()
             .any(|body| body.windows(text.len()).any(|part| part == text.as_bytes()))
     }
 }
@@ -77,11 +81,11 @@ async fn issue(api: &Api, body: Value, traceparent: &str) -> Answer {
     let request = api
         .post("/bank/tokens/", &body)
         .header("traceparent", traceparent);
-    Answer::of(request).await.unwrap()
+    send(request).await
 }
 
-/// The fields of the log line of the next request.
-async fn next_line(process: &mut Process) -> Value {
+/// Returns the next log line that describes a request.
+async fn next_request_line(process: &mut Process) -> Value {
     loop {
         let line = process.next_line().await;
         let line: Value = serde_json::from_str(&line).unwrap();
@@ -96,13 +100,13 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_s_trace_goes_on_here_and_ends_before_the_upstream() {
+async fn spans_join_the_trace_of_the_caller_and_the_upstream_gets_no_trace_headers() {
     let (world, collector) = (World::new().await, Collector::default());
     let (mut process, api) = serve(&world, &collector.start()).await;
     let traceparent = format!("00-{TRACE}-{PARENT}-01");
     let minted = issue(&api, json!({"userId": "private-user"}), &traceparent).await;
     assert_eq!(minted.status, 201);
-    assert_eq!(next_line(&mut process).await["trace_id"], TRACE);
+    assert_eq!(next_request_line(&mut process).await["trace_id"], TRACE);
 
     let mut spans = Vec::new();
     eventually("the trace arrives", async || {
@@ -137,7 +141,8 @@ async fn a_caller_s_trace_goes_on_here_and_ends_before_the_upstream() {
             let parent = spans
                 .iter()
                 .find(|parent| parent.span_id == span.parent_span_id);
-            span = parent.unwrap_or_else(|| panic!("{name} is not below the request"));
+            span =
+                parent.unwrap_or_else(|| panic!("{name} is not a descendant of the request span"));
         }
     }
     let attribute = |key: &str| {
@@ -157,9 +162,9 @@ async fn a_caller_s_trace_goes_on_here_and_ends_before_the_upstream() {
         );
     }
     for private in ["private-user", minted.token(), "admin-secret"] {
-        assert!(!collector.has_seen(private), "{private}");
+        assert!(!collector.has_received(private), "{private}");
     }
-    // A handout of what is in memory is a span, too; a caller that does not sample is not sampled.
+    // A cache hit makes a span too. A trace that the caller does not sample is not exported.
     let unsampled = issue(
         &api,
         json!({"userId": "private-user"}),
@@ -181,14 +186,17 @@ async fn a_caller_s_trace_goes_on_here_and_ends_before_the_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn problems_name_their_trace_and_failures_show_in_it() {
+async fn problems_contain_the_trace_id_and_failed_spans_have_an_error_status() {
     let (world, collector) = (World::new().await, Collector::default());
     let (mut process, api) = serve(&world, &collector.start()).await;
     world.sandbox.script([sandbox::Answer::status(418)]);
     let failed = api.issue(json!({"userId": "u"})).await;
     failed.is_problem(502, "upstream-failed");
     let trace = failed.text("traceId").to_owned();
-    assert_eq!(next_line(&mut process).await["trace_id"], trace.as_str());
+    assert_eq!(
+        next_request_line(&mut process).await["trace_id"],
+        trace.as_str()
+    );
     let mut found = None;
     eventually("the trace arrives", async || {
         let mut spans = collector.spans().into_iter();
@@ -197,8 +205,12 @@ async fn problems_name_their_trace_and_failures_show_in_it() {
         found.is_some()
     })
     .await;
-    assert_eq!(found.unwrap().status.unwrap().code, 2, "an error");
-    // What is no traceparent is passed over.
+    assert_eq!(
+        found.unwrap().status.unwrap().code,
+        2,
+        "the status code of an error"
+    );
+    // An invalid traceparent is ignored.
     for bad in [
         "",
         "00-0-0-00",
@@ -212,24 +224,18 @@ async fn problems_name_their_trace_and_failures_show_in_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_collector_nothing_waits_and_the_caller_s_trace_is_still_named() {
+async fn an_unreachable_collector_delays_nothing_and_problems_keep_the_trace_id() {
     let world = World::new().await;
-    // Nobody listens on the discard port.
+    // Nothing listens on port 9.
     let (mut process, api) = serve(&world, "http://127.0.0.1:9").await;
     assert_eq!(api.issue(json!({"userId": "u"})).await.status, 201);
-    next_line(&mut process).await;
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(process.pid()),
-        nix::sys::signal::Signal::SIGTERM,
-    )
-    .unwrap();
+    next_request_line(&mut process).await;
+    process.signal(Signal::SIGTERM);
     assert_eq!(process.child.wait().await.unwrap().code(), Some(0));
 
     let replica = world.replica().await;
     let refused = issue(&replica, json!({}), &format!("00-{TRACE}-{PARENT}-01")).await;
     assert_eq!(refused.text("traceId"), TRACE);
-    let untraced = Answer::of(replica.anonymous(Method::GET, "/nothing"))
-        .await
-        .unwrap();
+    let untraced = send(replica.anonymous(Method::GET, "/nothing")).await;
     assert_eq!(untraced.body.get("traceId"), None);
 }

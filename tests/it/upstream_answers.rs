@@ -1,4 +1,4 @@
-//! I7: a 201 of the upstream is believed where it is the contract's and nowhere else.
+//! I7: a 201 of the provider is accepted only if it matches the request and the provider's documentation.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use token_vendor::dev::sandbox::Answer as Upstream;
 
 use crate::support::{Answer, World};
-use crate::upstream_faults::{FAILED, order, suffer, told};
+use crate::upstream_faults::{FAILED, assert_outcome, final_response, token_request};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_not_the_contracts_gives_no_token() {
+async fn an_invalid_upstream_response_gives_no_token() {
     let world = World::new().await;
     let replica = world.replica().await;
     let raw = |body: String| Upstream::Raw {
@@ -64,15 +64,15 @@ async fn an_answer_that_is_not_the_contracts_gives_no_token() {
     ];
     let members = members.map(|(member, value)| Upstream::with(member, value));
     for fault in errors.into_iter().chain(members) {
-        let expected = told(FAILED, 1, 201);
-        suffer(&world, &replica, Duration::from_secs(8), fault, expected).await;
+        let expected = final_response(FAILED, 1, 201);
+        assert_outcome(&world, &replica, Duration::from_secs(8), fault, expected).await;
     }
     let tokens = world.count("SELECT count(*) FROM tokens").await;
     assert_eq!(tokens, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_upstream_leaves_out_or_adds_is_no_mismatch() {
+async fn missing_and_additional_members_of_an_upstream_response_are_accepted() {
     let world = World::new().await;
     let replica = world.replica().await;
     let answers = [
@@ -85,10 +85,10 @@ async fn what_the_upstream_leaves_out_or_adds_is_no_mismatch() {
         Upstream::with("tokenString", "t".repeat(512)),
     ];
     for (number, answer) in answers.into_iter().enumerate() {
-        let told = format!("{answer:?}").chars().take(80).collect::<String>();
+        let context = format!("{answer:?}").chars().take(80).collect::<String>();
         world.sandbox.script([answer]);
-        let answer: Answer = replica.issue(order(&number.to_string())).await;
-        assert_eq!(answer.status, 201, "{told}: {:?}", answer.body["detail"]);
-        assert_eq!(answer.body["access"]["balances"], true, "{told}");
+        let answer: Answer = replica.issue(token_request(&number.to_string())).await;
+        assert_eq!(answer.status, 201, "{context}: {:?}", answer.body["detail"]);
+        assert_eq!(answer.body["access"]["balances"], true, "{context}");
     }
 }

@@ -1,5 +1,4 @@
-//! A token's life is what the upstream gives by its own clock, never more than was asked; and a
-//! failure lasts as long as its cooldown.
+//! The remaining life of a token when the clocks differ, and the cooldown after a failure.
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::json;
@@ -7,7 +6,7 @@ use token_vendor::dev::sandbox::Answer as Upstream;
 
 use crate::support::World;
 
-/// Seconds from the claim of the latest mint to the end of its token.
+/// Returns the seconds from the claim of the latest mint to the end of its token.
 async fn life_of_latest(world: &World) -> f64 {
     let life = "SELECT extract(epoch FROM t.ends_at - m.started_at)::float8
                 FROM tokens t JOIN mints m ON m.user_id = t.user_id AND m.id = t.id
@@ -16,7 +15,7 @@ async fn life_of_latest(world: &World) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_off_changes_no_life() {
+async fn clock_skew_of_the_provider_does_not_change_the_life_of_a_token() {
     let world = World::new().await;
     let replica = world.replica().await;
     let day = 86_400;
@@ -28,7 +27,7 @@ async fn a_clock_that_is_off_changes_no_life() {
             .await;
         assert_eq!(answer.status, 201, "{ahead_secs}: {answer:?}");
         let life = life_of_latest(&world).await;
-        // The sandbox reads its clock twice: the half second is for what lies between.
+        // The sandbox reads its clock twice. The limit allows half a second between the two reads.
         assert!((598.5..=600.0).contains(&life), "{ahead_secs}: {life}");
         let left = answer.body["expiresIn"].as_f64().unwrap();
         assert!(left <= life, "{ahead_secs}: {left} of {life}");
@@ -43,7 +42,7 @@ async fn a_clock_that_is_off_changes_no_life() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_date_the_life_is_the_lifetime() {
+async fn without_a_date_header_the_life_is_the_lifetime() {
     let world = World::new().await;
     let replica = world.replica().await;
     world.sandbox.script([Upstream::WithoutDate]);
@@ -53,7 +52,7 @@ async fn without_a_date_the_life_is_the_lifetime() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn less_life_than_asked_is_less_life_and_more_is_not_more() {
+async fn the_life_is_the_lesser_of_the_expiration_and_the_lifetime() {
     let world = World::new().await;
     let replica = world.replica().await;
     for (given, least, most) in [(30, 28.0, 30.0), (300, 298.0, 300.0), (9000, 600.0, 600.0)] {
@@ -70,23 +69,27 @@ async fn less_life_than_asked_is_less_life_and_more_is_not_more() {
     let again = replica
         .issue(json!({"userId": "given-30", "lifetime": 600}))
         .await;
-    assert_eq!(again.status, 201, "30 s are too few to hand out again");
+    assert_eq!(again.status, 201, "30 s are too few to reuse the token");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_life_that_is_over_on_arrival_is_a_timeout() {
+async fn a_token_that_has_expired_on_arrival_is_a_timeout() {
     let world = World::new().await;
     let replica = world.replica().await;
     world.sandbox.script([Upstream::Expires { after_ms: 5 }]);
     let answer = replica.issue(json!({"userId": "u"})).await;
     answer.is_problem(504, "upstream-timeout");
     assert!(answer.retry_after().is_some());
-    assert_eq!(world.kinds().await, ["token.minted"], "it is on record");
+    assert_eq!(
+        world.kinds().await,
+        ["token.minted"],
+        "the token is on record"
+    );
     assert_eq!(replica.issue(json!({"userId": "u"})).await.status, 201);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_expiration_may_be_any_rfc_3339_time() {
+async fn an_expiration_can_be_any_rfc_3339_time() {
     let world = World::new().await;
     let replica = world.replica().await;
     let at = Utc::now() + TimeDelta::seconds(1800);
@@ -119,24 +122,24 @@ async fn an_expiration_may_be_any_rfc_3339_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_is_repeated_without_a_call_until_it_has_cooled_down() {
+async fn a_failure_is_repeated_without_a_call_until_its_cooldown_ends() {
     let world = World::new().await;
     let settings = [("MINT_COOLDOWN", "1h"), ("UPSTREAM_MAX_ATTEMPTS", "1")];
     let first = world.replica_with(&settings).await;
     let second = world.replica_with(&settings).await;
-    for (status, answered, waits) in [(400, 422, None), (500, 502, Some(3600))] {
+    for (status, expected_status, retry_after) in [(400, 422, None), (500, 502, Some(3600))] {
         world.sandbox.reset();
         world.sandbox.script([Upstream::status(status)]);
-        let order = json!({"userId": format!("u-{status}")});
-        let failed = first.issue(order.clone()).await;
-        assert_eq!(failed.status, answered, "{failed:?}");
-        assert_eq!(failed.retry_after(), waits);
+        let body = json!({"userId": format!("u-{status}")});
+        let failed = first.issue(body.clone()).await;
+        assert_eq!(failed.status, expected_status, "{failed:?}");
+        assert_eq!(failed.retry_after(), retry_after);
         for replica in [&second, &first] {
-            let repeated = replica.issue(order.clone()).await;
+            let repeated = replica.issue(body.clone()).await;
             for member in ["type", "detail", "upstream"] {
                 assert_eq!(repeated.body[member], failed.body[member], "{repeated:?}");
             }
-            assert_eq!(repeated.retry_after(), waits);
+            assert_eq!(repeated.retry_after(), retry_after);
         }
         assert_eq!(world.sandbox.requests(), 1);
         let other = first.issue(json!({"userId": format!("v-{status}")})).await;
@@ -146,7 +149,7 @@ async fn a_failure_is_repeated_without_a_call_until_it_has_cooled_down() {
             .execute(&world.db)
             .await
             .unwrap();
-        assert_eq!(second.issue(order).await.status, 201);
+        assert_eq!(second.issue(body).await.status, 201);
         assert_eq!(world.sandbox.requests(), 3);
     }
     let failures = "SELECT count(*) FROM audit_events WHERE kind = 'token.mint_failed'";

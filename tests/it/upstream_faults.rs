@@ -1,5 +1,4 @@
-//! I7: whatever the upstream does, the caller gets a clear answer in bounded time, and the record
-//! says what is known.
+//! I7: every upstream fault gives the caller a clear error in bounded time, and the mint record shows the outcome.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -10,12 +9,13 @@ use token_vendor::dev::sandbox::Answer as Upstream;
 
 use crate::support::{Api, World};
 
-/// What a fault comes to: the answer, the calls made, the record.
+/// The expected effects of an upstream fault.
 pub struct Outcome {
+    /// Status and slug of the response.
     answer: (u16, &'static str),
     calls: u64,
     outcome: &'static str,
-    /// Calls after which the upstream may have minted unseen.
+    /// Number of calls after which the provider may have minted a token without a response.
     unseen: u64,
     upstream_status: Option<u16>,
 }
@@ -26,11 +26,11 @@ const REJECTED: (u16, &str) = (422, "upstream-rejected");
 const TIMEOUT: (u16, &str) = (504, "upstream-timeout");
 const UNAVAILABLE: (u16, &str) = (503, "upstream-unavailable");
 
-pub fn order(user: &str) -> Value {
+pub fn token_request(user: &str) -> Value {
     json!({"userId": user, "country": "LT", "bank": "Swedbank", "access": {"balances": true}})
 }
 
-async fn mint_of(world: &World, user: &str) -> Value {
+async fn find_mint(world: &World, user: &str) -> Value {
     sqlx::query_scalar("SELECT to_jsonb(m) FROM mints m WHERE user_id = $1")
         .bind(user)
         .fetch_one(&world.db)
@@ -38,8 +38,8 @@ async fn mint_of(world: &World, user: &str) -> Value {
         .unwrap()
 }
 
-/// Asks while the upstream answers so, and checks what comes of it.
-pub async fn suffer(
+/// Requests a token while the sandbox has this fault, and asserts the response, the mint record and the event.
+pub async fn assert_outcome(
     world: &World,
     api: &Api,
     timeout: Duration,
@@ -48,41 +48,45 @@ pub async fn suffer(
 ) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let user = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
-    let told = format!(
+    let context = format!(
         "{:.150}, expected {:?}",
         format!("{fault:?}"),
         expected.answer
     );
     let calls_before = world.sandbox.requests();
     world.sandbox.set_default(fault);
-    let asked_at = Instant::now();
-    let answer = api.issue(order(&user)).await;
-    // The contract's bound, and as much again for a machine that is busy with other tests.
+    let started = Instant::now();
+    let answer = api.issue(token_request(&user)).await;
+    // The documented limit is the timeout plus 2 s. The other 2 s allow for a machine that is busy with other tests.
     assert!(
-        asked_at.elapsed() < timeout + Duration::from_secs(4),
-        "{told}"
+        started.elapsed() < timeout + Duration::from_secs(4),
+        "{context}"
     );
-    assert_eq!((answer.status, answer.problem()), expected.answer, "{told}");
+    assert_eq!(
+        (answer.status, answer.problem()),
+        expected.answer,
+        "{context}"
+    );
     let may_retry = expected.answer != REFUSED && expected.answer != REJECTED;
-    assert_eq!(answer.retry_after().is_some(), may_retry, "{told}");
+    assert_eq!(answer.retry_after().is_some(), may_retry, "{context}");
     assert_eq!(
         world.sandbox.requests() - calls_before,
         expected.calls,
-        "{told}"
+        "{context}"
     );
     let upstream = expected.upstream_status.map_or(Value::Null, Value::from);
-    assert_eq!(answer.body["upstream"]["status"], upstream, "{told}");
+    assert_eq!(answer.body["upstream"]["status"], upstream, "{context}");
 
-    let mint = mint_of(world, &user).await;
-    assert_eq!(mint["outcome"], expected.outcome, "{told}: {mint}");
-    assert_eq!(mint["failure"], expected.answer.1, "{told}: {mint}");
-    assert_eq!(mint["unseen"], expected.unseen, "{told}: {mint}");
-    assert_eq!(mint["upstream_status"], upstream, "{told}: {mint}");
+    let mint = find_mint(world, &user).await;
+    assert_eq!(mint["outcome"], expected.outcome, "{context}: {mint}");
+    assert_eq!(mint["failure"], expected.answer.1, "{context}: {mint}");
+    assert_eq!(mint["unseen"], expected.unseen, "{context}: {mint}");
+    assert_eq!(mint["upstream_status"], upstream, "{context}: {mint}");
     assert!(
         mint["attempts"].as_u64() >= Some(expected.calls),
-        "{told}: {mint}"
+        "{context}: {mint}"
     );
-    assert!(mint["finished_at"].is_string(), "{told}: {mint}");
+    assert!(mint["finished_at"].is_string(), "{context}: {mint}");
     let kinds: Vec<String> =
         sqlx::query_scalar("SELECT kind FROM audit_events WHERE user_id = $1 AND token_id = $2")
             .bind(&user)
@@ -94,11 +98,11 @@ pub async fn suffer(
         "unknown" => "token.mint_unknown",
         _ => "token.mint_failed",
     };
-    assert_eq!(kinds, [kind], "{told}");
+    assert_eq!(kinds, [kind], "{context}");
 }
 
-/// An answer of the upstream that is final: one call.
-pub fn told(answer: (u16, &'static str), unseen: u64, status: u16) -> Outcome {
+/// Returns the outcome of an upstream response that is not retried.
+pub fn final_response(answer: (u16, &'static str), unseen: u64, status: u16) -> Outcome {
     Outcome {
         answer,
         calls: 1,
@@ -109,53 +113,34 @@ pub fn told(answer: (u16, &'static str), unseen: u64, status: u16) -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_final_status_is_passed_on_after_one_call() {
+async fn a_final_status_is_not_retried() {
     let world = World::new().await;
     let replica = world.replica().await;
     let timeout = Duration::from_secs(8);
-    for status in [400, 409, 422] {
-        let expected = told(REJECTED, 0, status);
-        suffer(
-            &world,
-            &replica,
-            timeout,
-            Upstream::status(status),
-            expected,
-        )
-        .await;
-    }
-    for status in [401, 402, 403, 404] {
-        let expected = told(REFUSED, 0, status);
-        suffer(
-            &world,
-            &replica,
-            timeout,
-            Upstream::status(status),
-            expected,
-        )
-        .await;
-    }
-    for status in [200, 202, 204, 304, 405, 410, 418, 501, 504, 599] {
-        let unseen = u64::from(status != 304);
-        let expected = told(FAILED, unseen, status);
-        suffer(
-            &world,
-            &replica,
-            timeout,
-            Upstream::status(status),
-            expected,
-        )
-        .await;
+    let rejected = [400, 409, 422].map(|status| final_response(REJECTED, 0, status));
+    let refused = [401, 402, 403, 404].map(|status| final_response(REFUSED, 0, status));
+    let failed = [200, 202, 204, 304, 405, 410, 418, 501, 504, 599];
+    let failed = failed.map(|status| final_response(FAILED, u64::from(status != 304), status));
+    for expected in rejected.into_iter().chain(refused).chain(failed) {
+        let fault = Upstream::status(expected.upstream_status.unwrap());
+        assert_outcome(&world, &replica, timeout, fault, expected).await;
     }
     let location = format!("{}/bank/tokens/", world.sandbox.base_url());
     for location in [location, "http://127.0.0.1:1/".into(), "".into()] {
         let redirect = Upstream::Redirect { location };
-        suffer(&world, &replica, timeout, redirect, told(FAILED, 0, 302)).await;
+        assert_outcome(
+            &world,
+            &replica,
+            timeout,
+            redirect,
+            final_response(FAILED, 0, 302),
+        )
+        .await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_shows_what_the_upstream_said() {
+async fn a_rejection_contains_the_identifier_and_the_message_of_the_provider() {
     let world = World::new().await;
     let replica = world.replica_with(&[("MINT_COOLDOWN", "0s")]).await;
     let body = |identifier: &str| json!({"identifier": identifier, "message": "No such\nbank."});
@@ -168,27 +153,27 @@ async fn a_refusal_shows_what_the_upstream_said() {
             content_type: "text/plain".into(),
             body: body(identifier).to_string(),
         }]);
-        let answer = replica.issue(order(identifier)).await;
+        let answer = replica.issue(token_request(identifier)).await;
         answer.is_problem(422, "upstream-rejected");
         let mut upstream = json!({"status": 400, "message": "No suchbank."});
         if !shown.is_null() {
             upstream["identifier"] = shown.clone();
         }
         assert_eq!(answer.body["upstream"], upstream);
-        let mint = mint_of(&world, identifier).await;
+        let mint = find_mint(&world, identifier).await;
         assert_eq!(mint["upstream_identifier"], shown);
     }
     let message = "ž".repeat(1000);
     world
         .sandbox
         .script([Upstream::error(409, "CONFLICT", message)]);
-    let answer = replica.issue(order("long")).await;
-    let told = answer.body["upstream"]["message"].as_str().unwrap();
-    assert_eq!(told, "ž".repeat(300));
+    let answer = replica.issue(token_request("long")).await;
+    let shown = answer.body["upstream"]["message"].as_str().unwrap();
+    assert_eq!(shown, "ž".repeat(300));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_pass_is_tried_to_the_last_attempt() {
+async fn temporary_errors_are_retried_up_to_the_last_attempt() {
     let rows = [
         (500, FAILED, 3),
         (502, FAILED, 3),
@@ -200,10 +185,10 @@ async fn what_may_pass_is_tried_to_the_last_attempt() {
         let replica = world.replica_with(&[("UPSTREAM_TIMEOUT", "3s")]).await;
         let expected = Outcome {
             calls: 3,
-            ..told(answer, unseen, status)
+            ..final_response(answer, unseen, status)
         };
         let timeout = Duration::from_secs(3);
-        suffer(
+        assert_outcome(
             &world,
             &replica,
             timeout,
@@ -216,22 +201,25 @@ async fn what_may_pass_is_tried_to_the_last_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_attempt_is_one_call() {
+async fn one_attempt_makes_one_call() {
     let world = World::new().await;
     let replica = world.replica_with(&[("UPSTREAM_MAX_ATTEMPTS", "1")]).await;
-    let expected = told(FAILED, 1, 500);
+    let expected = final_response(FAILED, 1, 500);
     let timeout = Duration::from_secs(8);
-    suffer(&world, &replica, timeout, Upstream::status(500), expected).await;
+    assert_outcome(&world, &replica, timeout, Upstream::status(500), expected).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_at_the_address_is_unavailable_after_all_attempts() {
+async fn an_unreachable_upstream_is_unavailable_after_all_attempts() {
     let world = World::new().await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody = format!("http://{}", free.local_addr().unwrap());
-    drop(free);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let unused_address = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
     let replica = world
-        .replica_with(&[("UPSTREAM_BASE_URL", &nobody), ("UPSTREAM_TIMEOUT", "2s")])
+        .replica_with(&[
+            ("UPSTREAM_BASE_URL", &unused_address),
+            ("UPSTREAM_TIMEOUT", "2s"),
+        ])
         .await;
     let expected = Outcome {
         answer: UNAVAILABLE,
@@ -241,18 +229,18 @@ async fn nobody_at_the_address_is_unavailable_after_all_attempts() {
         upstream_status: None,
     };
     let timeout = Duration::from_secs(2);
-    suffer(&world, &replica, timeout, Upstream::Normal, expected).await;
+    assert_outcome(&world, &replica, timeout, Upstream::Normal, expected).await;
     let attempts = world.count("SELECT attempts::bigint FROM mints").await;
     assert_eq!(attempts, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_answer_is_unknown_and_not_repeated() {
+async fn a_lost_response_is_unknown_and_not_retried() {
     let world = World::new().await;
     let replica = world.replica_with(&[("UPSTREAM_TIMEOUT", "1s")]).await;
     let verbatim = |text: String| Upstream::Verbatim { text };
     let head = "HTTP/1.1 201 Created\r\ncontent-length: 900\r\n";
-    let lost = [
+    let faults = [
         (Upstream::Reset, FAILED),
         (verbatim(format!("{head}\r\n{{\"tokenString\"")), FAILED),
         (verbatim(head.into()), FAILED),
@@ -266,7 +254,7 @@ async fn a_lost_answer_is_unknown_and_not_repeated() {
         (Upstream::Normal.late(Duration::from_secs(5)), TIMEOUT),
         (Upstream::status(500).late(Duration::from_secs(5)), TIMEOUT),
     ];
-    for (fault, answer) in lost {
+    for (fault, answer) in faults {
         let expected = Outcome {
             answer,
             calls: 1,
@@ -274,20 +262,20 @@ async fn a_lost_answer_is_unknown_and_not_repeated() {
             unseen: 1,
             upstream_status: None,
         };
-        suffer(&world, &replica, Duration::from_secs(1), fault, expected).await;
+        assert_outcome(&world, &replica, Duration::from_secs(1), fault, expected).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_answer_ends_the_attempts() {
+async fn a_lost_response_ends_the_retries() {
     let world = World::new().await;
     let replica = world.replica_with(&[("UPSTREAM_TIMEOUT", "2s")]).await;
     let script = [Upstream::status(500), Upstream::Reset];
     world.sandbox.script(script);
-    let answer = replica.issue(order("u")).await;
+    let answer = replica.issue(token_request("u")).await;
     answer.is_problem(502, "upstream-failed");
     assert_eq!(world.sandbox.requests(), 2);
-    let mint = mint_of(&world, "u").await;
+    let mint = find_mint(&world, "u").await;
     assert_eq!(
         (&mint["outcome"], &mint["attempts"], &mint["unseen"]),
         (&json!("unknown"), &json!(2), &json!(2))
@@ -296,19 +284,19 @@ async fn a_lost_answer_ends_the_attempts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_success_after_failures_is_a_success() {
+async fn a_retry_that_succeeds_mints_a_token() {
     let world = World::new().await;
     let replica = world.replica_with(&[("UPSTREAM_TIMEOUT", "3s")]).await;
     world
         .sandbox
         .script([Upstream::status(500), Upstream::status(503)]);
-    let answer = replica.issue(order("u")).await;
+    let answer = replica.issue(token_request("u")).await;
     assert_eq!(answer.status, 201, "{answer:?}");
-    let mint = mint_of(&world, "u").await;
+    let mint = find_mint(&world, "u").await;
     assert_eq!(
         (&mint["outcome"], &mint["attempts"], &mint["unseen"]),
         (&json!("minted"), &json!(3), &json!(1))
     );
     assert_eq!(world.kinds().await, ["token.minted"]);
-    assert_eq!(replica.issue(order("u")).await.status, 200);
+    assert_eq!(replica.issue(token_request("u")).await.status, 200);
 }

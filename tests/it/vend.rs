@@ -1,4 +1,4 @@
-//! The main job: a token is minted once, then handed out again.
+//! The basic case: a token is minted once and then reused.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::support::World;
 async fn the_first_request_mints_and_the_second_reuses() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let order =
+    let body =
         json!({"userId": "u-1", "country": "LT", "bank": "Swedbank", "access": {"accounts": true}});
 
-    let minted = replica.issue(order.clone()).await;
+    let minted = replica.issue(body.clone()).await;
     assert_eq!(minted.status, 201, "{minted:?}");
     assert_eq!(minted.text("outcome"), "minted");
     assert_eq!(
@@ -23,7 +23,7 @@ async fn the_first_request_mints_and_the_second_reuses() {
     let id = minted.text("id");
     assert_eq!(minted.header("location"), format!("/bank/tokens/{id}"));
 
-    let reused = replica.issue(order).await;
+    let reused = replica.issue(body).await;
     assert_eq!(reused.status, 200, "{reused:?}");
     assert_eq!(reused.text("outcome"), "reused");
     assert_eq!(reused.token(), minted.token());
@@ -39,19 +39,19 @@ async fn the_first_request_mints_and_the_second_reuses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_ended_while_nobody_used_them_are_replaced_unseen() {
+async fn idle_connections_that_were_closed_are_replaced_without_errors() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let order = |user: &str| json!({"userId": user});
-    assert_eq!(replica.issue(order("u-1")).await.status, 201);
+    let token_request = |user: &str| json!({"userId": user});
+    assert_eq!(replica.issue(token_request("u-1")).await.status, 201);
 
-    // As a proxy or a failover in a quiet hour.
-    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    // A proxy or a failover closes idle connections in the same way.
+    let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                WHERE datname = current_database() AND application_name = 'token-vendor'";
-    assert!(world.count(end).await > 0);
+    assert!(world.count(terminate).await > 0);
     tokio::time::sleep(Duration::from_millis(1_100)).await;
 
-    assert_eq!(replica.issue(order("u-2")).await.status, 201);
-    assert_eq!(replica.issue(order("u-1")).await.status, 200);
+    assert_eq!(replica.issue(token_request("u-2")).await.status, 201);
+    assert_eq!(replica.issue(token_request("u-1")).await.status, 200);
     replica.service.stop().await;
 }

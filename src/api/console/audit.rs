@@ -1,4 +1,6 @@
-//! `/console/audit`: the trail with all its filters. Each look is in it.
+//! `/console/audit`: lists audit events with every filter of the API.
+//!
+//! Each view is recorded as an `audit.read` event.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -10,49 +12,60 @@ use super::{page, text};
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::event_query::ListEvents;
 use crate::api::handlers::audit::read_events;
-use crate::api::middleware::request_context::Outcome;
+use crate::api::middleware::request_context::LoggedOutcome;
 use crate::api::problem::field_error::FieldError;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::state::ApiState;
 use crate::model::time::parse_timestamp;
 use crate::model::{AuditEvent, EventKind, EventRef};
 
-/// The fields of a form as a browser sends them, made a query of the API's: it sends empty ones, too, and
-/// times without their offset, which are UTC here.
-pub struct Fields(Vec<(String, String)>);
+/// The query of a console form, converted to a query of the API.
+///
+/// Browsers also send empty fields, which are dropped. Their times have no offset and are completed as UTC.
+pub struct FormQuery(Vec<(String, String)>);
 
-impl Fields {
-    /// Reads them.
-    pub fn of(request: &HttpRequest) -> Self {
+impl FormQuery {
+    /// Parses the query string of a request.
+    pub fn from_request(request: &HttpRequest) -> Self {
         let filled =
             parse(request.query_string().as_bytes()).filter(|(_, value)| !value.is_empty());
-        let complete = |name: &str, value: String| match (name, value.len()) {
+        // `datetime-local` fields send `2026-11-22T09:39`, with seconds and milliseconds if they are not zero.
+        let complete_time = |name: &str, value: String| match (name, value.len()) {
             ("from" | "to", 16) => value + ":00Z",
             ("from" | "to", 19 | 21..=23) if !value.ends_with('Z') => value + "Z",
             _ => value,
         };
-        let fields = filled.map(|(name, value)| (complete(&name, value.into()), name.into()));
-        Fields(fields.map(|(value, name)| (name, value)).collect())
+        FormQuery(
+            filled
+                .map(|(name, value)| {
+                    let value = complete_time(&name, value.into());
+                    (name.into(), value)
+                })
+                .collect(),
+        )
     }
 
-    /// Its value, empty if there is none.
+    /// Returns the first value of a field, or an empty string.
     pub fn value(&self, name: &str) -> &str {
         let found = self.0.iter().find(|(known, _)| known == name);
         found.map_or("", |(_, value)| value)
     }
 
-    /// The query, less these fields, and with those.
-    pub fn query(&self, less: &[&str], more: &[(&str, &str)]) -> String {
-        let rest = self.0.iter().filter(|(name, _)| !less.contains(&&**name));
+    /// Serializes the query without the fields `removed` and with the fields `added`.
+    pub fn to_query(&self, removed: &[&str], added: &[(&str, &str)]) -> String {
+        let kept = self
+            .0
+            .iter()
+            .filter(|(name, _)| !removed.contains(&&**name));
         let mut query = Serializer::new(String::new());
-        query.extend_pairs(rest).extend_pairs(more).finish()
+        query.extend_pairs(kept).extend_pairs(added).finish()
     }
 }
 
 #[derive(Template)]
 #[template(path = "console/audit.html")]
 struct AuditPage {
-    fields: Fields,
+    fields: FormQuery,
     errors: Vec<FieldError>,
     events: Vec<AuditEvent>,
     next: Option<String>,
@@ -60,51 +73,54 @@ struct AuditPage {
 }
 
 impl AuditPage {
-    /// A time as its field takes it: without an offset, and no finer than a millisecond.
-    fn local(&self, name: &str) -> String {
+    /// Formats a time for a `datetime-local` field, in UTC without an offset and in whole milliseconds.
+    fn local_time(&self, name: &str) -> String {
         let at = parse_timestamp(self.fields.value(name)).ok();
         at.map(|at| at.trunc_subsecs(3).format("%FT%T%.f").to_string())
             .unwrap_or_default()
     }
 
-    fn export(&self, format: &str) -> String {
+    /// The query of an export of all matching events.
+    fn export_query(&self, format: &str) -> String {
         self.fields
-            .query(&["order", "limit", "cursor"], &[("format", format)])
+            .to_query(&["order", "limit", "cursor"], &[("format", format)])
     }
 
-    fn page_after(&self, cursor: &str) -> String {
-        self.fields.query(&["cursor"], &[("cursor", cursor)])
+    /// The query of the page that `cursor` points to.
+    fn next_page_query(&self, cursor: &str) -> String {
+        self.fields.to_query(&["cursor"], &[("cursor", cursor)])
     }
 }
 
-/// `GET /console/audit`: events that match, a page at a time; with what is wrong with the filter, if anything.
+/// `GET /console/audit`: shows one page of the matching events.
+///
+/// An invalid filter gets status 400 and the filter form with the errors.
 pub async fn show_audit(
     authorized: Authorized<AuditRead>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let fields = Fields::of(&request);
-    let mut found = AuditPage {
-        fields,
+    let mut view = AuditPage {
+        fields: FormQuery::from_request(&request),
         errors: vec![],
         events: vec![],
         next: None,
         kinds: EventKind::ALL,
     };
-    match ListEvents::from_query(&found.fields.query(&[], &[])) {
+    match ListEvents::from_query(&view.fields.to_query(&[], &[])) {
         Ok(list) => {
             let keep = |events: &mut Vec<_>, event: &EventRef<'_>| events.push(event.into());
-            (found.events, found.next) =
+            (view.events, view.next) =
                 read_events(&state, &list, authorized.into_caller(), keep).await?;
-            page(StatusCode::OK, &found)
+            page(StatusCode::OK, &view)
         }
         Err(errors) => {
-            found.errors = errors.into_vec();
-            let mut answer = page(StatusCode::BAD_REQUEST, &found)?;
-            answer
+            view.errors = errors.into_vec();
+            let mut response = page(StatusCode::BAD_REQUEST, &view)?;
+            response
                 .extensions_mut()
-                .insert(Outcome(ProblemKind::Validation.slug()));
-            Ok(answer)
+                .insert(LoggedOutcome(ProblemKind::Validation.slug()));
+            Ok(response)
         }
     }
 }

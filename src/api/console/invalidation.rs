@@ -1,4 +1,4 @@
-//! `/console/invalidate`: ends a token, or all of a user's, once it was asked whether that is meant.
+//! `/console/invalidate`: invalidates a token or all tokens of a user, after a confirmation page.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -11,71 +11,75 @@ use crate::api::extract::authorization::{Authorized, ConsoleInvalidate};
 use crate::api::extract::body::Body;
 use crate::api::extract::event_query::uuid;
 use crate::api::extract::fields;
-use crate::api::extract::query::parameters;
+use crate::api::extract::query::read_parameters;
 use crate::api::problem::Problem;
 use crate::api::problem::field_error::FieldErrors;
 use crate::api::state::ApiState;
 use crate::db::tokens::{TokenFilter, find_token, list_tokens};
 use crate::model::{InvalidationReason, Token};
 
-/// Of a user's valid tokens so many are counted for the question.
+/// The maximum number of valid tokens that the confirmation page counts.
 const MAX_COUNTED: i64 = 100;
 
-/// What is to end, and why.
+/// A parsed invalidation form.
 struct Invalidation {
-    whose: Whose,
+    target: Target,
     reason: InvalidationReason,
 }
 
-enum Whose {
+enum Target {
     Token(Uuid),
     User(String),
 }
 
 impl Invalidation {
-    fn read(
+    /// Parses the fields `tokenId`, `userId` and `reason`. Exactly one of the first two must be present.
+    fn parse(
         [token_id, user_id, reason]: [Option<String>; 3],
         mut errors: FieldErrors,
     ) -> Result<Self, FieldErrors> {
         let reason = InvalidationReason::from_name(&reason.unwrap_or_default());
-        let reason = errors.query(
+        let reason = errors.check_parameter(
             "reason",
             reason.ok_or("must be one of used, compromised, requested".into()),
         );
-        let whose = match (token_id, user_id) {
-            (Some(text), None) => errors.query("tokenId", uuid(&text)).map(Whose::Token),
+        let target = match (token_id, user_id) {
+            (Some(text), None) => errors
+                .check_parameter("tokenId", uuid(&text))
+                .map(Target::Token),
             (None, Some(text)) => errors
-                .query("userId", fields::user_id(text))
-                .map(Whose::User),
+                .check_parameter("userId", fields::user_id(text))
+                .map(Target::User),
             _ => {
-                errors.parameter("tokenId", "or userId must be there, and not both");
+                errors.add_parameter("tokenId", "or userId is required, but not both");
                 None
             }
         };
-        let read = whose
+        let parsed = target
             .zip(reason)
-            .map(|(whose, reason)| Invalidation { whose, reason });
-        errors.check(read)
+            .map(|(target, reason)| Invalidation { target, reason });
+        errors.into_result(parsed)
     }
 
-    /// What its form is good for.
+    /// The action that the form token authorizes.
     fn action(&self) -> String {
-        let (kind, name) = self.field();
-        format!("invalidate {} {kind} {name}", self.reason)
+        let (field, value) = self.field();
+        format!("invalidate {} {field} {value}", self.reason)
     }
 
+    /// The form field that names the target, with its value.
     fn field(&self) -> (&'static str, String) {
-        match &self.whose {
-            Whose::Token(id) => ("tokenId", id.to_string()),
-            Whose::User(user_id) => ("userId", user_id.clone()),
+        match &self.target {
+            Target::Token(id) => ("tokenId", id.to_string()),
+            Target::User(user_id) => ("userId", user_id.clone()),
         }
     }
 
-    /// The page that shows what came of it.
-    fn outcome(&self) -> String {
-        match &self.whose {
-            Whose::Token(id) => format!("/console/tokens/{id}?done=1"),
-            Whose::User(user_id) => {
+    /// The page that shows the result.
+    fn result_page(&self) -> String {
+        match &self.target {
+            Target::Token(id) => format!("/console/tokens/{id}?done=1"),
+            Target::User(user_id) => {
                 let fields = [("userId", &**user_id), ("done", "1")];
                 let query = Serializer::new(String::new()).extend_pairs(fields).finish();
                 format!("/console/users?{query}")
@@ -89,25 +93,25 @@ impl Invalidation {
 struct ConfirmPage {
     invalidation: Invalidation,
     form_token: String,
-    /// The tokens that are valid now, at most one more than are counted.
+    /// The valid tokens, up to [`MAX_COUNTED`] and one more.
     tokens: Vec<Token>,
 }
 
-/// `GET /console/invalidate?tokenId=|userId=&reason=`: the question.
+/// `GET /console/invalidate?tokenId=|userId=&reason=`: asks for confirmation.
 pub async fn confirm_invalidation(
     authorized: Authorized<ConsoleInvalidate>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let mut errors = FieldErrors::default();
-    let values = parameters(
+    let values = read_parameters(
         request.query_string(),
         ["tokenId", "userId", "reason"],
         &mut errors,
     );
-    let invalidation = Invalidation::read(values, errors)?;
-    let tokens = match &invalidation.whose {
-        Whose::Token(id) => {
+    let invalidation = Invalidation::parse(values, errors)?;
+    let tokens = match &invalidation.target {
+        Target::Token(id) => {
             let id = *id;
             let found = state
                 .db
@@ -116,10 +120,9 @@ pub async fn confirm_invalidation(
             let token = found.ok_or_else(|| Problem::not_found("no token has this id"))?;
             Vec::from_iter(Some(token).filter(|token| token.is_valid))
         }
-        Whose::User(user_id) => {
-            let user_id = Some(user_id.clone());
+        Target::User(user_id) => {
             let filter = TokenFilter {
-                user_id,
+                user_id: Some(user_id.clone()),
                 is_valid: Some(true),
                 ..TokenFilter::default()
             };
@@ -139,7 +142,7 @@ pub async fn confirm_invalidation(
     )
 }
 
-/// `POST /console/invalidate`: does it, and goes on to the page that shows it.
+/// `POST /console/invalidate`: invalidates and redirects to the page that shows the result.
 pub async fn invalidate(
     authorized: Authorized<ConsoleInvalidate>,
     request: HttpRequest,
@@ -149,7 +152,7 @@ pub async fn invalidate(
     form::check_site(&request, &state, &authorized)?;
     let names = ["tokenId", "userId", "reason", "formToken"];
     let ([token_id, user_id, reason, form_token], errors) = body.read_form(names).await?;
-    let invalidation = Invalidation::read([token_id, user_id, reason], errors)?;
+    let invalidation = Invalidation::parse([token_id, user_id, reason], errors)?;
     form::check_token(
         &request,
         &state,
@@ -158,17 +161,17 @@ pub async fn invalidate(
         form_token,
     )?;
     let (caller, reason) = (authorized.into_caller(), invalidation.reason);
-    match &invalidation.whose {
-        Whose::Token(id) => {
-            let ended = state.vendor.invalidate(*id, reason, caller).await?;
-            ended.ok_or_else(|| Problem::not_found("no token has this id"))?;
+    match &invalidation.target {
+        Target::Token(id) => {
+            let token = state.vendor.invalidate(*id, reason, caller).await?;
+            token.ok_or_else(|| Problem::not_found("no token has this id"))?;
         }
-        Whose::User(user_id) => {
+        Target::User(user_id) => {
             state
                 .vendor
                 .invalidate_user(user_id.clone(), reason, caller)
                 .await?;
         }
     }
-    Ok(see_other(invalidation.outcome()))
+    Ok(see_other(invalidation.result_page()))
 }

@@ -1,7 +1,7 @@
-//! `/console/`: what an operator or auditor would rather look at than query.
+//! `/console/`: web pages for operators and auditors.
 //!
-//! Pages are made here, whole; the one script draws plots of figures that the page also has as tables.
-//! No page loads anything from elsewhere, and none shows a token string.
+//! The server renders complete pages. The only script draws plots, and tables on the same page contain the same
+//! figures. Pages load nothing from other addresses and never contain a token string.
 
 mod audit;
 mod form;
@@ -24,8 +24,8 @@ pub use self::tokens::{show_token, show_user};
 use crate::api::problem::Problem;
 use crate::api::problem::field_error::FieldError;
 
-/// The headers of every page: what it may load, who may frame it, where its forms may go.
-const SECURITY: [(HeaderName, &str); 3] = [
+/// The security headers of every response. They restrict what a page loads, who frames it and where its forms go.
+const SECURITY_HEADERS: [(HeaderName, &str); 3] = [
     (
         header::CONTENT_SECURITY_POLICY,
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -35,7 +35,7 @@ const SECURITY: [(HeaderName, &str); 3] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
 ];
 
-/// Name, media type and content of what pages load.
+/// The files that pages load: name, media type and content.
 #[rustfmt::skip]
 const ASSETS: [(&str, &str, &str); 5] = [
     ("console.css", "text/css", include_str!("assets/console.css")),
@@ -45,18 +45,18 @@ const ASSETS: [(&str, &str, &str); 5] = [
     ("uPlot.js", "text/javascript", include_str!("assets/uPlot.iife.min.js")),
 ];
 
-/// Whether the path is one of the console's.
-pub fn has(path: &str) -> bool {
+/// Returns true for `/console` and every path below it.
+pub fn is_console_path(path: &str) -> bool {
     path.strip_prefix("/console")
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// `GET /console/assets/{file}`: for anybody, so that the page of a refusal has its looks.
+/// `GET /console/assets/{file}`: needs no authentication, so that error pages have their style sheet.
 pub async fn get_asset(file: web::Path<String>) -> Result<HttpResponse, Problem> {
     let found = ASSETS.iter().find(|(name, ..)| *name == *file);
     let (_, media_type, content) =
         found.ok_or_else(|| Problem::not_found("there is nothing at this path"))?;
-    Ok(dress(&mut HttpResponse::Ok())
+    Ok(add_security_headers(&mut HttpResponse::Ok())
         .content_type(format!("{media_type}; charset=utf-8"))
         .body(*content))
 }
@@ -71,9 +71,9 @@ struct ProblemPage<'a> {
     request_id: &'a str,
 }
 
-/// The answer to a person where there is a problem instead of a page.
-pub fn refuse(problem: &Problem, request_id: &str) -> HttpResponse {
-    let mut answer = problem.head();
+/// Renders a problem as a page. Responses below `/console` use it instead of `application/problem+json`.
+pub fn render_problem(problem: &Problem, request_id: &str) -> HttpResponse {
+    let mut response = problem.head();
     let page = ProblemPage {
         title: problem.kind.title(),
         status: actix_web::ResponseError::status_code(problem),
@@ -81,31 +81,31 @@ pub fn refuse(problem: &Problem, request_id: &str) -> HttpResponse {
         errors: &problem.errors,
         request_id,
     };
-    render(&mut answer, &page).unwrap_or_else(|_| answer.finish())
+    render(&mut response, &page).unwrap_or_else(|_| response.finish())
 }
 
-/// The page, with this status.
+/// Renders a page with the given status.
 fn page(status: StatusCode, template: &impl Template) -> Result<HttpResponse, Problem> {
     render(&mut HttpResponse::build(status), template).map_err(Problem::internal)
 }
 
 fn render(
-    answer: &mut HttpResponseBuilder,
+    response: &mut HttpResponseBuilder,
     template: &impl Template,
 ) -> askama::Result<HttpResponse> {
     let html = template.render()?;
-    Ok(dress(answer)
+    Ok(add_security_headers(response)
         .content_type(header::ContentType::html())
         .body(html))
 }
 
-fn dress(answer: &mut HttpResponseBuilder) -> &mut HttpResponseBuilder {
-    SECURITY
+fn add_security_headers(response: &mut HttpResponseBuilder) -> &mut HttpResponseBuilder {
+    SECURITY_HEADERS
         .into_iter()
-        .fold(answer, |answer, line| answer.insert_header(line))
+        .fold(response, |response, header| response.insert_header(header))
 }
 
-/// Post/Redirect/Get: reloading what follows repeats nothing.
+/// Redirects after a POST, so that a reload of the target does not repeat the POST.
 fn see_other(location: String) -> HttpResponse {
     HttpResponse::SeeOther()
         .insert_header((header::LOCATION, location))

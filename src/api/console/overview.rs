@@ -1,4 +1,4 @@
-//! `/console/`: how the service does, over all replicas: now, in the last hour and in the last day.
+//! `/console/`: figures of all replicas, as of now and for the last hour and the last day.
 
 use std::collections::HashMap;
 
@@ -9,85 +9,87 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{page, text};
 use crate::api::extract::authorization::{AuditRead, Authorized};
-use crate::api::extract::query::no_parameters;
+use crate::api::extract::query::reject_parameters;
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
 use crate::api::state::probe_metrics;
 use crate::db::overview::{Minute, list_minutes};
 use crate::jobs::cleanup::Backlog;
 
-/// The minutes of a day.
+/// The number of minutes in a day.
 const DAY: i64 = 1440;
 
-/// An expired token that is still marked valid after this long says that the cleanup does not keep up.
-const PATIENCE: TimeDelta = TimeDelta::minutes(5);
+/// The age of the oldest overdue token from which the page shows the cleanup as behind.
+const BEHIND_AFTER: TimeDelta = TimeDelta::minutes(5);
 
 #[derive(Template)]
 #[template(path = "console/overview.html")]
 struct OverviewPage {
     now: DateTime<Utc>,
-    /// The budget left, `None` inside for no limit, and the cleanup's backlog; `None` while the primary does not tell.
+    /// The remaining budget (`None` inside means no limit) and the cleanup backlog. `None` while the primary is
+    /// unavailable.
     database_metrics: Option<(Option<u32>, Backlog)>,
     ranges: [Range; 2],
-    /// Minutes between the first one known and now that nobody counted.
+    /// The number of uncounted minutes between the first counted one and now.
     missing: usize,
 }
 
-/// The minutes up to now.
+/// The figures of a number of minutes up to now.
 struct Range {
     id: &'static str,
     title: &'static str,
-    /// How much a row of its table covers.
+    /// The time that one table row covers.
     step: TimeDelta,
-    total: Sum,
-    rows: Vec<Sum>,
-    /// Time, reused, minted, failed, unknown and both latencies of each minute but the one still running.
+    total: Totals,
+    rows: Vec<Totals>,
+    /// The plot's columns as JSON: time, reused, minted, failed, unknown, median and 95th percentile of the latency.
+    /// Each has one value per minute, without the current minute.
     plot: String,
 }
 
-/// What happened in some minutes.
+/// The sums over consecutive minutes.
 #[derive(Default)]
-struct Sum {
+struct Totals {
     from: DateTime<Utc>,
     minted: i64,
     reused: i64,
     failed: i64,
     unknown: i64,
-    /// The highest 95th percentile of a minute.
+    /// The highest 95th percentile of any minute, in milliseconds.
     latency: Option<i32>,
 }
 
-/// A minute, and what is known of it.
-type Slot = (DateTime<Utc>, Option<Minute>);
+/// A minute with its counts, or `None` if the minute was not counted.
+type MinuteEntry = (DateTime<Utc>, Option<Minute>);
 
 impl OverviewPage {
     fn is_behind(&self, backlog: &Backlog) -> bool {
         backlog
             .oldest_overdue
-            .is_some_and(|oldest| self.now - oldest > PATIENCE)
+            .is_some_and(|oldest| self.now - oldest > BEHIND_AFTER)
     }
 }
 
-impl Sum {
-    fn of(slots: &[Slot]) -> Sum {
-        let start = Sum {
-            from: slots[0].0,
-            ..Sum::default()
+impl Totals {
+    fn of(entries: &[MinuteEntry]) -> Totals {
+        let start = Totals {
+            from: entries[0].0,
+            ..Totals::default()
         };
-        slots
+        entries
             .iter()
             .filter_map(|(_, minute)| minute.as_ref())
-            .fold(start, |sum, minute| Sum {
-                from: sum.from,
-                minted: sum.minted + minute.minted,
-                reused: sum.reused + minute.reused,
-                failed: sum.failed + minute.failed,
-                unknown: sum.unknown + minute.unknown,
-                latency: sum.latency.max(minute.latency_p95),
+            .fold(start, |totals, minute| Totals {
+                from: totals.from,
+                minted: totals.minted + minute.minted,
+                reused: totals.reused + minute.reused,
+                failed: totals.failed + minute.failed,
+                unknown: totals.unknown + minute.unknown,
+                latency: totals.latency.max(minute.latency_p95),
             })
     }
 
-    /// Handouts that needed no mint, in percent.
+    /// The share of handouts that reused a token, in percent. `None` if there were no handouts.
     fn hit_ratio(&self) -> Option<String> {
         let handouts = self.minted + self.reused;
         (handouts > 0).then(|| {
@@ -100,30 +102,36 @@ impl Sum {
 }
 
 impl Range {
-    fn new(id: &'static str, title: &'static str, step: TimeDelta, slots: &[Slot]) -> Range {
-        let rows = slots.chunks(step.num_minutes() as usize);
-        let known = rows.filter(|slots| slots.iter().any(|(_, minute)| minute.is_some()));
+    fn new(
+        id: &'static str,
+        title: &'static str,
+        step: TimeDelta,
+        entries: &[MinuteEntry],
+    ) -> Range {
+        let rows = entries.chunks(step.num_minutes() as usize);
+        let counted = rows.filter(|row| row.iter().any(|(_, minute)| minute.is_some()));
         Range {
             id,
             title,
             step,
-            total: Sum::of(slots),
-            rows: known.map(Sum::of).collect(),
-            plot: plot(slots),
+            total: Totals::of(entries),
+            rows: counted.map(Totals::of).collect(),
+            plot: plot_columns(entries),
         }
     }
 }
 
-/// The columns that the script draws, as JSON: numbers and nulls alone.
-fn plot(slots: &[Slot]) -> String {
-    let done = &slots[..slots.len() - 1];
+/// Returns the columns that `console.js` draws, as JSON arrays of numbers and nulls.
+fn plot_columns(entries: &[MinuteEntry]) -> String {
+    // The counts of the current minute are incomplete.
+    let past = &entries[..entries.len() - 1];
     let column = |value: fn(&Minute) -> Option<i64>| -> Vec<Option<i64>> {
-        done.iter()
+        past.iter()
             .map(|(_, minute)| minute.as_ref().and_then(value))
             .collect()
     };
     let columns = [
-        done.iter().map(|(at, _)| Some(at.timestamp())).collect(),
+        past.iter().map(|(at, _)| Some(at.timestamp())).collect(),
         column(|minute| Some(minute.reused)),
         column(|minute| Some(minute.minted)),
         column(|minute| Some(minute.failed)),
@@ -131,44 +139,52 @@ fn plot(slots: &[Slot]) -> String {
         column(|minute| minute.latency_p50.map(i64::from)),
         column(|minute| minute.latency_p95.map(i64::from)),
     ];
-    serde_json::to_string(&columns).expect("numbers")
+    serde_json::to_string(&columns).expect("numbers and nulls serialize")
 }
 
-/// `GET /console/`: the figures.
+/// `GET /console/`: shows the overview.
 pub async fn show_overview(
-    _permit: Authorized<AuditRead>,
+    _authorized: Authorized<AuditRead>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    no_parameters(request.query_string())?;
+    reject_parameters(request.query_string())?;
     let minutes = state
         .reads()
         .run(|pool| async move { list_minutes(&pool).await })
         .await?;
-    let now = minutes.last().map_or_else(Utc::now, |minute| minute.minute);
-    let first = minutes.first().map_or(now, |minute| minute.minute);
-    let known: HashMap<_, _> = minutes
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an empty chart ends at this time"
+    )]
+    let current = minutes.last().map_or_else(Utc::now, |minute| minute.minute);
+    let first = minutes.first().map_or(current, |minute| minute.minute);
+    let counted: HashMap<_, _> = minutes
         .into_iter()
         .map(|minute| (minute.minute, minute))
         .collect();
-    let slots: Vec<Slot> = (0..DAY)
+    let entries: Vec<MinuteEntry> = (0..DAY)
         .rev()
-        .map(|ago| now - TimeDelta::minutes(ago))
-        .map(|at| (at, known.get(&at).copied()))
+        .map(|ago| current - TimeDelta::minutes(ago))
+        .map(|at| (at, counted.get(&at).copied()))
         .collect();
-    let missing = slots
+    let missing = entries
         .iter()
         .filter(|(at, minute)| *at > first && minute.is_none())
         .count();
-    let hour = &slots[slots.len() - 60..];
-    let found = OverviewPage {
+    let last_hour = &entries[entries.len() - 60..];
+    let view = OverviewPage {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the page shows ages relative to this time"
+        )]
         now: Utc::now(),
         database_metrics: probe_metrics(&state).await,
         ranges: [
-            Range::new("hour", "Last hour", TimeDelta::minutes(5), hour),
-            Range::new("day", "Last 24 hours", TimeDelta::hours(1), &slots),
+            Range::new("hour", "Last hour", TimeDelta::minutes(5), last_hour),
+            Range::new("day", "Last 24 hours", TimeDelta::hours(1), &entries),
         ],
         missing,
     };
-    page(StatusCode::OK, &found)
+    page(StatusCode::OK, &view)
 }

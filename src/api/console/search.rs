@@ -1,4 +1,4 @@
-//! `/console/search`: a user by id, a token by its string.
+//! `/console/search`: finds a user by id, or a token by its token string.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -9,12 +9,12 @@ use super::{form, page, see_other};
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::body::Body;
 use crate::api::extract::fields;
-use crate::api::extract::query::no_parameters;
-use crate::api::middleware::request_context::Outcome;
+use crate::api::extract::query::reject_parameters;
+use crate::api::middleware::request_context::LoggedOutcome;
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
 
-/// What the form with the token string does.
+/// The action of the lookup form, for its form token.
 const LOOK_UP: &str = "look up";
 
 #[derive(Template)]
@@ -24,12 +24,12 @@ struct SearchPage {
     is_unknown: bool,
 }
 
-/// `GET /console/search`: the forms.
+/// `GET /console/search`: shows the search forms.
 pub async fn show_search(
     authorized: Authorized<AuditRead>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    no_parameters(request.query_string())?;
+    reject_parameters(request.query_string())?;
     let form_token = form::token(authorized.client(), LOOK_UP);
     page(
         StatusCode::OK,
@@ -40,8 +40,9 @@ pub async fn show_search(
     )
 }
 
-/// `POST /console/search`: on to the token with that token string, or the verification link with it. It
-/// comes in a body, so that it is in no address, log or history, and is not shown again.
+/// `POST /console/search`: finds a token by its token string or verification link and redirects to the token's page.
+///
+/// The token string is sent in the body, so it appears in no address, log or browser history. No page shows it again.
 pub async fn look_up(
     authorized: Authorized<AuditRead>,
     request: HttpRequest,
@@ -52,23 +53,23 @@ pub async fn look_up(
     let ([text, form_token], mut errors) = body.read_form(["tokenString", "formToken"]).await?;
     form::check_token(&request, &state, &authorized, LOOK_UP, form_token)?;
     let text = text.unwrap_or_default();
-    let text = match text.trim().strip_prefix(&state.verification_base_url) {
+    let token_string = match text.trim().strip_prefix(&state.verification_base_url) {
         Some(encoded) => percent_decode_str(encoded).decode_utf8_lossy().into_owned(),
         None => text.trim().to_owned(),
     };
-    let text = errors.query("tokenString", fields::token_string(text));
-    let text = errors.check(text)?;
-    if let Some(token) = state.vendor.look_up(&text).await? {
+    let token_string = errors.check_parameter("tokenString", fields::token_string(token_string));
+    let token_string = errors.into_result(token_string)?;
+    if let Some(token) = state.vendor.look_up(&token_string).await? {
         return Ok(see_other(format!("/console/tokens/{}", token.id)));
     }
     let form_token = form::token(authorized.client(), LOOK_UP);
-    let mut answer = page(
+    let mut response = page(
         StatusCode::NOT_FOUND,
         &SearchPage {
             form_token,
             is_unknown: true,
         },
     )?;
-    answer.extensions_mut().insert(Outcome("not-found"));
-    Ok(answer)
+    response.extensions_mut().insert(LoggedOutcome("not-found"));
+    Ok(response)
 }

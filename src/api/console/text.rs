@@ -1,4 +1,4 @@
-//! How values read on a page.
+//! Formats values for the console's pages.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -8,10 +8,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::model::Access;
 
-/// A moment as an element: UTC, to the second for the eye and to the microsecond for programs.
+/// A time as a `<time>` element in UTC. The text shows seconds, and the attributes have microseconds.
 pub struct Time(DateTime<Utc>);
 
-/// The moment.
+/// Wraps a time for display.
 pub fn time(at: impl Borrow<DateTime<Utc>>) -> Time {
     Time(*at.borrow())
 }
@@ -29,18 +29,18 @@ impl fmt::Display for Time {
     }
 }
 
-/// How long ago, or in how long: `12 s ago`, `in 3 min`.
+/// Formats the distance of a time from now: `12 s ago`, `in 3 min`.
 pub fn distance(at: impl Borrow<DateTime<Utc>>, now: impl Borrow<DateTime<Utc>>) -> String {
-    let away = *at.borrow() - *now.borrow();
-    let size = span(away.abs());
-    if away > TimeDelta::zero() {
-        format!("in {size}")
+    let offset = *at.borrow() - *now.borrow();
+    let length = span(offset.abs());
+    if offset > TimeDelta::zero() {
+        format!("in {length}")
     } else {
-        format!("{size} ago")
+        format!("{length} ago")
     }
 }
 
-/// A length of time in its largest unit.
+/// Formats a duration in one unit, from seconds to days, rounded down: `119 s`, `2 min`.
 pub fn span(length: impl Borrow<TimeDelta>) -> String {
     match length.borrow().num_seconds() {
         seconds @ ..120 => format!("{seconds} s"),
@@ -50,20 +50,20 @@ pub fn span(length: impl Borrow<TimeDelta>) -> String {
     }
 }
 
-/// Thousands apart, by a space that does not break: `12 345`.
+/// Groups digits by thousands with narrow no-break spaces: `12 345`.
 pub fn number(number: impl fmt::Display) -> String {
     let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() * 2);
+    let mut grouped = String::with_capacity(digits.len() * 2);
     for (index, digit) in digits.char_indices() {
         if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push('\u{202f}');
+            grouped.push('\u{202f}');
         }
-        out.push(digit);
+        grouped.push(digit);
     }
-    out
+    grouped
 }
 
-/// What is given access to, in words.
+/// Lists the granted access: `accounts, balances`.
 pub fn access(access: impl Borrow<Access>) -> String {
     let access = access.borrow();
     let parts = [
@@ -71,27 +71,29 @@ pub fn access(access: impl Borrow<Access>) -> String {
         (access.balances, "balances"),
         (access.transactions, "transactions"),
     ];
-    let given: Vec<_> = parts
+    let granted: Vec<_> = parts
         .iter()
-        .filter(|(is_given, _)| *is_given)
+        .filter(|(is_granted, _)| *is_granted)
         .map(|(_, name)| *name)
         .collect();
-    if given.is_empty() {
+    if granted.is_empty() {
         "no access".into()
     } else {
-        given.join(", ")
+        granted.join(", ")
     }
 }
 
-/// Anybody's text, with the characters told that would not be seen, or would turn what follows around.
+/// Escapes invisible and bidirectional control characters, for example as `\u202e`.
+///
+/// Use it for all text that callers or the provider supply, because such characters can disguise an id.
 pub fn plain(text: impl fmt::Display) -> String {
-    let is_seen = |c| !matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    let shown = |c| {
-        if is_seen(c) {
+    let is_visible = |c| !matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let escape = |c| {
+        if is_visible(c) {
             String::from(c)
         } else {
             format!("\\u{:04x}", u32::from(c))
         }
     };
-    text.to_string().chars().map(shown).collect()
+    text.to_string().chars().map(escape).collect()
 }

@@ -1,4 +1,4 @@
-//! `/console/users` and `/console/tokens/{id}`: whose tokens there are, and the life of one.
+//! `/console/users` and `/console/tokens/{id}`: the tokens of a user, and one token with its history.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -6,11 +6,11 @@ use askama::Template;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::audit::Fields;
+use super::audit::FormQuery;
 use super::{page, text};
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::event_query::ListEvents;
-use crate::api::extract::query::parameters;
+use crate::api::extract::query::read_parameters;
 use crate::api::handlers::audit::read_events;
 use crate::api::handlers::tokens::{ListTokens, read_tokens};
 use crate::api::problem::Problem;
@@ -20,7 +20,7 @@ use crate::db::event_page::{EventFilter, EventOrder};
 use crate::db::tokens::{Mint, find_mint, find_token};
 use crate::model::{AuditEvent, EventKind, EventRef, InvalidationReason, Scope, Token};
 
-/// Events of a token that its page shows: the newest.
+/// The maximum number of events on a token's page. Older events are left out.
 const MAX_EVENTS: u32 = 500;
 
 #[derive(Template)]
@@ -40,35 +40,35 @@ impl UserPage {
     }
 }
 
-/// `GET /console/users?userId=`: the user's tokens, newest first, a page at a time.
+/// `GET /console/users?userId=`: lists the user's tokens, newest first, in pages.
 pub async fn show_user(
     authorized: Authorized<AuditRead>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let fields = Fields::of(&request);
+    let fields = FormQuery::from_request(&request);
     let is_done = !fields.value("done").is_empty();
-    let list = ListTokens::from_query(&fields.query(&["done"], &[]))?;
+    let list = ListTokens::from_query(&fields.to_query(&["done"], &[]))?;
     let Some(user_id) = list.filter.user_id.clone() else {
         let mut errors = FieldErrors::default();
-        errors.parameter("userId", "is required");
+        errors.add_parameter("userId", "is required");
         return Err(errors.into());
     };
-    // After an invalidation a standby may not know of it yet.
+    // A standby may not have received the invalidation yet.
     let db = if is_done { &state.db } else { state.reads() };
     let (tokens, next) = read_tokens(db, list).await?;
-    let found = UserPage {
+    let view = UserPage {
         user_id,
         tokens,
-        next: next.map(|cursor| fields.query(&["cursor", "done"], &[("cursor", &cursor)])),
-        may_invalidate: authorized.also(Scope::TokensInvalidate),
+        next: next.map(|cursor| fields.to_query(&["cursor", "done"], &[("cursor", &cursor)])),
+        may_invalidate: authorized.holds_scope(Scope::TokensInvalidate),
         is_done,
         reasons: InvalidationReason::ALL,
     };
-    page(StatusCode::OK, &found)
+    page(StatusCode::OK, &view)
 }
 
-/// An event of a timeline, or a run of reuses by the same client.
+/// An entry of the timeline: one event, or consecutive reuses by the same client.
 struct Step {
     event: AuditEvent,
     last_at: DateTime<Utc>,
@@ -76,6 +76,7 @@ struct Step {
 }
 
 impl Step {
+    /// The CSS class of the kind of event, for example `token-minted`.
     fn class(&self) -> String {
         self.event.kind.replace('.', "-")
     }
@@ -102,8 +103,9 @@ impl TokenPage {
     }
 }
 
-/// `GET /console/tokens/{id}`: the record, its mint, and what became of it. There may be events of a token
-/// whose record is gone, or of a mint that gave none.
+/// `GET /console/tokens/{id}`: shows a token's record, its mint and its events.
+///
+/// The record is missing if it is past retention or if the mint failed. The page then shows what is left.
 pub async fn show_token(
     authorized: Authorized<AuditRead>,
     request: HttpRequest,
@@ -111,8 +113,8 @@ pub async fn show_token(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let mut errors = FieldErrors::default();
-    let [done] = parameters(request.query_string(), ["done"], &mut errors);
-    errors.check(Some(()))?;
+    let [done] = read_parameters(request.query_string(), ["done"], &mut errors);
+    errors.into_result(Some(()))?;
     let id = id.into_inner();
     let token = state
         .db
@@ -127,18 +129,18 @@ pub async fn show_token(
         limit: MAX_EVENTS,
         after: None,
     };
-    let may_invalidate = authorized.also(Scope::TokensInvalidate);
+    let may_invalidate = authorized.holds_scope(Scope::TokensInvalidate);
     let keep = |events: &mut Vec<AuditEvent>, event: &EventRef<'_>| events.push(event.into());
     let (events, next) = read_events(&state, &list, authorized.into_caller(), keep).await?;
-    let of_record = token
+    let recorded_user = token
         .as_ref()
         .map(|token| String::from(&*token.combination.user_id));
-    let user_id = of_record.or_else(|| events.iter().find_map(|event| event.user_id.clone()));
+    let user_id = recorded_user.or_else(|| events.iter().find_map(|event| event.user_id.clone()));
     let mint = match user_id.clone() {
-        Some(user) => {
+        Some(user_id) => {
             state
                 .db
-                .run(move |pool| async move { find_mint(&pool, &user, id).await })
+                .run(move |pool| async move { find_mint(&pool, &user_id, id).await })
                 .await?
         }
         None => None,
@@ -146,23 +148,27 @@ pub async fn show_token(
     if token.is_none() && events.is_empty() {
         return Err(Problem::not_found("no token has this id"));
     }
-    let found = TokenPage {
+    let view = TokenPage {
         id,
         user_id,
         token,
         mint,
-        steps: steps(events),
+        steps: timeline(events),
         has_older: next.is_some(),
         may_invalidate,
         is_done: done.is_some(),
         reasons: InvalidationReason::ALL,
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the page shows ages relative to this time"
+        )]
         now: Utc::now(),
     };
-    page(StatusCode::OK, &found)
+    page(StatusCode::OK, &view)
 }
 
-/// Oldest first, with runs of reuses by one client told as one.
-fn steps(newest_first: Vec<AuditEvent>) -> Vec<Step> {
+/// Returns the timeline, oldest first. Consecutive reuses by one client become one step.
+fn timeline(newest_first: Vec<AuditEvent>) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for event in newest_first.into_iter().rev() {
         match steps.last_mut() {

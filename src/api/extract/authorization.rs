@@ -1,4 +1,4 @@
-//! Who calls, and whether they may: a permission is an argument of the handler.
+//! Authentication and authorization. A handler declares its scope with an [`Authorized`] argument.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -12,20 +12,17 @@ use futures_util::future::LocalBoxFuture;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::api::middleware::header::single_header;
-use crate::api::middleware::request_context::RequestContext;
-use crate::api::middleware::request_context::Route;
+use crate::api::middleware::request_context::{RequestContext, Route};
 use crate::api::middleware::source_address::source_ip;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::state::ApiState;
 use crate::jobs::denials::DenialKey;
 use crate::model::{Caller, Client, Scope};
 
-/// A scope as a type, for [`Authorized`].
+/// The required scopes as a type, for [`Authorized`].
 pub trait RequiredScope: 'static {
-    /// The scope.
-    const SCOPE: Scope;
-    /// A second one, where it takes two.
-    const ALSO: Option<Scope> = None;
+    /// The scopes that the client must hold.
+    const SCOPES: &[Scope];
 }
 
 macro_rules! required_scopes {
@@ -34,7 +31,7 @@ macro_rules! required_scopes {
         pub enum $name {}
 
         impl RequiredScope for $name {
-            const SCOPE: Scope = Scope::$name;
+            const SCOPES: &[Scope] = &[Scope::$name];
         }
     )+};
 }
@@ -47,17 +44,16 @@ required_scopes!(
     Maintenance
 );
 
-/// To end tokens from the pages of the console.
+/// The scopes to invalidate tokens in the console.
 pub enum ConsoleInvalidate {}
 
 impl RequiredScope for ConsoleInvalidate {
-    const SCOPE: Scope = Scope::AuditRead;
-    const ALSO: Option<Scope> = Some(Scope::TokensInvalidate);
+    const SCOPES: &[Scope] = &[Scope::AuditRead, Scope::TokensInvalidate];
 }
 
-/// Proof that the caller is a client of ours, holds the scope `S` and is within its rate.
+/// Proof that the caller is a registered client, holds the scope `S` and is within its rate limit.
 ///
-/// Extracting it answers 401, 403 and 429, in this order, before a handler begins.
+/// Extracting it returns 401, 403 or 429, in this order, before the handler starts.
 pub struct Authorized<S> {
     caller: Caller,
     client: Arc<Client>,
@@ -65,17 +61,17 @@ pub struct Authorized<S> {
 }
 
 impl<S> Authorized<S> {
-    /// Whether the client holds a further scope.
-    pub fn also(&self, scope: Scope) -> bool {
-        self.client.scopes.contains(scope)
+    /// Returns true if the client holds this further scope.
+    pub fn holds_scope(&self, scope: Scope) -> bool {
+        self.client.scopes.contains(&scope)
     }
 
-    /// The client.
+    /// Returns the client.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The caller as the audit names them.
+    /// Returns the caller as the audit log names it.
     pub fn into_caller(self) -> Caller {
         self.caller
     }
@@ -92,13 +88,15 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
             let authenticated = authenticate(state, &request).await;
             let (caller, client) = authenticated.inspect_err(|problem| {
                 if problem.kind == ProblemKind::Unauthenticated {
-                    note_denial(state, &request, None);
+                    count_denial(state, &request, None);
                 }
             })?;
-            let mut needed = [Some(S::SCOPE), S::ALSO].into_iter().flatten();
-            if let Some(lacking) = needed.find(|scope| !client.scopes.contains(*scope)) {
-                note_denial(state, &request, Some(caller.client));
-                let detail = format!("the client lacks the scope {lacking}");
+            let missing = S::SCOPES
+                .iter()
+                .find(|scope| !client.scopes.contains(scope));
+            if let Some(missing) = missing {
+                count_denial(state, &request, Some(caller.client));
+                let detail = format!("use another client: this one lacks the scope {missing}");
                 return Err(Problem::new(ProblemKind::Forbidden, detail));
             }
             state.rate_limit.check(&caller.client)?;
@@ -111,8 +109,8 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
     }
 }
 
-/// Has a refusal counted, for the trail: by client, or by address where nobody can be told.
-pub fn note_denial(state: &ApiState, request: &HttpRequest, client: Option<String>) {
+/// Counts a denied request for the audit log, by client or, without a client, by source address.
+pub fn count_denial(state: &ApiState, request: &HttpRequest, client: Option<String>) {
     let source_ip = match client {
         Some(_) => None,
         None => source_ip(request, &state.trusted_proxies),
@@ -129,22 +127,23 @@ async fn authenticate(
     state: &ApiState,
     request: &HttpRequest,
 ) -> Result<(Caller, Arc<Client>), Problem> {
-    let credentials = credentials(request.headers());
-    // No key is empty: a header that cannot be read costs what an unknown key costs.
+    let credentials = read_credentials(request.headers());
+    // No API key is empty, so an invalid header takes as long to reject as an unknown key.
     let (api_key, secret) = credentials
         .as_ref()
         .and_then(|pair| pair.expose_secret().split_once(':'))
         .unwrap_or_default();
-    let found = state
+    let client = state
         .authenticator
         .authenticate(api_key, secret.as_bytes())
         .await?;
-    let client = found.ok_or_else(|| {
-        let detail = "HTTP Basic with an API key and its secret is required";
+    let client = client.ok_or_else(|| {
+        let detail =
+            "send HTTP Basic credentials: a valid API key as username and its secret as password";
         Problem::new(ProblemKind::Unauthenticated, detail)
     })?;
     let context = RequestContext::of(request);
-    context.identify(request, &client.api_key);
+    context.record_client(request, &client.api_key);
     let caller = Caller {
         client: client.api_key.clone(),
         request_id: context.request_id().to_owned(),
@@ -153,11 +152,13 @@ async fn authenticate(
     Ok((caller, client))
 }
 
-/// `key:secret` of an `Authorization` header, RFC 7617; `None` unless there is one header, with the
-/// scheme Basic, in canonical base64 of UTF-8, and a key `[A-Za-z0-9_-]+`.
-fn credentials(headers: &HeaderMap) -> Option<SecretString> {
-    let line = single_header(headers, header::AUTHORIZATION)?;
-    let (scheme, encoded) = line.to_str().ok()?.split_once(' ')?;
+/// Returns `key:secret` from the `Authorization` header (RFC 7617).
+///
+/// Returns `None` unless there is exactly one such header, with the scheme Basic, canonical base64 of
+/// UTF-8, and a key that matches `[A-Za-z0-9_-]+`.
+fn read_credentials(headers: &HeaderMap) -> Option<SecretString> {
+    let value = single_header(headers, header::AUTHORIZATION)?;
+    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
     let pair = STANDARD.decode(encoded.trim_matches(' ')).ok()?;
     let pair = SecretString::from(String::from_utf8(pair).ok()?);
     let (key, _) = pair.expose_secret().split_once(':')?;
@@ -173,13 +174,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_are_one_basic_header_with_a_well_formed_key() {
+    fn credentials_require_one_basic_header_with_a_well_formed_key() {
         let read = |lines: &[&str]| {
             let mut headers = HeaderMap::new();
             for line in lines {
                 headers.append(header::AUTHORIZATION, HeaderValue::from_str(line).unwrap());
             }
-            Some(credentials(&headers)?.expose_secret().to_owned())
+            Some(read_credentials(&headers)?.expose_secret().to_owned())
         };
         for pair in ["dev:dev", "a_B-9:x:y", "k:", "k:ž"] {
             for scheme in ["Basic ", "bAsIc ", "Basic   "] {

@@ -1,30 +1,30 @@
-//! Reading a request's body: after its caller is known to be allowed, never before.
+//! Reads the body of a request, after the caller was authorized.
 
 use std::future::{Ready, ready};
 use std::time::Duration;
 
+use actix_web::body::{BodyStream, to_bytes_limited};
 use actix_web::dev::Payload;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::{FromRequest, HttpRequest};
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use bytes::Bytes;
 
-use super::json::{Json, members};
-use super::query::parameters;
+use super::json::{Json, read_members};
+use super::query::read_parameters;
 use crate::api::middleware::header::single_header;
 use crate::api::problem::field_error::FieldErrors;
 use crate::api::problem::{Problem, ProblemKind};
 
-/// The longest body that is read, in bytes.
+/// The maximum size of a body, in bytes.
 const MAX_BODY: usize = 16 * 1024;
 
-/// The longest that a body may take to arrive; who drips it holds a connection, no more.
+/// The maximum time for a body to arrive.
 const MAX_BODY_TIME: Duration = Duration::from_secs(10);
 
-/// A body not yet looked at.
+/// A body that has not been read.
 ///
-/// Extracting it does nothing: actix runs a handler's extractors side by side, and a body must
-/// not be judged before its sender is (401, 403 and 429 come before 415, 413 and 400).
+/// Extracting it reads nothing. Actix runs the extractors of a handler concurrently, but 401, 403 and
+/// 429 take precedence over 415, 413, 408 and 400.
 pub struct Body {
     request: HttpRequest,
     payload: Payload,
@@ -43,77 +43,64 @@ impl FromRequest for Body {
 }
 
 impl Body {
-    /// Reads the JSON document: 415, 413, 408 or 400 `malformed`, in this order.
-    pub async fn read(self) -> Result<Json, Problem> {
+    /// Reads a JSON document. Fails with 415, 413, 408 or 400 `malformed`, in this order.
+    pub async fn read_json(self) -> Result<Json, Problem> {
         Json::parse(&self.read_bytes("application/json").await?)
     }
 
-    /// The named fields of the form that it must be, and what is wrong so far.
+    /// Reads a form and returns its named fields and the errors so far.
     pub async fn read_form<const N: usize>(
         self,
         names: [&str; N],
     ) -> Result<([Option<String>; N], FieldErrors), Problem> {
         let bytes = self.read_bytes("application/x-www-form-urlencoded").await?;
-        let not_text = |_| Problem::new(ProblemKind::Malformed, "the form is not UTF-8");
-        let text = std::str::from_utf8(&bytes).map_err(not_text)?;
+        let not_utf8 = |_| Problem::new(ProblemKind::Malformed, "the form must be UTF-8");
+        let text = std::str::from_utf8(&bytes).map_err(not_utf8)?;
         let mut errors = FieldErrors::default();
-        let fields = parameters(text, names, &mut errors);
+        let fields = read_parameters(text, names, &mut errors);
         Ok((fields, errors))
     }
 
     async fn read_bytes(self, media_type: &str) -> Result<Bytes, Problem> {
         check_headers(self.request.headers(), media_type)?;
-        match tokio::time::timeout(MAX_BODY_TIME, collect(self.payload)).await {
-            Ok(bytes) => bytes,
+        let bytes = to_bytes_limited(BodyStream::new(self.payload), MAX_BODY);
+        match tokio::time::timeout(MAX_BODY_TIME, bytes).await {
+            Ok(Ok(Ok(bytes))) => Ok(bytes),
+            Ok(Ok(Err(_))) => {
+                let detail = "the body could not be read to its end; send it again";
+                Err(Problem::new(ProblemKind::Malformed, detail))
+            }
+            Ok(Err(_)) => Err(body_too_large()),
             Err(_) => {
-                let detail = format!("the body did not arrive within {MAX_BODY_TIME:?}");
+                let detail =
+                    format!("the body did not arrive within {MAX_BODY_TIME:?}; send it again");
                 Err(Problem::new(ProblemKind::RequestTimeout, detail))
             }
         }
     }
 
-    /// The named members of the object that it must be, and what is wrong so far: other members,
-    /// any query parameter.
-    pub async fn read_members<const N: usize>(
+    /// Reads a JSON object and returns its named members and the errors so far.
+    ///
+    /// Other members and all query parameters are errors.
+    pub async fn read_object<const N: usize>(
         self,
         names: [&str; N],
     ) -> Result<([Option<Json>; N], FieldErrors), Problem> {
         let mut errors = FieldErrors::default();
-        let [] = parameters(self.request.query_string(), [], &mut errors);
-        match members(self.read().await?, "#", names, &mut errors) {
-            Some(found) => Ok((found, errors)),
+        let [] = read_parameters(self.request.query_string(), [], &mut errors);
+        match read_members(self.read_json().await?, "#", names, &mut errors) {
+            Some(members) => Ok((members, errors)),
             None => Err(errors.into()),
         }
     }
 }
 
-async fn collect(mut payload: Payload) -> Result<Bytes, Problem> {
-    let mut body = Bytes::new();
-    while let Some(chunk) = payload.next().await {
-        let broken = |_| Problem::new(ProblemKind::Malformed, "the body breaks off");
-        let chunk = chunk.map_err(broken)?;
-        check_length(body.len() + chunk.len())?;
-        // Most bodies come in one piece, which is not copied.
-        body = if body.is_empty() {
-            chunk
-        } else {
-            let mut joined = BytesMut::from(body);
-            joined.extend_from_slice(&chunk);
-            joined.freeze()
-        };
-    }
-    Ok(body)
+fn body_too_large() -> Problem {
+    let detail = format!("the body must have at most {MAX_BODY} bytes");
+    Problem::new(ProblemKind::BodyTooLarge, detail)
 }
 
-fn check_length(length: usize) -> Result<(), Problem> {
-    if length <= MAX_BODY {
-        return Ok(());
-    }
-    let detail = format!("a body has at most {MAX_BODY} bytes");
-    Err(Problem::new(ProblemKind::BodyTooLarge, detail))
-}
-
-/// Refuses by what the request says of itself, before a byte is read.
+/// Rejects a wrong media type, an encoding or an excessive length before the body is read.
 fn check_headers(headers: &HeaderMap, media_type: &str) -> Result<(), Problem> {
     let is_declared = single_header(headers, header::CONTENT_TYPE).is_some_and(|declared| {
         let essence = declared.as_bytes().split(|byte| *byte == b';').next();
@@ -122,12 +109,14 @@ fn check_headers(headers: &HeaderMap, media_type: &str) -> Result<(), Problem> {
     });
     if !is_declared || headers.contains_key(header::CONTENT_ENCODING) {
         let detail = format!(
-            "the body must be declared once, as `Content-Type: {media_type}`, \
-             without a `Content-Encoding`"
+            "send exactly one header `Content-Type: {media_type}` and no `Content-Encoding`"
         );
         return Err(Problem::new(ProblemKind::UnsupportedMediaType, detail));
     }
     let length = headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    check_length(length.unwrap_or(0))
+    if length.unwrap_or(0) > MAX_BODY {
+        return Err(body_too_large());
+    }
+    Ok(())
 }

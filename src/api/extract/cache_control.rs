@@ -1,4 +1,4 @@
-//! Request directives of `Cache-Control` (RFC 9111 §5.2.1) and `Cache-Status` (RFC 9211).
+//! The `Cache-Control` request directives (RFC 9111 §5.2.1) and `Cache-Status` (RFC 9211).
 
 use std::borrow::Cow;
 
@@ -9,22 +9,23 @@ use crate::vending::{CacheStatus, ForwardReason, IssuedToken};
 
 const NAME: &str = "Cache-Control";
 
-/// The directives that mean something here.
+/// The directives that the service supports.
 #[derive(Default)]
 pub struct Directives {
-    /// `min-fresh`: seconds of life that the caller insists on.
+    /// `min-fresh`: the minimum remaining life that the caller requires, in seconds.
     pub min_fresh: Option<i32>,
-    /// `no-cache`: the caller would rather have a new token.
+    /// `no-cache`: the caller requests a new token.
     pub no_cache: bool,
 }
 
 impl Directives {
-    /// Reads every line of the field, noting what is wrong with `min-fresh`; other directives are
-    /// ignored, whatever they say. A lifetime of `None` bounds nothing.
+    /// Reads all `Cache-Control` lines and adds the errors of `min-fresh`. Ignores other directives.
+    ///
+    /// `lifetime` is the upper bound of `min-fresh`. `None` means no bound.
     pub fn read(headers: &HeaderMap, lifetime: Option<i32>, errors: &mut FieldErrors) -> Self {
         let mut directives = Directives::default();
         for line in headers.get_all(header::CACHE_CONTROL) {
-            for element in elements(&String::from_utf8_lossy(line.as_bytes())) {
+            for element in split_list(&String::from_utf8_lossy(line.as_bytes())) {
                 let (name, argument) = match element.split_once('=') {
                     Some((name, argument)) => (name.trim_end(), Some(argument.trim_start())),
                     None => (element, None),
@@ -32,11 +33,16 @@ impl Directives {
                 if name.eq_ignore_ascii_case("no-cache") {
                     directives.no_cache = true;
                 } else if name.eq_ignore_ascii_case("min-fresh") {
-                    match argument.and_then(delta_seconds) {
-                        None => errors.header(NAME, "min-fresh takes a number of seconds"),
+                    match argument.and_then(parse_seconds) {
+                        None => {
+                            errors.add_header(NAME, "min-fresh must be a whole number of seconds")
+                        }
                         seconds if directives.min_fresh.is_none() => directives.min_fresh = seconds,
                         seconds if directives.min_fresh == seconds => {}
-                        _ => errors.header(NAME, "min-fresh is there twice, with two values"),
+                        _ => errors.add_header(
+                            NAME,
+                            "min-fresh must not appear with two different values",
+                        ),
                     }
                 }
             }
@@ -44,15 +50,16 @@ impl Directives {
         if let (Some(min_fresh), Some(lifetime)) = (directives.min_fresh, lifetime)
             && min_fresh > lifetime
         {
-            errors.header(NAME, "min-fresh is over the lifetime that is asked for");
+            errors.add_header(NAME, "min-fresh must not exceed lifetime");
         }
         directives
     }
 }
 
-/// The elements of a list (RFC 9110 §5.6.1), empty ones left out. A comma inside a quoted string
-/// separates nothing.
-fn elements(line: &str) -> impl Iterator<Item = &str> {
+/// Splits a list into its non-empty elements (RFC 9110 §5.6.1).
+///
+/// A comma inside a quoted string is not a separator.
+fn split_list(line: &str) -> impl Iterator<Item = &str> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     line.split(move |character| {
         match character {
@@ -68,18 +75,19 @@ fn elements(line: &str) -> impl Iterator<Item = &str> {
     .filter(|element| !element.is_empty())
 }
 
-/// A number of seconds (RFC 9111 §1.2.2), as a token or, as §5.2 asks of recipients, quoted. What
-/// is too large to count is the largest that can be.
-fn delta_seconds(argument: &str) -> Option<i32> {
+/// Parses a number of seconds (RFC 9111 §1.2.2), unquoted or quoted as §5.2 requires of recipients.
+///
+/// A larger number than `i32::MAX` becomes `i32::MAX`.
+fn parse_seconds(argument: &str) -> Option<i32> {
     let digits: Cow<'_, str> = match argument.strip_prefix('"') {
         None => argument.into(),
-        Some(rest) => rest.strip_suffix('"')?.replace('\\', "").into(),
+        Some(quoted) => quoted.strip_suffix('"')?.replace('\\', "").into(),
     };
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| digits.parse().unwrap_or(i32::MAX))
 }
 
-/// How the token was come by, as `Cache-Status` says it.
+/// Returns the `Cache-Status` header of a response.
 pub fn cache_status(issued: &IssuedToken) -> HeaderValue {
     let text = match issued.cache_status {
         CacheStatus::Hit => format!("token-vendor; hit; ttl={}", issued.expires_in),
@@ -105,7 +113,7 @@ pub fn cache_status(issued: &IssuedToken) -> HeaderValue {
 mod tests {
     use super::*;
 
-    /// `min-fresh`, `no-cache` and how many faults they have.
+    /// Returns `min-fresh`, `no-cache` and the number of errors.
     fn read(lines: &str) -> (Option<i32>, bool, usize) {
         let mut headers = HeaderMap::new();
         for line in lines.split(" | ") {
@@ -119,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn directives_are_read_as_rfc_9111_has_them() {
+    fn directives_follow_rfc_9111() {
         for (lines, min_fresh, no_cache) in [
             ("", None, false),
             ("max-age=0, only-if-cached, x=\"min-fresh=x\"", None, false),

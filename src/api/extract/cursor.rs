@@ -1,4 +1,4 @@
-//! Where the next page of a list begins: opaque to the caller, good for one query only.
+//! Cursors of keyset pagination. A cursor is opaque to the caller and valid for one query only.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,24 +9,25 @@ use uuid::Uuid;
 
 use crate::api::problem::field_error::Detail;
 
-/// The bytes of the checksum, of 32.
+/// The length of the truncated SHA-256 checksum, in bytes.
 const CHECKSUM: usize = 8;
 
-/// The last record of a page.
+/// The position of the last record of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cursor {
-    /// Its time, to the microsecond.
+    /// The time of the record, to the microsecond.
     pub at: DateTime<Utc>,
-    /// Its id.
+    /// The id of the record.
     pub id: Uuid,
-    /// Where the walk ends, for lists that grow by being read.
+    /// The upper time bound of all pages, for lists that grow when they are read.
     pub until: Option<DateTime<Utc>>,
 }
 
 impl Cursor {
-    /// Its text: the position, and a checksum over it and the filter, which is any value whose JSON
-    /// tells it from every other. Nothing in it is secret, and who computes one gets no more than
-    /// the list would show; the checksum tells mistakes.
+    /// Encodes the position and a checksum over the position and the filter.
+    ///
+    /// The JSON of `filter` must be unique per filter. The checksum detects mistakes. It needs no key:
+    /// a forged cursor shows only records that the same query shows without a cursor.
     pub fn encode(self, filter: &impl Serialize) -> String {
         let mut bytes = self.at.timestamp_micros().to_be_bytes().to_vec();
         bytes.extend(self.id.as_bytes());
@@ -40,13 +41,13 @@ impl Cursor {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// The inverse of [`encode`](Cursor::encode) under the same filter.
+    /// Decodes a cursor that [`encode`](Cursor::encode) returned for the same filter.
     pub fn decode(text: &str, filter: &impl Serialize) -> Result<Cursor, Detail> {
         let parse = || {
             let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
             let (position, given) = bytes.split_last_chunk::<CHECKSUM>()?;
-            let (at, rest) = position.split_first_chunk::<8>()?;
-            let (id, until) = rest.split_first_chunk::<16>()?;
+            let (at, id_and_until) = position.split_first_chunk::<8>()?;
+            let (id, until) = id_and_until.split_first_chunk::<16>()?;
             let cursor = Cursor {
                 at: read_time(*at)?,
                 id: Uuid::from_bytes(*id),
@@ -58,7 +59,7 @@ impl Cursor {
             (checksum(position, filter) == *given).then_some(cursor)
         };
         parse().ok_or(Detail::Borrowed(
-            "must be the nextCursor of an answer to this very query",
+            "must be the nextCursor of a response to the same query",
         ))
     }
 }
@@ -72,7 +73,7 @@ fn checksum(position: &[u8], filter: &impl Serialize) -> [u8; CHECKSUM] {
     let mut hash = Sha256::new_with_prefix(b"token-vendor cursor 1");
     hash.update((position.len() as u64).to_be_bytes());
     hash.update(position);
-    hash.update(serde_json::to_vec(filter).expect("a filter has a JSON form"));
+    hash.update(serde_json::to_vec(filter).expect("a filter can be serialized"));
     *hash.finalize().first_chunk().expect("32 bytes")
 }
 
@@ -82,7 +83,7 @@ mod tests {
     use crate::db::tokens::TokenFilter;
 
     #[test]
-    fn a_cursor_is_good_for_its_own_query_alone() {
+    fn a_cursor_is_valid_only_for_its_own_query() {
         let filter = |user: Option<&str>, bank: Option<&str>, is_valid| TokenFilter {
             user_id: user.map(str::to_owned),
             bank: bank.map(str::to_owned),
@@ -97,11 +98,11 @@ mod tests {
         let own = filter(Some("u"), None, Some(true));
         let text = cursor.encode(&own);
         assert_eq!(Cursor::decode(&text, &own), Ok(cursor));
-        let ending = Cursor {
+        let bounded = Cursor {
             until: Some(cursor.at),
             ..cursor
         };
-        assert_eq!(Cursor::decode(&ending.encode(&own), &own), Ok(ending));
+        assert_eq!(Cursor::decode(&bounded.encode(&own), &own), Ok(bounded));
         for other in [
             filter(None, None, Some(true)),
             filter(None, Some("u"), Some(true)),
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_garbled_is_refused() {
+    fn a_corrupted_cursor_is_rejected() {
         let filter = TokenFilter::default();
         let cursor = Cursor {
             at: DateTime::UNIX_EPOCH,
@@ -123,10 +124,10 @@ mod tests {
         };
         let text = cursor.encode(&filter);
         for index in 0..text.len() {
-            let mut garbled = text.clone().into_bytes();
-            garbled[index] = if garbled[index] == b'Q' { b'R' } else { b'Q' };
-            let garbled = String::from_utf8(garbled).unwrap();
-            assert!(Cursor::decode(&garbled, &filter).is_err(), "{garbled}");
+            let mut corrupted = text.clone().into_bytes();
+            corrupted[index] = if corrupted[index] == b'Q' { b'R' } else { b'Q' };
+            let corrupted = String::from_utf8(corrupted).unwrap();
+            assert!(Cursor::decode(&corrupted, &filter).is_err(), "{corrupted}");
         }
         for bad in [
             "",
@@ -138,11 +139,11 @@ mod tests {
         ] {
             assert!(Cursor::decode(bad, &filter).is_err(), "{bad}");
         }
-        let far = Cursor {
+        let far_future = Cursor {
             at: DateTime::<Utc>::MAX_UTC,
             id: Uuid::nil(),
             until: None,
         };
-        assert!(Cursor::decode(&far.encode(&filter), &filter).is_err());
+        assert!(Cursor::decode(&far_future.encode(&filter), &filter).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The query strings of the audit trail.
+//! The query strings of `/audit/events` and its export.
 
 use uuid::Uuid;
 
@@ -9,7 +9,7 @@ use crate::db::event_page::{EventFilter, EventOrder};
 use crate::model::EventKind;
 use crate::model::event_format::EventFormat;
 
-/// The parameters of the list.
+/// The query parameters of the list.
 pub const LIST: [&str; 11] = [
     "userId",
     "tokenId",
@@ -24,7 +24,7 @@ pub const LIST: [&str; 11] = [
     "cursor",
 ];
 
-/// The parameters of the export.
+/// The query parameters of the export.
 pub const EXPORT: [&str; 9] = [
     "userId",
     "tokenId",
@@ -37,46 +37,46 @@ pub const EXPORT: [&str; 9] = [
     "format",
 ];
 
-/// The longest client, request id and fingerprint, in characters.
+/// The maximum length of a client, a request id and a fingerprint, in characters.
 pub const MAX_NAME: usize = 128;
 
 /// The query of `GET /audit/events`.
 #[derive(Debug)]
 pub struct ListEvents {
-    /// What it is narrowed to.
+    /// Selects the events.
     pub filter: EventFilter,
-    /// Newest first unless it says.
+    /// The order. The default is newest first.
     pub order: EventOrder,
     /// The size of a page, 1…500.
     pub limit: u32,
-    /// The last event of the page before.
+    /// The last event of the previous page.
     pub after: Option<Cursor>,
 }
 
 impl ListEvents {
-    /// Reads it, and names all that is wrong with it.
+    /// Parses the query string. Returns every field error.
     pub fn from_query(query: &str) -> Result<Self, FieldErrors> {
         let mut errors = FieldErrors::default();
-        let [u, t, c, k, r, f, from, to, order, limit, cursor] =
-            query::parameters(query, LIST, &mut errors);
-        let filter = read_filter([u, t, c, k, r, f, from, to], &mut errors);
+        let [filter @ .., order, limit, cursor] = query::read_parameters(query, LIST, &mut errors);
+        let filter = read_filter(filter, &mut errors);
         let order = order.map_or(Some(EventOrder::Desc), |text| {
-            errors.query("order", event_order(&text))
+            errors.check_parameter("order", event_order(&text))
         });
-        let limit = errors.query("limit", query::limit(limit));
-        let after = cursor
-            .and_then(|text| errors.query("cursor", Cursor::decode(&text, &(&filter, order))));
+        let limit = errors.check_parameter("limit", query::limit(limit));
+        let after = cursor.and_then(|text| {
+            errors.check_parameter("cursor", Cursor::decode(&text, &(&filter, order)))
+        });
         let query = order.zip(limit).map(|(order, limit)| ListEvents {
             filter,
             order,
             limit,
             after,
         });
-        errors.check(query)
+        errors.into_result(query)
     }
 
-    /// The text of a cursor of this very query.
-    pub fn cursor(&self, cursor: Cursor) -> String {
+    /// Encodes a cursor for this query.
+    pub fn encode_cursor(&self, cursor: Cursor) -> String {
         cursor.encode(&(&self.filter, self.order))
     }
 }
@@ -84,23 +84,23 @@ impl ListEvents {
 /// The query of `GET /audit/events/export`.
 #[derive(Debug)]
 pub struct ExportEvents {
-    /// What it is narrowed to.
+    /// Selects the events.
     pub filter: EventFilter,
-    /// NDJSON unless it says.
+    /// The format. The default is NDJSON.
     pub format: EventFormat,
 }
 
 impl ExportEvents {
-    /// Reads it, and names all that is wrong with it.
+    /// Parses the query string. Returns every field error.
     pub fn from_query(query: &str) -> Result<Self, FieldErrors> {
         let mut errors = FieldErrors::default();
-        let [u, t, c, k, r, f, from, to, format] = query::parameters(query, EXPORT, &mut errors);
-        let filter = read_filter([u, t, c, k, r, f, from, to], &mut errors);
+        let [filter @ .., format] = query::read_parameters(query, EXPORT, &mut errors);
+        let filter = read_filter(filter, &mut errors);
         let format = format.map_or(Some(EventFormat::Ndjson), |text| {
             let format = EventFormat::from_name(&text);
-            errors.query("format", format.ok_or("must be ndjson or csv".into()))
+            errors.check_parameter("format", format.ok_or("must be ndjson or csv".into()))
         });
-        errors.check(format.map(|format| ExportEvents { filter, format }))
+        errors.into_result(format.map(|format| ExportEvents { filter, format }))
     }
 }
 
@@ -118,41 +118,36 @@ fn read_filter(
     errors: &mut FieldErrors,
 ) -> EventFilter {
     let filter = EventFilter {
-        user_id: user_id.and_then(|text| errors.query("userId", fields::user_id(text))),
-        token_id: token_id.and_then(|text| errors.query("tokenId", uuid(&text))),
-        client: client.and_then(|text| errors.query("client", client_key(text))),
-        kind: kind.and_then(|text| errors.query("kind", event_kind(&text))),
-        request_id: request_id.and_then(|text| errors.query("requestId", printable(text))),
-        fingerprint: fingerprint.and_then(|text| errors.query("fingerprint", printable(text))),
-        from: from.and_then(|text| errors.query("from", query::timestamp(&text))),
-        to: to.and_then(|text| errors.query("to", query::timestamp(&text))),
+        user_id: errors.check_optional("userId", user_id, fields::user_id),
+        token_id: errors.check_optional("tokenId", token_id, |text| uuid(&text)),
+        client: errors.check_optional("client", client, client_key),
+        kind: errors.check_optional("kind", kind, event_kind),
+        request_id: errors.check_optional("requestId", request_id, printable),
+        fingerprint: errors.check_optional("fingerprint", fingerprint, printable),
+        ..EventFilter::default()
     };
-    if let (Some(from), Some(to)) = (filter.from, filter.to)
-        && from > to
-    {
-        errors.parameter("to", "must not lie before from");
-    }
-    filter
+    let [from, to] = query::time_range(from, to, errors);
+    EventFilter { from, to, ..filter }
 }
 
-/// A UUID in its usual form, with hyphens.
+/// Parses a UUID in its 36-character form with hyphens.
 pub fn uuid(text: &str) -> Result<Uuid, Detail> {
     Uuid::try_parse(text)
         .ok()
         .filter(|_| text.len() == 36)
-        .ok_or(Detail::Borrowed("must be a UUID"))
+        .ok_or(Detail::Borrowed("must be a UUID with hyphens"))
 }
 
 fn client_key(text: String) -> Result<String, Detail> {
     let is_key = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     if !(1..=MAX_NAME).contains(&text.len()) || !text.bytes().all(is_key) {
-        return Err("must be an API key: letters, digits, _ and -".into());
+        return Err("must be an API key: 1 to 128 letters, digits, _ or -".into());
     }
     Ok(text)
 }
 
-fn event_kind(text: &str) -> Result<EventKind, Detail> {
-    EventKind::from_name(text).ok_or_else(|| {
+fn event_kind(text: String) -> Result<EventKind, Detail> {
+    EventKind::from_name(&text).ok_or_else(|| {
         let names: Vec<_> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
         format!("must be one of {}", names.join(", ")).into()
     })
@@ -166,7 +161,7 @@ fn event_order(text: &str) -> Result<EventOrder, Detail> {
     }
 }
 
-/// What a request id may be, and more than a fingerprint may.
+/// Checks the rule of request ids. Fingerprints are a subset.
 fn printable(text: String) -> Result<String, Detail> {
     let is_printable = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if !(1..=MAX_NAME).contains(&text.len()) || !is_printable {

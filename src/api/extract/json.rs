@@ -1,4 +1,4 @@
-//! Strict JSON: a tree that keeps duplicate members, so that they can be named.
+//! A JSON parser that keeps duplicate members, so that the response can name them.
 
 use std::fmt;
 
@@ -9,41 +9,41 @@ use crate::api::problem::{Problem, ProblemKind};
 
 /// A JSON value (RFC 8259).
 ///
-/// What an array holds is checked for its grammar and dropped: no request has an array.
+/// The items of an array are parsed and dropped, because no request contains an array.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Json {
     /// `null`
     Null,
     /// `true`, `false`
     Bool(bool),
-    /// Any number, as the nearest double: exact for every integer up to 2^53.
+    /// A number as the nearest double, which is exact for integers up to 2^53.
     Number(f64),
     /// A string.
     String(String),
-    /// An array of anything.
+    /// An array.
     Array,
-    /// An object's members in their order, duplicates included.
+    /// An object: its members in their order, including duplicates.
     Object(Vec<(String, Json)>),
 }
 
 impl Json {
-    /// Reads one document of at most 127 levels.
+    /// Parses one document with at most 127 nested levels.
     pub fn parse(bytes: &[u8]) -> Result<Json, Problem> {
-        let malformed = |error| format!("the body is not JSON in UTF-8: {error}");
         serde_json::from_slice(bytes).map_err(|error| {
             let error = error.to_string();
-            // JSON all the same (RFC 8259, section 6), and a value that no field takes.
+            // RFC 8259 §6 allows such a number, so this is a field error. No field accepts the value.
             if error.starts_with("number out of range") {
                 let mut errors = FieldErrors::default();
-                errors.pointer("#", error);
+                errors.add_member("#", format!("contains a {error}"));
                 return errors.into();
             }
-            Problem::new(ProblemKind::Malformed, malformed(error))
+            let detail = format!("the body must be JSON in UTF-8: {error}");
+            Problem::new(ProblemKind::Malformed, detail)
         })
     }
 
-    /// The message that it is not what it must be.
-    pub fn instead_of(&self, expected: &str) -> String {
+    /// Returns the field error of a value with the wrong type.
+    pub fn type_error(&self, expected: &str) -> String {
         let name = match self {
             Json::Null => "null",
             Json::Bool(_) => "a boolean",
@@ -56,32 +56,32 @@ impl Json {
     }
 }
 
-/// The values of the named members of the object at `pointer`, in the order of `names`.
+/// Returns the values of the named members of the object at `pointer`, in the order of `names`.
 ///
-/// Notes every other member and every member that is there twice; `None`, noted too, where the
-/// value is no object.
-pub fn members<const N: usize>(
+/// Unknown and duplicate members are field errors. Returns `None` and adds a field error if the value
+/// is not an object.
+pub fn read_members<const N: usize>(
     value: Json,
     pointer: &str,
     names: [&str; N],
     errors: &mut FieldErrors,
 ) -> Option<[Option<Json>; N]> {
     let Json::Object(members) = value else {
-        errors.pointer(pointer, value.instead_of("an object"));
+        errors.add_member(pointer, value.type_error("an object"));
         return None;
     };
     let mut found = [const { None }; N];
     let mut duplicates = Vec::new();
     for (name, value) in members {
         match names.iter().position(|known| *known == name) {
-            None => errors.pointer(
+            None => errors.add_member(
                 member_pointer(pointer, &name),
-                "is not a member of this object",
+                "is not a known field; remove it",
             ),
             Some(index) if found[index].is_none() => found[index] = Some(value),
             Some(_) if duplicates.contains(&name) => {}
             Some(_) => {
-                errors.pointer(member_pointer(pointer, &name), "must be there only once");
+                errors.add_member(member_pointer(pointer, &name), "must appear only once");
                 duplicates.push(name);
             }
         }
@@ -147,18 +147,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_name_all_that_does_not_belong() {
+    fn every_unknown_and_duplicate_member_is_an_error() {
         let text = br#" {"a": [1, {"b": null}], "x": 1, "a": 2, "a": 3, "n": 1e3, "y/z": 1} "#;
         let mut errors = FieldErrors::default();
         let names = ["a", "b", "n"];
-        let found = members(Json::parse(text).unwrap(), "#", names, &mut errors);
+        let found = read_members(Json::parse(text).unwrap(), "#", names, &mut errors);
         let expected = [Some(Json::Array), None, Some(Json::Number(1000.0))];
         assert_eq!(found, Some(expected));
 
         let mut expected = FieldErrors::default();
-        expected.pointer("#/x", "is not a member of this object");
-        expected.pointer("#/a", "must be there only once");
-        expected.pointer("#/y~1z", "is not a member of this object");
+        expected.add_member("#/x", "is not a known field; remove it");
+        expected.add_member("#/a", "must appear only once");
+        expected.add_member("#/y~1z", "is not a known field; remove it");
         assert_eq!(errors.into_vec(), expected.into_vec());
     }
 }

@@ -1,4 +1,4 @@
-//! Reads requests: who calls, headers, query strings and bodies.
+//! Reads credentials, headers, query strings and bodies of requests.
 
 pub mod authorization;
 pub mod body;

@@ -1,4 +1,4 @@
-//! Strict query strings.
+//! Parses query strings. Unknown and duplicate parameters are errors.
 
 use std::borrow::Cow;
 
@@ -9,17 +9,17 @@ use crate::api::problem::Problem;
 use crate::api::problem::field_error::{Detail, FieldErrors};
 use crate::model::time::parse_timestamp;
 
-/// The page of a list whose request does not say.
+/// The default page size of a list.
 pub const DEFAULT_LIMIT: u32 = 100;
 
-/// The largest page of a list.
+/// The maximum page size of a list.
 pub const MAX_LIMIT: u32 = 500;
 
-/// The values of the named parameters, in the order of `names`.
+/// Returns the values of the named parameters, in the order of `names`.
 ///
-/// Notes every other parameter, every one that is there twice, and what is not percent-encoded
-/// UTF-8, whose value is then `None`. A plus sign is a space, as forms write it.
-pub fn parameters<const N: usize>(
+/// Unknown parameters, duplicates and values that are not percent-encoded UTF-8 are field errors. An
+/// invalid value becomes `None`. A plus sign means a space, as in forms.
+pub fn read_parameters<const N: usize>(
     query: &str,
     names: [&str; N],
     errors: &mut FieldErrors,
@@ -29,35 +29,35 @@ pub fn parameters<const N: usize>(
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (raw_name, raw_value) = pair.split_once('=').unwrap_or((pair, ""));
         let Some(name) = decode(raw_name) else {
-            errors.parameter(raw_name, "has a name that is not percent-encoded UTF-8");
+            errors.add_parameter(raw_name, "must have a percent-encoded UTF-8 name");
             continue;
         };
         let Some(index) = names.iter().position(|known| *known == name) else {
-            errors.parameter(name, "is not a parameter of this path");
+            errors.add_parameter(name, "is not a parameter of this path");
             continue;
         };
         seen[index] += 1;
         match seen[index] {
             1 => {
                 let value =
-                    decode(raw_value).ok_or(Detail::Borrowed("is not percent-encoded UTF-8"));
-                found[index] = errors.query(&name, value);
+                    decode(raw_value).ok_or(Detail::Borrowed("must be percent-encoded UTF-8"));
+                found[index] = errors.check_parameter(&name, value);
             }
-            2 => errors.parameter(name, "must be there only once"),
+            2 => errors.add_parameter(name, "must appear only once"),
             _ => {}
         }
     }
     found
 }
 
-/// Refuses every parameter: for paths that have none.
-pub fn no_parameters(query: &str) -> Result<(), Problem> {
+/// Rejects every query parameter, for paths that have none.
+pub fn reject_parameters(query: &str) -> Result<(), Problem> {
     let mut errors = FieldErrors::default();
-    let [] = parameters(query, [], &mut errors);
-    Ok(errors.check(Some(()))?)
+    let [] = read_parameters(query, [], &mut errors);
+    Ok(errors.into_result(Some(()))?)
 }
 
-/// `None` where a percent sign is not followed by two hex digits, or what comes out is not UTF-8.
+/// Decodes percent-encoded UTF-8. Returns `None` if an escape or the UTF-8 is invalid.
 fn decode(text: &str) -> Option<String> {
     let is_hex = |index: usize| {
         text.as_bytes()
@@ -78,7 +78,7 @@ fn decode(text: &str) -> Option<String> {
     Some(decoded.into_owned())
 }
 
-/// The size of a page, 1…500.
+/// Parses the page size, 1…500.
 pub fn limit(text: Option<String>) -> Result<u32, Detail> {
     let Some(text) = text else {
         return Ok(DEFAULT_LIMIT);
@@ -90,18 +90,32 @@ pub fn limit(text: Option<String>) -> Result<u32, Detail> {
         .ok_or(Detail::Borrowed("must be an integer from 1 to 500"))
 }
 
-/// `true` or `false`.
-pub fn boolean(text: &str) -> Result<bool, Detail> {
+/// Parses `true` or `false`.
+pub fn boolean(text: String) -> Result<bool, Detail> {
     text.parse()
         .map_err(|_| Detail::Borrowed("must be true or false"))
 }
 
-/// Reads a timestamp, RFC 3339 with its offset.
-pub fn timestamp(text: &str) -> Result<DateTime<Utc>, Detail> {
-    parse_timestamp(text).map_err(|_| {
+/// Parses the bounds of a time range. `to` must not be before `from`.
+pub fn time_range(
+    from: Option<String>,
+    to: Option<String>,
+    errors: &mut FieldErrors,
+) -> [Option<DateTime<Utc>>; 2] {
+    let from = errors.check_optional("from", from, timestamp);
+    let to = errors.check_optional("to", to, timestamp);
+    if from.zip(to).is_some_and(|(from, to)| from > to) {
+        errors.add_parameter("to", "must not be before from");
+    }
+    [from, to]
+}
+
+/// Parses an RFC 3339 timestamp with an offset.
+fn timestamp(text: String) -> Result<DateTime<Utc>, Detail> {
+    parse_timestamp(&text).map_err(|_| {
         Detail::Borrowed(
-            "must be an RFC 3339 time with its offset, as 2026-11-22T09:39:08Z \
-             or 2026-11-22T11:39:08%2B02:00 (a plus sign is written %2B)",
+            "must be an RFC 3339 time with an offset, such as 2026-11-22T09:39:08Z \
+             or 2026-11-22T11:39:08%2B02:00 (write a plus sign as %2B)",
         )
     })
 }

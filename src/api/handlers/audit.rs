@@ -1,4 +1,4 @@
-//! `/audit/events`: the trail, by page and as a whole. Each reading is in it.
+//! `/audit/events`: pages and exports of the audit log. Each read is itself an event.
 
 use actix_web::http::header::{
     self, ContentDisposition, ContentType, DispositionParam, DispositionType,
@@ -19,8 +19,10 @@ use crate::db::{Database, DbError};
 use crate::model::event_format::{EventFormat, push_json};
 use crate::model::{Caller, EventRef};
 
-/// `GET /audit/events`: events that match, a page at a time. It reads as any
-/// [`PageView`](super::token_view::PageView), its items written from their rows.
+/// `GET /audit/events`. Returns one page of matching events.
+///
+/// The body has the form of [`PageView`](super::token_view::PageView). Its items are written directly
+/// from the database rows.
 pub async fn list_events(
     authorized: Authorized<AuditRead>,
     request: HttpRequest,
@@ -47,8 +49,9 @@ pub async fn list_events(
         .body(page.concat()))
 }
 
-/// Reads a page of events, each taken as it comes; also returns the cursor of the next page. That
-/// they were read is on record by then.
+/// Reads a page of events, passing each to `take`. Also returns the cursor of the next page.
+///
+/// The event of this read is committed before the function returns.
 pub async fn read_events<T: Default + Send + 'static>(
     state: &ApiState,
     list: &ListEvents,
@@ -56,7 +59,8 @@ pub async fn read_events<T: Default + Send + 'static>(
     take: fn(&mut T, &EventRef<'_>),
 ) -> Result<(T, Option<String>), Problem> {
     let mut filter = list.filter.clone();
-    // A walk ends where it began: the readings that it leaves behind itself would go on for ever.
+    // Pagination stops at the time of its first page. Each page adds an event, so without this bound
+    // it would never reach the end.
     let until = list.after.and_then(|cursor| cursor.until);
     filter.to = filter.to.into_iter().chain(until).min();
     let limit = i64::from(list.limit);
@@ -65,7 +69,7 @@ pub async fn read_events<T: Default + Send + 'static>(
         after: list.after.map(|cursor| (cursor.at, cursor.id)),
         limit: limit + 1,
     };
-    let reading = AuditReadRecord {
+    let record = AuditReadRecord {
         caller: Some(caller),
         detail: json!({"filter": list.filter, "order": list.order, "limit": list.limit}),
     };
@@ -79,17 +83,18 @@ pub async fn read_events<T: Default + Send + 'static>(
                 last = Some((event.occurred_at, event.id));
             }
         };
-        // On record before it goes out: with the page, or where that is read from a standby, after it.
-        let with_it = primary.is_none().then_some(&reading);
-        let mut read_at = audit_events::read_events(&pool, &filter, page, with_it, take).await?;
+        // The read is recorded before the response: in the transaction of the page, or on the primary
+        // after a read from a standby.
+        let with_page = primary.is_none().then_some(&record);
+        let mut read_at = audit_events::read_events(&pool, &filter, page, with_page, take).await?;
         if let Some(primary) = primary {
-            read_at = Some(insert_audit_read(&primary, &reading).await?);
+            read_at = Some(insert_audit_read(&primary, &record).await?);
         }
         Ok((taken, last.filter(|_| count > limit), read_at))
     });
     let (taken, last, read_at) = read.await?;
     let next = last.map(|(at, id)| {
-        list.cursor(Cursor {
+        list.encode_cursor(Cursor {
             at,
             id,
             until: until.or(read_at),
@@ -98,22 +103,24 @@ pub async fn read_events<T: Default + Send + 'static>(
     Ok((taken, next))
 }
 
-/// `GET /audit/events/export`: every event that matches, oldest first, as a stream that ends with
-/// its last chunk or is cut off. It is on record before its first byte.
+/// `GET /audit/events/export`. Streams all matching events, oldest first.
+///
+/// The event of this read is committed before the first byte is sent. A failure cuts the connection
+/// before the final chunk.
 pub async fn export_events(
     authorized: Authorized<AuditRead>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let ExportEvents { mut filter, format } = ExportEvents::from_query(request.query_string())?;
-    let reading = AuditReadRecord {
+    let record = AuditReadRecord {
         caller: Some(authorized.into_caller()),
         detail: json!({"filter": filter, "format": format}),
     };
-    let record = state
+    let read_at = state
         .db
-        .run(|pool| async move { insert_audit_read(&pool, &reading).await });
-    let read_at = record.await?;
+        .run(|pool| async move { insert_audit_read(&pool, &record).await })
+        .await?;
     filter.to = filter.to.or(Some(read_at));
 
     let mut rest = Box::pin(chunks(
@@ -121,7 +128,8 @@ pub async fn export_events(
         EventPages::new(filter),
         format,
     ));
-    // With the first page in hand: a database that is down is a 503 and no broken stream.
+    // Reading the first page before the status is sent returns 503, not a broken stream, if the database
+    // is down.
     let first = rest.try_next().await?;
     let head = format
         .head()
@@ -136,11 +144,12 @@ pub async fn export_events(
         .streaming(body))
 }
 
-/// Bytes that a page of an export usually stays below.
+/// The initial capacity of a chunk, in bytes. Most pages of an export are smaller.
 const CHUNK: usize = 1 << 20;
 
-/// A chunk for each page, none of them empty: an empty one would end the body. A page is read while
-/// the one before it is sent.
+/// Returns one chunk per page. Reads the next page while the current one is sent.
+///
+/// No chunk is empty, because an empty chunk would end the body.
 fn chunks(
     reads: Database,
     pages: EventPages,
@@ -165,5 +174,5 @@ fn chunks(
             Ok(Some((rows, read(pages))))
         }
     })
-    .inspect_err(|error: &DbError| tracing::error!(%error, "an export of the trail failed"))
+    .inspect_err(|error: &DbError| tracing::error!(%error, "the audit export failed; the connection was cut"))
 }

@@ -1,4 +1,4 @@
-//! `/openapi.json` and `/docs/`: the contract, for programs and for people.
+//! `/openapi.json` and `/docs/`: the API description for programs and for people.
 
 use std::sync::{Arc, LazyLock};
 
@@ -7,17 +7,17 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use utoipa_swagger_ui::{Config, serve};
 
-use crate::api::extract::query::no_parameters;
+use crate::api::extract::query::reject_parameters;
 use crate::api::problem::Problem;
 
-/// The OpenAPI document as JSON, made when it is first asked for.
+/// The OpenAPI document as JSON, built at the first request.
 pub struct OpenApiDocument(pub &'static LazyLock<Bytes>);
 
-/// What the page may load: its own files, and the pictures inside its style sheet.
+/// Allows the page's own files and the `data:` images in its style sheet.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// With absolute addresses: the page is also there without its final slash.
+/// The Swagger UI page. Its URLs are absolute because `/docs` works without its final slash too.
 const PAGE: &str = r#"<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -35,46 +35,46 @@ const PAGE: &str = r#"<!DOCTYPE html>
 </html>
 "#;
 
-/// Without the validator, which is elsewhere.
+/// Starts Swagger UI. The validator is off because it is an external service.
 const START: &str = r##"SwaggerUIBundle({dom_id: "#swagger-ui", url: "/openapi.json", deepLinking: true, validatorUrl: null});"##;
 
-/// `GET /openapi.json`: what `token-vendor openapi` prints.
+/// `GET /openapi.json`. Returns the same document as `token-vendor openapi`.
 pub async fn get_openapi(
     request: HttpRequest,
     document: web::Data<OpenApiDocument>,
 ) -> Result<HttpResponse, Problem> {
-    no_parameters(request.query_string())?;
+    reject_parameters(request.query_string())?;
     Ok(HttpResponse::Ok()
         .content_type(header::ContentType::json())
         .body(Bytes::clone(document.0)))
 }
 
-/// `GET /docs/`: the document in Swagger UI.
+/// `GET /docs/`. Returns the Swagger UI page.
 pub async fn get_docs(request: HttpRequest) -> Result<HttpResponse, Problem> {
-    no_parameters(request.query_string())?;
+    reject_parameters(request.query_string())?;
     Ok(HttpResponse::Ok()
         .content_type(header::ContentType::html())
         .insert_header((header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY))
         .body(PAGE))
 }
 
-/// `GET /docs/{file}`: a file of Swagger UI.
+/// `GET /docs/{file}`. Returns a file of Swagger UI.
 pub async fn get_docs_file(
     request: HttpRequest,
     file: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    no_parameters(request.query_string())?;
-    let mut answer = HttpResponse::Ok();
-    answer.insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"));
+    reject_parameters(request.query_string())?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"));
     if *file == "start.js" {
-        return Ok(answer.content_type("text/javascript").body(START));
+        return Ok(response.content_type("text/javascript").body(START));
     }
     let file = serve(&file, Arc::new(Config::default())).map_err(Problem::internal)?;
     let file = file.ok_or_else(|| Problem::not_found("there is nothing at this path"))?;
     if file.gzpipped {
-        answer.insert_header(ContentEncoding::Gzip);
+        response.insert_header(ContentEncoding::Gzip);
     }
-    Ok(answer
+    Ok(response
         .content_type(file.content_type)
         .body(file.bytes.into_owned()))
 }

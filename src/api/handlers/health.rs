@@ -1,4 +1,4 @@
-//! Whether the process lives, and whether it may be sent requests.
+//! `/health/live` and `/health/ready`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -8,30 +8,43 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::api::extract::query::no_parameters;
-use crate::api::middleware::request_context::Outcome;
+use crate::api::extract::query::reject_parameters;
+use crate::api::middleware::request_context::LoggedOutcome;
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
 use crate::db::schema::DatabaseHealth;
 
 const OK: &str = "ok";
 
-/// Fewer months than this ahead, and the upkeep of the audit's partitions has been failing.
-const MONTHS_AHEAD: i32 = 2;
+/// The minimum number of audit partitions ahead. Fewer mean that the cleanup is failing.
+const MIN_MONTHS_AHEAD: i32 = 2;
 
-/// `GET /health/live`: the process answers.
+/// `GET /health/live`. Succeeds while the process answers.
 pub async fn get_liveness(request: HttpRequest) -> Result<HttpResponse, Problem> {
-    no_parameters(request.query_string())?;
+    reject_parameters(request.query_string())?;
     let version = env!("CARGO_PKG_VERSION");
     Ok(HttpResponse::Ok().json(json!({"status": OK, "version": version})))
 }
 
-/// `GET /health/ready`: requests will be served, or 503 with what is in the way.
+/// `GET /health/ready`. Succeeds while requests can be served, or returns 503 with the failing checks.
 pub async fn get_readiness(
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    no_parameters(request.query_string())?;
+    reject_parameters(request.query_string())?;
+    let readiness = check_readiness(&state).await;
+    if readiness.status == OK {
+        return Ok(HttpResponse::Ok().json(readiness));
+    }
+    let mut response = HttpResponse::ServiceUnavailable()
+        .insert_header((header::RETRY_AFTER, 1))
+        .json(readiness);
+    let outcome = LoggedOutcome("not-ready");
+    response.extensions_mut().insert(outcome);
+    Ok(response)
+}
+
+async fn check_readiness(state: &ApiState) -> ReadinessView {
     let health = state.database_check.latest_health(&state.db).await;
     let is_current = health.map(|health| health.is_schema_current);
     let has_partition = health.map(|health| health.partitions_ahead >= 0);
@@ -44,63 +57,56 @@ pub async fn get_readiness(
         check("writer", Some(is_recording), "stopped"),
         check("shutdown", Some(!is_stopping), "stopping"),
     ];
-    let is_ready = checks.iter().all(|(_, state)| *state == OK);
-    let view = ReadyView {
+    let is_ready = checks.iter().all(|(_, result)| *result == OK);
+    ReadinessView {
         status: if is_ready { OK } else { "unavailable" },
         checks: checks.into(),
-        warnings: warnings(health),
+        warnings: list_warnings(health),
         database: health.map(|health| DatabaseView {
             partitions_ahead_months: health.partitions_ahead,
             synchronous_standby: health.has_synchronous_standby,
         }),
-    };
-    if is_ready {
-        return Ok(HttpResponse::Ok().json(view));
     }
-    let mut answer = HttpResponse::ServiceUnavailable()
-        .insert_header((header::RETRY_AFTER, 1))
-        .json(view);
-    answer.extensions_mut().insert(Outcome("not-ready"));
-    Ok(answer)
 }
 
-/// A check's name, and `ok` or what is the matter.
+/// Returns the name and the result of a check: `ok`, `failure`, or `unknown` while the database is down.
 fn check(
     name: &'static str,
-    is_good: Option<bool>,
-    bad: &'static str,
+    passed: Option<bool>,
+    failure: &'static str,
 ) -> (&'static str, &'static str) {
-    let state = match is_good {
+    let result = match passed {
         Some(true) => OK,
-        Some(false) => bad,
+        Some(false) => failure,
         None => "unknown",
     };
-    (name, state)
+    (name, result)
 }
 
-fn warnings(health: Option<DatabaseHealth>) -> Vec<String> {
-    let ahead = health.map_or(MONTHS_AHEAD, |health| health.partitions_ahead);
-    let short = (ahead < MONTHS_AHEAD).then(|| {
+fn list_warnings(health: Option<DatabaseHealth>) -> Vec<String> {
+    let ahead = health.map_or(MIN_MONTHS_AHEAD, |health| health.partitions_ahead);
+    let warning = (ahead < MIN_MONTHS_AHEAD).then(|| {
         format!(
-            "the audit has partitions for {ahead} months after this one: is the cleanup failing?"
+            "the audit log has partitions for {ahead} months after this one; \
+             check the log of the cleanup"
         )
     });
-    short.into_iter().collect()
+    warning.into_iter().collect()
 }
 
 /// The body of `GET /health/ready`.
 #[derive(Serialize)]
-struct ReadyView {
-    /// `ok`, or `unavailable` where a check is not `ok`.
+struct ReadinessView {
+    /// `ok`, or `unavailable` if a check is not `ok`.
     status: &'static str,
     checks: BTreeMap<&'static str, &'static str>,
-    /// What will be in the way unless somebody sees to it.
+    /// Conditions that will make a check fail if nobody acts.
     warnings: Vec<String>,
     #[serde(flatten)]
     database: Option<DatabaseView>,
 }
 
-/// What is good to know, and no reason to send requests elsewhere.
+/// Facts about the database that do not affect readiness.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct DatabaseView {

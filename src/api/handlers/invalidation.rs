@@ -1,4 +1,4 @@
-//! `/bank/tokens/…/invalidate` and `/bank/tokens/lookup`: end tokens, and find one that turned up.
+//! `/bank/tokens/…/invalidate` and `/bank/tokens/lookup`: invalidates tokens and finds a token by its string.
 
 use actix_web::{HttpResponse, web};
 use serde_json::json;
@@ -10,92 +10,92 @@ use crate::api::extract::body::Body;
 use crate::api::extract::fields;
 use crate::api::extract::json::Json;
 use crate::api::problem::Problem;
-use crate::api::problem::field_error::Detail;
+use crate::api::problem::field_error::{Detail, FieldErrors};
 use crate::api::state::ApiState;
 use crate::model::InvalidationReason;
 
-/// The members of the body that ends one token.
+/// The members of the body that invalidates one token.
 pub const REASON: [&str; 1] = ["reason"];
 
-/// Those of the body that ends all tokens of a user, or the one of a token string.
-pub const WHOSE: [&str; 3] = ["reason", "userId", "tokenString"];
-
-/// Those of the body that looks one up.
+/// The members of the body that looks up a token.
 pub const LOOKUP: [&str; 1] = ["tokenString"];
 
-/// `POST /bank/tokens/{id}/invalidate`: ends a token; the record as it is after. Saying it twice is
-/// fine: the first reason stays.
+/// `POST /bank/tokens/{id}/invalidate`. Returns the record after the invalidation.
+///
+/// A repeated call succeeds and keeps the first reason.
 pub async fn invalidate_token(
     authorized: Authorized<TokensInvalidate>,
     id: web::Path<Uuid>,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let ([reason], mut errors) = body.read_members(REASON).await?;
-    let reason = errors.field("#/reason", read_reason(reason));
-    let reason = errors.check(reason)?;
-    let ended = state
+    let ([reason], mut errors) = body.read_object(REASON).await?;
+    let reason = errors.check_member("#/reason", read_reason(reason));
+    let reason = errors.into_result(reason)?;
+    let token = state
         .vendor
-        .invalidate(id.into_inner(), reason, authorized.into_caller());
-    let token = ended
+        .invalidate(id.into_inner(), reason, authorized.into_caller())
         .await?
         .ok_or_else(|| Problem::not_found("no token has this id"))?;
     Ok(HttpResponse::Ok().json(RecordView::new(&token)))
 }
 
-/// Whose tokens are to end.
-enum Whose {
-    User(String),
-    Holder(String),
-}
-
-/// `POST /bank/tokens/invalidate`: ends all tokens of a user, or the one with that token string;
-/// how many it ended.
+/// `POST /bank/tokens/invalidate`. Invalidates all tokens of a user or all with a token string.
+///
+/// Returns the number of valid tokens that it invalidated.
 pub async fn invalidate_tokens(
     authorized: Authorized<TokensInvalidate>,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let ([reason, user_id, token_string], mut errors) = body.read_members(WHOSE).await?;
-    let reason = errors.field("#/reason", read_reason(reason));
-    let whose = match (user_id, token_string) {
-        (Some(value), None) => {
-            let user_id = fields::text(Some(value)).and_then(fields::user_id);
-            errors.field("#/userId", user_id).map(Whose::User)
-        }
-        (None, Some(value)) => {
-            let token_string = read_token_string(Some(value));
-            errors
-                .field("#/tokenString", token_string)
-                .map(Whose::Holder)
-        }
-        _ => {
-            errors.pointer("#", "must have exactly one of userId and tokenString");
-            None
-        }
-    };
-    let (reason, whose) = errors.check(reason.zip(whose))?;
+    let names = ["reason", "userId", "tokenString"];
+    let ([reason, user_id, token_string], mut errors) = body.read_object(names).await?;
+    let reason = errors.check_member("#/reason", read_reason(reason));
+    let target = read_target(user_id, token_string, &mut errors);
+    let (reason, target) = errors.into_result(reason.zip(target))?;
     let (vendor, caller) = (&state.vendor, authorized.into_caller());
-    let invalidated = match whose {
-        Whose::User(user_id) => vendor.invalidate_user(user_id, reason, caller).await?,
-        Whose::Holder(text) => {
-            vendor
-                .invalidate_token_string(&text, reason, caller)
-                .await?
-        }
+    let invalidated = match target {
+        Target::User(user_id) => vendor.invalidate_user(user_id, reason, caller).await,
+        Target::TokenString(text) => vendor.invalidate_token_string(&text, reason, caller).await,
     };
-    Ok(HttpResponse::Ok().json(json!({ "invalidated": invalidated })))
+    Ok(HttpResponse::Ok().json(json!({ "invalidated": invalidated? })))
 }
 
-/// `POST /bank/tokens/lookup`: whose is this token that turned up?
+/// The tokens to invalidate.
+enum Target {
+    User(String),
+    TokenString(String),
+}
+
+fn read_target(
+    user_id: Option<Json>,
+    token_string: Option<Json>,
+    errors: &mut FieldErrors,
+) -> Option<Target> {
+    match (user_id, token_string) {
+        (user_id @ Some(_), None) => {
+            let user_id = fields::required_string(user_id).and_then(fields::user_id);
+            errors.check_member("#/userId", user_id).map(Target::User)
+        }
+        (None, token_string @ Some(_)) => errors
+            .check_member("#/tokenString", read_token_string(token_string))
+            .map(Target::TokenString),
+        _ => {
+            errors.add_member("#", "must contain exactly one of userId and tokenString");
+            None
+        }
+    }
+}
+
+/// `POST /bank/tokens/lookup`. Returns the record of a token string.
 pub async fn look_up_token(
-    _permit: Authorized<TokensRead>,
+    _authorized: Authorized<TokensRead>,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let ([token_string], mut errors) = body.read_members(LOOKUP).await?;
-    let token_string = errors.field("#/tokenString", read_token_string(token_string));
-    let token_string = errors.check(token_string)?;
+    let ([token_string], mut errors) = body.read_object(LOOKUP).await?;
+    let token_string = errors.check_member("#/tokenString", read_token_string(token_string));
+    let token_string = errors.into_result(token_string)?;
     let token = state
         .vendor
         .look_up(&token_string)
@@ -105,12 +105,12 @@ pub async fn look_up_token(
 }
 
 fn read_reason(value: Option<Json>) -> Result<InvalidationReason, Detail> {
-    let text = fields::text(value)?;
+    let text = fields::required_string(value)?;
     InvalidationReason::from_name(&text).ok_or(Detail::Borrowed(
         "must be one of used, compromised, requested",
     ))
 }
 
 fn read_token_string(value: Option<Json>) -> Result<String, Detail> {
-    fields::token_string(fields::text(value)?)
+    fields::token_string(fields::required_string(value)?)
 }

@@ -1,33 +1,43 @@
-//! `GET /metrics`: what Prometheus scrapes.
+//! `GET /metrics` for Prometheus.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::future::join;
 
-use crate::api::extract::query::no_parameters;
+use crate::api::extract::query::reject_parameters;
 use crate::api::problem::Problem;
-use crate::api::state::ApiState;
-use crate::api::state::probe_metrics;
+use crate::api::state::{ApiState, probe_metrics};
 
-/// `GET /metrics`: the metrics of this replica, and those that the database has for all of them;
-/// what it does not tell at the moment is NaN.
+/// `GET /metrics`. Returns the metrics of this replica, and those of all replicas from the database.
+///
+/// A metric that the database cannot supply now is NaN.
 pub async fn get_metrics(
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    no_parameters(request.query_string())?;
+    reject_parameters(request.query_string())?;
     state.vendor.measure();
-    let metrics = &state.metrics;
+    measure_connections(&state);
+    measure_database(&state).await;
+    Ok(HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .body(state.metrics.encode()))
+}
+
+fn measure_connections(state: &ApiState) {
     let pool = state.db.pool();
     let (all, idle) = (u64::from(pool.size()), pool.num_idle() as u64);
-    let connections = &metrics.database_connections;
+    let connections = &state.metrics.database_connections;
     connections.with_label_values(&["idle"]).set(idle);
     let used = connections.with_label_values(&["used"]);
     used.set(all.saturating_sub(idle));
+}
 
+async fn measure_database(state: &ApiState) {
+    let metrics = &state.metrics;
     let health = state.database_check.latest_health(&state.db);
-    let (metrics_probe, health) = join(probe_metrics(&state), health).await;
-    metrics.database_up.set(u64::from(metrics_probe.is_some()));
-    let (budget, overdue, oldest, succeeded) = match metrics_probe {
+    let (probe, health) = join(probe_metrics(state), health).await;
+    metrics.database_up.set(u64::from(probe.is_some()));
+    let (budget, overdue, oldest, last_success) = match probe {
         None => (f64::NAN, f64::NAN, f64::NAN, f64::NAN),
         Some((budget, backlog)) => {
             let seconds = |at: chrono::DateTime<_>| at.timestamp_millis() as f64 / 1000.0;
@@ -44,10 +54,7 @@ pub async fn get_metrics(
     metrics.cleanup_oldest_overdue_timestamp_seconds.set(oldest);
     metrics
         .cleanup_last_success_timestamp_seconds
-        .set(succeeded);
+        .set(last_success);
     let ahead = health.map_or(f64::NAN, |health| f64::from(health.partitions_ahead));
     metrics.audit_partitions_ahead_months.set(ahead);
-    Ok(HttpResponse::Ok()
-        .content_type("text/plain; version=0.0.4; charset=utf-8")
-        .body(metrics.encode()))
 }

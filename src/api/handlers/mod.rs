@@ -1,4 +1,4 @@
-//! The handlers of the API, a file for each group of paths.
+//! The handlers of the API, one file per group of paths.
 
 pub mod audit;
 pub mod docs;

@@ -1,4 +1,4 @@
-//! Tokens as callers see them.
+//! The JSON bodies of tokens.
 
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -9,25 +9,25 @@ use crate::model::time::serialize_time;
 use crate::model::{Access, Country, Fingerprint, InvalidationReason, Token};
 use crate::vending::IssuedToken;
 
-/// What RFC 3986 §2.3 does not call unreserved.
+/// The characters to percent-encode: all but the unreserved ones of RFC 3986 §2.3.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// A token that is handed out, with its secret.
+/// A token with its token string: the body of a handout.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenView<'a> {
     id: Uuid,
     user_id: &'a str,
-    /// The bearer secret.
+    /// The secret that the provider created.
     token_string: &'a str,
-    /// When it ends, by the upstream's word.
+    /// The expiration that the provider returned.
     #[serde(serialize_with = "serialize_time")]
     expiration: DateTime<Utc>,
-    /// Whole seconds that are left, by our clock.
+    /// The remaining life by the service's clock, in whole seconds.
     expires_in: u64,
     is_valid: bool,
     country: Option<Country>,
@@ -35,7 +35,7 @@ pub struct TokenView<'a> {
     access: Access,
     #[serde(serialize_with = "serialize_time")]
     issued_at: DateTime<Utc>,
-    /// Seconds that were asked of the upstream.
+    /// The lifetime requested from the provider, in seconds.
     lifetime: i32,
     fingerprint: Fingerprint,
     /// `minted` or `reused`.
@@ -45,9 +45,9 @@ pub struct TokenView<'a> {
 }
 
 impl<'a> TokenView<'a> {
-    /// The view of a handout; the token is appended to the base address, percent-encoded.
+    /// Creates the body of a handout. The percent-encoded token string is appended to the base URL.
     pub fn new(issued: &'a IssuedToken, verification_base_url: &str) -> Self {
-        let token = issued.issued();
+        let token = issued.token();
         let token_string = token.token_string.expose();
         let encoded = utf8_percent_encode(token_string, RESERVED);
         TokenView {
@@ -69,26 +69,26 @@ impl<'a> TokenView<'a> {
     }
 }
 
-/// `minted` for the request that started the mint, `reused` for every other.
+/// Returns `minted` for the request that started the mint, and `reused` for all others.
 pub fn outcome(issued: &IssuedToken) -> &'static str {
     if issued.minted { "minted" } else { "reused" }
 }
 
-/// The record of a token, without its secret.
+/// The record of a token, without its token string.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordView<'a> {
     id: Uuid,
     user_id: &'a str,
-    /// When it ends, by the upstream's word.
+    /// The expiration that the provider returned.
     expiration: DateTime<Utc>,
-    /// As of the reading.
+    /// True if the token was valid when the record was read.
     is_valid: bool,
     country: Option<Country>,
     bank: Option<&'a str>,
     access: Access,
     issued_at: DateTime<Utc>,
-    /// Seconds that were asked of the upstream.
+    /// The lifetime requested from the provider, in seconds.
     lifetime: i32,
     fingerprint: Fingerprint,
     invalidated_at: Option<DateTime<Utc>>,
@@ -96,7 +96,7 @@ pub struct RecordView<'a> {
 }
 
 impl<'a> RecordView<'a> {
-    /// The view of a record.
+    /// Creates the body of a record.
     pub fn new(token: &'a Token) -> Self {
         RecordView {
             id: token.id,
@@ -119,8 +119,8 @@ impl<'a> RecordView<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PageView<T> {
-    /// At most as many as were asked for.
+    /// The items, at most `limit`.
     pub items: Vec<T>,
-    /// Gives the next page; null on the last one.
+    /// The cursor of the next page. Null on the last page.
     pub next_cursor: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! `/bank/tokens/`: get a token, read records.
+//! `/bank/tokens/`: issues tokens and reads their records.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use crate::api::extract::body::Body;
 use crate::api::extract::cache_control::{Directives, cache_status};
 use crate::api::extract::cursor::Cursor;
 use crate::api::extract::fields;
-use crate::api::extract::json::{Json, members};
-use crate::api::extract::query::{self, no_parameters, parameters};
-use crate::api::middleware::request_context::Outcome;
+use crate::api::extract::json::{Json, read_members};
+use crate::api::extract::query::{self, read_parameters, reject_parameters};
+use crate::api::middleware::request_context::LoggedOutcome;
 use crate::api::problem::Problem;
 use crate::api::problem::field_error::FieldErrors;
 use crate::api::state::ApiState;
@@ -24,55 +24,56 @@ use crate::db::tokens::{TokenFilter, find_token, list_tokens as list_records};
 use crate::model::{Access, Combination, Scope, Token};
 use crate::vending::{IssuedToken, TokenRequest};
 
-/// The members of a request for a token.
+/// The members of a token request.
 pub const TOKEN_REQUEST: [&str; 5] = ["userId", "lifetime", "country", "bank", "access"];
 
-/// The members of its access.
+/// The members of `access` in a token request.
 pub const ACCESS: [&str; 3] = ["accounts", "balances", "transactions"];
 
-/// The parameters of the list.
+/// The query parameters of the list.
 pub const FILTER: [&str; 8] = [
     "userId", "country", "bank", "isValid", "from", "to", "limit", "cursor",
 ];
 
-/// Seconds of life that may be asked for.
+/// The allowed lifetimes, in seconds.
 pub const LIFETIMES: RangeInclusive<i32> = 0..=2_592_000;
 
-/// The life of a token whose request does not say, in seconds.
+/// The default lifetime, in seconds.
 pub const DEFAULT_LIFETIME: i32 = 3600;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// `POST /bank/tokens/`: a token of the combination; 201 for the request that had it minted, 200
-/// for every other.
+/// `POST /bank/tokens/`. Returns a token of the combination.
+///
+/// The status is 201 for the request that started the mint, and 200 for all others.
 pub async fn issue_token(
     authorized: Authorized<TokensIssue>,
     request: HttpRequest,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let document = body.read().await?;
-    let may_renew = authorized.also(Scope::TokensRenew);
+    let document = body.read_json().await?;
+    let may_renew = authorized.holds_scope(Scope::TokensRenew);
     let token_request =
         read_token_request(document, &request, may_renew, state.vendor.min_remaining())?;
     let issued = state
         .vendor
         .issue(token_request, authorized.into_caller())
         .await?;
-    Ok(answer_token(&issued, &state.verification_base_url))
+    Ok(respond_with_token(&issued, &state.verification_base_url))
 }
 
-/// Reads all that a request for a token says, and names all that is wrong with it at once.
-fn read_token_request(
+/// Parses a token request from its body, query string and headers. Returns every field error.
+pub fn read_token_request(
     document: Json,
     request: &HttpRequest,
     may_renew: bool,
     min_remaining: Duration,
 ) -> Result<TokenRequest, FieldErrors> {
     let mut errors = FieldErrors::default();
-    let [] = parameters(request.query_string(), [], &mut errors);
-    let (combination, lifetime) = members(document, "#", TOKEN_REQUEST, &mut errors)
-        .map_or((None, None), |members| read_members(members, &mut errors));
+    let [] = read_parameters(request.query_string(), [], &mut errors);
+    let (combination, lifetime) = read_members(document, "#", TOKEN_REQUEST, &mut errors)
+        .map_or((None, None), |members| check_members(members, &mut errors));
     let directives = Directives::read(request.headers(), lifetime, &mut errors);
     let token_request = combination.zip(lifetime).map(|(combination, lifetime)| {
         let renew = directives.no_cache && may_renew;
@@ -84,20 +85,20 @@ fn read_token_request(
             min_remaining,
         )
     });
-    errors.check(token_request)
+    errors.into_result(token_request)
 }
 
-/// The combination and the lifetime, each `None` where it has a fault.
-fn read_members(
+/// Returns the combination and the lifetime. Either is `None` if it has a field error.
+fn check_members(
     [user_id, lifetime, country, bank, access]: [Option<Json>; 5],
     errors: &mut FieldErrors,
 ) -> (Option<Combination>, Option<i32>) {
-    let user_id = fields::text(user_id).and_then(fields::user_id);
-    let user_id = errors.field("#/userId", user_id);
-    let lifetime = errors.field("#/lifetime", fields::integer(lifetime, LIFETIMES));
-    let country = fields::nullable(country, |text| fields::country(&text));
-    let country = errors.field("#/country", country);
-    let bank = errors.field("#/bank", fields::nullable(bank, fields::bank));
+    let user_id = fields::required_string(user_id).and_then(fields::user_id);
+    let user_id = errors.check_member("#/userId", user_id);
+    let lifetime = errors.check_member("#/lifetime", fields::optional_integer(lifetime, LIFETIMES));
+    let country = fields::nullable_string(country, fields::country);
+    let country = errors.check_member("#/country", country);
+    let bank = errors.check_member("#/bank", fields::nullable_string(bank, fields::bank));
     let access = match access {
         None => Some(Access::default()),
         Some(access) => read_access(access, errors),
@@ -115,8 +116,8 @@ fn read_members(
 }
 
 fn read_access(value: Json, errors: &mut FieldErrors) -> Option<Access> {
-    let [accounts, balances, transactions] = members(value, "#/access", ACCESS, errors)?;
-    let mut flag = |pointer, value| errors.field(pointer, fields::boolean(value));
+    let [accounts, balances, transactions] = read_members(value, "#/access", ACCESS, errors)?;
+    let mut flag = |pointer, value| errors.check_member(pointer, fields::optional_boolean(value));
     let accounts = flag("#/access/accounts", accounts);
     let balances = flag("#/access/balances", balances);
     let transactions = flag("#/access/transactions", transactions);
@@ -127,48 +128,49 @@ fn read_access(value: Json, errors: &mut FieldErrors) -> Option<Access> {
     })
 }
 
-fn answer_token(issued: &IssuedToken, verification_base_url: &str) -> HttpResponse {
-    let mut answer = if issued.minted {
-        let location = format!("/bank/tokens/{}", issued.issued().id);
+fn respond_with_token(issued: &IssuedToken, verification_base_url: &str) -> HttpResponse {
+    let mut response = if issued.minted {
+        let location = format!("/bank/tokens/{}", issued.token().id);
         let mut created = HttpResponse::Created();
         created.insert_header((header::LOCATION, location));
         created
     } else {
         HttpResponse::Ok()
     };
-    // As long as it gets, or nearly.
+    // Bodies are usually shorter than 1 KiB, so the buffer does not grow.
     let mut body = Vec::with_capacity(1024);
     let view = TokenView::new(issued, verification_base_url);
-    serde_json::to_writer(&mut body, &view).expect("it is JSON");
-    let mut answer = answer
+    serde_json::to_writer(&mut body, &view).expect("a token can be serialized");
+    let mut response = response
         .insert_header((CACHE_STATUS, cache_status(issued)))
         .content_type(ContentType::json())
         .body(body);
-    answer.extensions_mut().insert(Outcome(outcome(issued)));
-    answer
+    response
+        .extensions_mut()
+        .insert(LoggedOutcome(outcome(issued)));
+    response
 }
 
-/// `GET /bank/tokens/{id}`: the record, as the primary has it now.
+/// `GET /bank/tokens/{id}`. Returns the current record from the primary.
 pub async fn get_token(
-    _permit: Authorized<TokensRead>,
+    _authorized: Authorized<TokensRead>,
     request: HttpRequest,
     id: web::Path<Uuid>,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    no_parameters(request.query_string())?;
+    reject_parameters(request.query_string())?;
     let id = id.into_inner();
-    let found = state
+    let token = state
         .db
-        .run(move |pool| async move { find_token(&pool, id).await });
-    let token = found
+        .run(move |pool| async move { find_token(&pool, id).await })
         .await?
         .ok_or_else(|| Problem::not_found("no token has this id"))?;
     Ok(HttpResponse::Ok().json(RecordView::new(&token)))
 }
 
-/// `GET /bank/tokens/`: records that match, newest first, a page at a time.
+/// `GET /bank/tokens/`. Returns one page of matching records, newest first.
 pub async fn list_tokens(
-    _permit: Authorized<TokensRead>,
+    _authorized: Authorized<TokensRead>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
@@ -180,7 +182,7 @@ pub async fn list_tokens(
     }))
 }
 
-/// A page of records and the cursor of the next one.
+/// Reads one page of records. Also returns the cursor of the next page, if there is one.
 pub async fn read_tokens(
     db: &Database,
     list: ListTokens,
@@ -190,57 +192,55 @@ pub async fn read_tokens(
         limit,
         after,
     } = list;
-    let narrowed = filter.clone();
+    let query_filter = filter.clone();
     let after = after.map(|cursor| (cursor.at, cursor.id));
-    let one_more = i64::from(limit) + 1;
-    let listed =
-        db.run(move |pool| async move { list_records(&pool, &narrowed, after, one_more).await });
-    let mut tokens = listed.await?;
+    // One more than the page holds tells whether there is a next page.
+    let max_rows = i64::from(limit) + 1;
+    let rows = db
+        .run(move |pool| async move { list_records(&pool, &query_filter, after, max_rows).await });
+    let mut tokens = rows.await?;
     let has_more = tokens.len() > limit as usize;
     tokens.truncate(limit as usize);
-    let last = tokens.last().filter(|_| has_more).map(|token| Cursor {
+    let next = tokens.last().filter(|_| has_more).map(|token| Cursor {
         at: token.issued_at,
         id: token.id,
         until: None,
     });
-    Ok((tokens, last.map(|cursor| cursor.encode(&filter))))
+    Ok((tokens, next.map(|cursor| cursor.encode(&filter))))
 }
 
-/// The query of the list.
+/// The query of `GET /bank/tokens/`.
 #[derive(Debug)]
 pub struct ListTokens {
-    /// What it is narrowed to.
+    /// Selects the records.
     pub filter: TokenFilter,
     limit: u32,
     after: Option<Cursor>,
 }
 
 impl ListTokens {
-    /// Reads it, and names all that is wrong with it.
+    /// Parses the query string. Returns every field error.
     pub fn from_query(query: &str) -> Result<Self, FieldErrors> {
         let mut errors = FieldErrors::default();
         let [user_id, country, bank, is_valid, from, to, limit, cursor] =
-            parameters(query, FILTER, &mut errors);
+            read_parameters(query, FILTER, &mut errors);
         let filter = TokenFilter {
-            user_id: user_id.and_then(|text| errors.query("userId", fields::user_id(text))),
-            country: country.and_then(|text| errors.query("country", fields::country(&text))),
-            bank: bank.and_then(|text| errors.query("bank", fields::bank(text))),
-            is_valid: is_valid.and_then(|text| errors.query("isValid", query::boolean(&text))),
-            from: from.and_then(|text| errors.query("from", query::timestamp(&text))),
-            to: to.and_then(|text| errors.query("to", query::timestamp(&text))),
+            user_id: errors.check_optional("userId", user_id, fields::user_id),
+            country: errors.check_optional("country", country, fields::country),
+            bank: errors.check_optional("bank", bank, fields::bank),
+            is_valid: errors.check_optional("isValid", is_valid, query::boolean),
+            ..TokenFilter::default()
         };
-        if let (Some(from), Some(to)) = (filter.from, filter.to)
-            && from > to
-        {
-            errors.parameter("to", "must not lie before from");
-        }
-        let limit = errors.query("limit", query::limit(limit));
-        let after = cursor.and_then(|text| errors.query("cursor", Cursor::decode(&text, &filter)));
+        let [from, to] = query::time_range(from, to, &mut errors);
+        let filter = TokenFilter { from, to, ..filter };
+        let limit = errors.check_parameter("limit", query::limit(limit));
+        let after = cursor
+            .and_then(|text| errors.check_parameter("cursor", Cursor::decode(&text, &filter)));
         let query = limit.map(|limit| ListTokens {
             filter,
             limit,
             after,
         });
-        errors.check(query)
+        errors.into_result(query)
     }
 }

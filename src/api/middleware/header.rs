@@ -2,7 +2,7 @@
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// The field's value if the request has it once.
+/// Returns the value of a header field that is present exactly once.
 pub fn single_header(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
     let mut lines = headers.get_all(name);
     let first = lines.next()?;

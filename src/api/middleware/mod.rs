@@ -1,4 +1,4 @@
-//! What runs around every handler.
+//! Code that runs around every handler.
 
 pub mod header;
 pub mod request_context;

@@ -1,4 +1,4 @@
-//! The outermost middleware: a request's id, its one log line, and the shape of every refusal.
+//! The outermost middleware: assigns the request id, writes the log line and formats problems.
 
 use std::cell::{Cell, OnceCell};
 use std::panic::AssertUnwindSafe;
@@ -25,74 +25,75 @@ use crate::metrics::Metrics;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// The longest request id that is taken over from a caller, in characters.
+/// The maximum length of a caller's request id, in characters.
 const MAX_REQUEST_ID: usize = 128;
 
-/// A path of the table, as logs name it.
+/// A path of the route table, for logs and metrics.
 #[derive(Clone, Copy)]
 pub struct Route(pub &'static str);
 
-/// How problems are answered where a person's browser asks.
+/// Renders problems as HTML pages for the console.
 #[derive(Clone, Copy)]
-pub struct HtmlProblems {
-    /// Whether the path is one of a page.
+pub struct HtmlProblemRenderer {
+    /// Returns true if problems of this path are rendered as HTML.
     pub applies_to: fn(&str) -> bool,
-    /// Renders the problem as a page; takes the request id, too.
+    /// Renders the problem as a page that shows this request id.
     pub render: fn(&Problem, &str) -> HttpResponse,
 }
 
-/// What is known of a request beside the request itself. It is in the request's extensions.
+/// The id, trace, client and route of a request. Stored in the request's extensions.
 pub struct RequestContext {
     request_id: HeaderValue,
     trace: Trace,
-    /// Set where a person's browser asks: refusals are pages.
-    html_problems: Option<HtmlProblems>,
+    /// Set if the path belongs to the console.
+    html_renderer: Option<HtmlProblemRenderer>,
     client: OnceCell<String>,
     route: Cell<&'static str>,
 }
 
 impl RequestContext {
-    /// The context of a request.
+    /// Returns the context of a request.
     pub fn of(request: &HttpRequest) -> Rc<RequestContext> {
         let extensions = request.extensions();
         Rc::clone(extensions.get().expect("every request has a context"))
     }
 
-    /// The caller's own id of this request, or ours: 1–128 printable ASCII characters.
+    /// Returns the caller's request id or a generated one: 1–128 printable ASCII characters.
     pub fn request_id(&self) -> &str {
         self.request_id.to_str().expect("printable ASCII")
     }
 
-    /// Notes for the log whose request it is, and of which route.
-    pub fn identify(&self, request: &HttpRequest, api_key: &str) {
+    /// Records the client and the route for the log line.
+    pub fn record_client(&self, request: &HttpRequest, api_key: &str) {
         let _ = self.client.set(api_key.to_owned());
-        self.note_route(request);
+        self.record_route(request);
     }
 
-    fn note_route(&self, request: &HttpRequest) {
+    fn record_route(&self, request: &HttpRequest) {
         if let Some(Route(route)) = request.app_data() {
             self.route.set(route);
         }
     }
 
-    /// Sets what every answer has.
-    fn mark(&self, headers: &mut HeaderMap) {
+    /// Sets the headers that every response has.
+    fn set_headers(&self, headers: &mut HeaderMap) {
         headers.insert(header::CACHE_CONTROL, NO_STORE);
         headers.insert(X_REQUEST_ID, self.request_id.clone());
     }
 }
 
-/// What came of a request, for its log line; a handler puts it into its answer's extensions.
+/// The outcome of a request in its log line. A handler stores it in the extensions of its response.
 #[derive(Clone, Copy)]
-pub struct Outcome(pub &'static str);
+pub struct LoggedOutcome(pub &'static str);
 
-/// Gives the request an id, answers its problems and panics as RFC 9457 has it, and writes its
-/// line, also where the caller hangs up before the answer.
+/// Adds a [`RequestContext`] to the request and converts problems and panics into error responses.
+///
+/// Writes one log line, even if the caller hangs up before the response.
 pub async fn request_context(
     request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse, Error> {
-    // Methods are the caller's words, too: those that no route has are not repeated.
+    // The caller chooses the method's text. Only known methods become metric labels.
     let method = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"]
         .into_iter()
         .find(|known| *known == request.method().as_str())
@@ -100,53 +101,60 @@ pub async fn request_context(
     let context = Rc::new(RequestContext {
         request_id: request_id(request.headers()),
         trace: Trace::begin(method, request.headers()),
-        html_problems: request
-            .app_data::<HtmlProblems>()
-            .filter(|pages| (pages.applies_to)(request.path()))
+        html_renderer: request
+            .app_data::<HtmlProblemRenderer>()
+            .filter(|renderer| (renderer.applies_to)(request.path()))
             .copied(),
         client: OnceCell::new(),
         route: Cell::new("unmatched"),
     });
     let state: &web::Data<ApiState> = request.app_data().expect("the state is registered");
-    let metrics = state.metrics.clone();
-    let mut line = LogLine::begin(method, Rc::clone(&context), metrics);
+    let mut line = LogLine::start(method, Rc::clone(&context), state.metrics.clone());
     request.extensions_mut().insert(Rc::clone(&context));
     let handled = AssertUnwindSafe(async { next.call(request).await }).catch_unwind();
     let handled = handled.instrument(context.trace.span.clone()).await;
     match handled.unwrap_or_else(|_| Err(Problem::internal("panic").into())) {
         Ok(mut response) => {
-            context.note_route(response.request());
+            context.record_route(response.request());
             if let Some(error) = response.response().error() {
-                let answer = line.refuse(error);
-                return Ok(response.into_response(answer));
+                let error_response = line.build_error_response(error);
+                return Ok(response.into_response(error_response));
             }
             let outcome = response.response().extensions().get().copied();
-            line.outcome = outcome.map_or("ok", |Outcome(outcome)| outcome);
+            line.outcome = outcome.map_or("ok", |LoggedOutcome(outcome)| outcome);
             line.status = Some(response.status());
-            context.mark(response.headers_mut());
+            context.set_headers(response.headers_mut());
             Ok(response)
         }
-        // The request itself is lost with an error or a panic: what is left answers by itself.
-        Err(error) => Err(InternalError::from_response("refused", line.refuse(&error)).into()),
+        // An error or a panic consumed the request, so the response travels inside an error.
+        Err(error) => {
+            let error_response = line.build_error_response(&error);
+            Err(InternalError::from_response("request failed", error_response).into())
+        }
     }
 }
 
-/// The caller's own, if there is one and it is fit to be repeated, else a new UUID, by time, so
-/// that the index over them grows at its end.
+/// Returns the caller's request id if it is 1–128 printable ASCII characters, or a new UUID.
+///
+/// A UUIDv7 increases with time, so the database index over request ids grows at its end.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let is_fit = |own: &&HeaderValue| {
+    let is_valid = |own: &&HeaderValue| {
         (1..=MAX_REQUEST_ID).contains(&own.len())
             && own
                 .as_bytes()
                 .iter()
                 .all(|byte| matches!(byte, b' '..=b'~'))
     };
-    let own = single_header(headers, X_REQUEST_ID).filter(is_fit).cloned();
+    let own = single_header(headers, X_REQUEST_ID)
+        .filter(is_valid)
+        .cloned();
     own.unwrap_or_else(|| HeaderValue::try_from(Uuid::now_v7().to_string()).expect("ASCII"))
 }
 
-/// The one line of a request, written when it is dropped. It names the route as the route table
-/// has it: never the path, which holds ids, nor the query, nor anything of a body.
+/// The log line of a request, written on drop.
+///
+/// It contains the route from the route table. It never contains the path, the query or the body,
+/// because they contain ids.
 struct LogLine {
     method: &'static str,
     started: Instant,
@@ -158,7 +166,7 @@ struct LogLine {
 }
 
 impl LogLine {
-    fn begin(method: &'static str, context: Rc<RequestContext>, metrics: Metrics) -> Self {
+    fn start(method: &'static str, context: Rc<RequestContext>, metrics: Metrics) -> Self {
         LogLine {
             method,
             started: Instant::now(),
@@ -170,8 +178,8 @@ impl LogLine {
         }
     }
 
-    /// The answer to an error, be it a problem of ours or the framework's own.
-    fn refuse(&mut self, error: &Error) -> HttpResponse {
+    /// Builds the response to an error and records its outcome for the log.
+    fn build_error_response(&mut self, error: &Error) -> HttpResponse {
         let from_framework;
         let problem = match error.as_error::<Problem>() {
             Some(problem) => problem,
@@ -184,16 +192,16 @@ impl LogLine {
         self.cause = problem.cause.clone();
         let RequestContext {
             trace,
-            html_problems,
+            html_renderer,
             ..
         } = &*self.context;
-        let mut answer = match html_problems {
-            Some(pages) => (pages.render)(problem, self.context.request_id()),
-            None => problem.answer(self.context.request_id(), trace.id()),
+        let mut response = match html_renderer {
+            Some(renderer) => (renderer.render)(problem, self.context.request_id()),
+            None => problem.to_response(self.context.request_id(), trace.id()),
         };
-        self.status = Some(answer.status());
-        self.context.mark(answer.headers_mut());
-        answer
+        self.status = Some(response.status());
+        self.context.set_headers(response.headers_mut());
+        response
     }
 }
 
@@ -208,11 +216,11 @@ impl Drop for LogLine {
         } = self;
         let (route, elapsed) = (context.route.get(), self.started.elapsed());
         let status = self.status.as_ref().map_or("hung-up", StatusCode::as_str);
-        let counted = &metrics.http_requests_total;
-        counted.with_label_values(&[route, method, status]).inc();
-        let timed = &metrics.http_request_duration_seconds;
-        let timed = timed.with_label_values(&[route]);
-        timed.observe(elapsed.as_secs_f64());
+        let requests = &metrics.http_requests_total;
+        requests.with_label_values(&[route, method, status]).inc();
+        let duration = &metrics.http_request_duration_seconds;
+        let duration = duration.with_label_values(&[route]);
+        duration.observe(elapsed.as_secs_f64());
         let status = self.status.map(|status| status.as_u16());
         context.trace.end(method, route, status, outcome);
         macro_rules! write {

@@ -1,4 +1,4 @@
-//! The address that a request came from.
+//! The source address of a request, behind trusted proxies.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,14 +6,16 @@ use actix_web::HttpRequest;
 use actix_web::http::header::HeaderMap;
 use ipnet::IpNet;
 
-/// The peer, or, where that is a trusted proxy, whom `X-Forwarded-For` names.
+/// Returns the peer's address. If the peer is a trusted proxy, returns the address from `X-Forwarded-For`.
 pub fn source_ip(request: &HttpRequest, trusted: &[IpNet]) -> Option<IpAddr> {
     let peer = request.peer_addr()?.ip().to_canonical();
     Some(forwarded_for(peer, request.headers(), trusted))
 }
 
-/// Walks the hops from ours outwards, as far as each is vouched for by a trusted proxy: the
-/// right-most address that is not one itself. A hop that is no address leaves the peer.
+/// Returns the right-most address in `X-Forwarded-For` that is not a trusted proxy.
+///
+/// If all are trusted proxies, returns the left-most. If one of the visited hops is not an address,
+/// returns the peer.
 fn forwarded_for(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
     if !is_trusted(peer) {
@@ -35,7 +37,7 @@ fn forwarded_for(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr
     source
 }
 
-/// An address as proxies write it: bare, in brackets, with a port.
+/// Parses an address as proxies write it: bare, in brackets, or with a port.
 fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
     let hop = std::str::from_utf8(hop).ok()?.trim();
     let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
@@ -51,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_trusted_proxies_are_believed() {
+    fn x_forwarded_for_counts_only_from_trusted_proxies() {
         let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
         for (peer, lines, expected) in [
             ("192.0.2.1", "198.51.100.7", "192.0.2.1"),

@@ -1,4 +1,4 @@
-//! A request's place in a trace: W3C Trace Context.
+//! The trace span of a request (W3C Trace Context).
 
 use actix_web::http::header::{HeaderMap, HeaderName};
 use opentelemetry::KeyValue;
@@ -12,15 +12,15 @@ use crate::api::middleware::header::single_header;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The span of a request, and the trace that it belongs to.
+/// The span of a request and its trace id.
 pub struct Trace {
-    /// Nothing where no traces are sent.
+    /// The span. It is disabled if no traces are exported.
     pub span: Span,
     id: Option<TraceId>,
 }
 
 impl Trace {
-    /// Goes on with the caller's trace, if `traceparent` names one, or begins one of our own.
+    /// Continues the caller's trace from `traceparent`, or starts a new trace.
     pub fn begin(method: &'static str, headers: &HeaderMap) -> Self {
         let span = error_span!(
             "request",
@@ -45,12 +45,12 @@ impl Trace {
         Trace { span, id }
     }
 
-    /// 32 hexadecimal digits; none where neither the caller nor this service traces.
+    /// Returns the trace id as 32 hexadecimal digits, if the caller or this service traces.
     pub fn id(&self) -> Option<String> {
         self.id.map(|id| id.to_string())
     }
 
-    /// Tells the span what came of the request.
+    /// Adds the result of the request to the span.
     pub fn end(
         &self,
         method: &str,
@@ -61,7 +61,8 @@ impl Trace {
         if self.span.is_disabled() {
             return;
         }
-        // Past the layer, which leaves a span as it is once its id was asked for.
+        // Changes the OpenTelemetry span directly. The tracing layer ignores changes to a span whose id
+        // has been read.
         let context = self.span.context();
         let span = context.span();
         span.update_name(format!("{method} {route}"));
@@ -81,7 +82,7 @@ impl Trace {
     }
 }
 
-/// Header fields that are there once.
+/// Header fields that are present exactly once.
 struct Fields<'a>(&'a HeaderMap);
 
 impl Extractor for Fields<'_> {

@@ -1,4 +1,4 @@
-//! The vocabulary: a member, or a query parameter, means the same wherever it is.
+//! Schemas of members and query parameters. A name has the same schema everywhere.
 
 use serde_json::{Value, json};
 
@@ -11,78 +11,80 @@ use crate::api::handlers::tokens::{DEFAULT_LIFETIME, LIFETIMES};
 use crate::jobs::cleanup::CleanupOptions;
 use crate::model::event_format::EventFormat;
 
-/// The schema of the member or query parameter of that name. One that is missing fails the test of
-/// the document.
+/// Returns the schema of a member or query parameter.
+///
+/// # Panics
+/// If the name has no schema. The test that generates the document catches this.
 #[rustfmt::skip]
 pub fn member(name: &str) -> Value {
     match name {
         "id" => json!({"type": "string", "format": "uuid", "description": "A UUIDv7."}),
-        "tokenId" => json!({"type": "string", "format": "uuid", "description": "The token, or the mint that made none."}),
+        "tokenId" => json!({"type": "string", "format": "uuid", "description": "The id of the token. Events of a mint that failed carry the id of the mint."}),
         "userId" => json!({"type": "string", "minLength": 1, "maxLength": MAX_USER_ID, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]+$",
             "not": {"pattern": ".@[^@]+\\.[A-Za-z]{2,}$"},
-            "description": "The company's own opaque id of its user; no e-mail address."}),
+            "description": "The caller's opaque id of its user. E-mail addresses are rejected."}),
         "tokenString" => json!({"type": "string", "minLength": 1, "maxLength": MAX_TOKEN_STRING,
-            "description": "The bearer secret that the upstream minted."}),
-        "expiration" => timestamp("When it ends, by the upstream's word."),
-        "expiresIn" => json!({"type": "integer", "minimum": 0, "description": "Whole seconds of life left, by the service's clock."}),
-        "isValid" => json!({"type": "boolean", "description": "Not ended, and its time not over: as of the reading."}),
-        "country" => described(reference("schemas", "Country"), "The country of the bank; none is any."),
+            "description": "The secret value of the token, as the provider returned it."}),
+        "expiration" => timestamp("The time at which the token expires, as the provider returned it."),
+        "expiresIn" => json!({"type": "integer", "minimum": 0, "description": "The remaining life in whole seconds, by the service's clock."}),
+        "isValid" => json!({"type": "boolean", "description": "True while the token is neither invalidated nor expired, at the time of the request."}),
+        "country" => described(reference("schemas", "Country"), "The country of the bank. Null or absent means any country."),
         "bank" => json!({"type": "string", "minLength": 1, "maxLength": MAX_BANK,
             "pattern": "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f])?$",
-            "description": "The bank as the upstream names it, without control characters and without white space at either end; none is any."}),
+            "description": "The provider's name of the bank, without control characters and without white space at either end. Null or absent means any bank."}),
         "access" => reference("schemas", "Access"),
-        "accounts" | "balances" | "transactions" => json!({"type": "boolean", "description": format!("Whether the {name} may be read.")}),
-        "issuedAt" => timestamp("When it was recorded."),
+        "accounts" | "balances" | "transactions" => json!({"type": "boolean", "description": format!("True if the token gives access to the {name}.")}),
+        "issuedAt" => timestamp("The time at which the token was recorded."),
         "lifetime" => json!({"type": "integer", "minimum": LIFETIMES.start(), "maximum": LIFETIMES.end(), "default": DEFAULT_LIFETIME,
-            "description": "Seconds of life to ask of the upstream where a token is minted; 0 gives a token that is never handed out again."}),
+            "description": "The lifetime of a newly minted token, in seconds. A token with lifetime 0 is handed out only once."}),
         "fingerprint" => json!({"type": "string", "pattern": "^[0-9a-f]{64}$",
-            "description": "HMAC-SHA256 of the token string: names it in the audit."}),
-        "outcome" => json!({"type": "string", "enum": ["minted", "reused"], "description": "Whether it was minted for this very request."}),
+            "description": "The HMAC-SHA256 of the token string. It identifies the token string in the audit log."}),
+        "outcome" => json!({"type": "string", "enum": ["minted", "reused"], "description": "`minted`: the token was minted for this request. `reused`: the token was already on record."}),
         "verificationUrl" => json!({"type": "string", "format": "uri",
-            "description": "The link for the end user, as secret as the token string in it."}),
-        "invalidatedAt" => timestamp("When it was ended before its time."),
+            "description": "The link for the end user. It contains the token string and is equally secret."}),
+        "invalidatedAt" => timestamp("The time at which the token was invalidated, or null."),
         "invalidationReason" | "reason" => reference("schemas", "InvalidationReason"),
-        "invalidated" => json!({"type": "integer", "minimum": 0, "description": "Valid tokens that ended by this; 0 where nothing is known of them."}),
-        "nextCursor" => json!({"type": "string", "description": "The `cursor` of the next page; null on the last."}),
-        "occurredAt" => timestamp("When, to the microsecond."),
-        "kind" => json!({"anyOf": [reference("schemas", "EventKind"), {"type": "string"}], "description": "What happened; later versions may have more kinds."}),
-        "client" => json!({"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": MAX_NAME, "description": "An API key."}),
-        "requestId" => described(request_id(), "The caller's own `X-Request-Id`, or ours."),
-        "sourceIp" => json!({"type": "string", "description": "The address that the request came from."}),
-        "detail" => json!({"type": "object", "additionalProperties": true, "description": "What else there is to say, by kind."}),
-        "from" => timestamp("At or after."),
-        "to" => timestamp("Before; not before `from`."),
-        "order" => json!({"type": "string", "enum": ["asc", "desc"], "default": "desc", "description": "Oldest or newest first."}),
-        "limit" => json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT, "description": "The size of a page."}),
-        "cursor" => json!({"type": "string", "description": "The `nextCursor` of an answer to this very query."}),
+        "invalidated" => json!({"type": "integer", "minimum": 0, "description": "The number of valid tokens that this request invalidated. It is 0 for an unknown user or token string."}),
+        "nextCursor" => json!({"type": "string", "description": "The `cursor` of the next page, or null on the last page."}),
+        "occurredAt" => timestamp("The time of the event, with microseconds."),
+        "kind" => json!({"anyOf": [reference("schemas", "EventKind"), {"type": "string"}], "description": "The kind of event. Later versions may add kinds."}),
+        "client" => json!({"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": MAX_NAME, "description": "The API key of the client."}),
+        "requestId" => described(request_id(), "The request id: the caller's `X-Request-Id`, or a UUID from the service."),
+        "sourceIp" => json!({"type": "string", "description": "The IP address that sent the request."}),
+        "detail" => json!({"type": "object", "additionalProperties": true, "description": "Further data, which depends on the kind of event."}),
+        "from" => timestamp("The start of the time range, inclusive."),
+        "to" => timestamp("The end of the time range, exclusive. It must not be before `from`."),
+        "order" => json!({"type": "string", "enum": ["asc", "desc"], "default": "desc", "description": "`asc` returns the oldest entries first, `desc` the newest."}),
+        "limit" => json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT, "description": "The maximum number of entries in a page."}),
+        "cursor" => json!({"type": "string", "description": "The `nextCursor` of the previous page. It is valid only for the same query."}),
         "format" => json!({"type": "string", "enum": EventFormat::ALL, "default": EventFormat::Ndjson, "description": meanings(EventFormat::ALL, EventFormat::meaning)}),
-        "dryRun" => json!({"type": "boolean", "default": CleanupOptions::default().dry_run, "description": "Only count."}),
+        "dryRun" => json!({"type": "boolean", "default": CleanupOptions::default().dry_run, "description": "If true, the pass only counts what it would change."}),
         "batchSize" => json!({"type": "integer", "minimum": BATCH_SIZES.start(), "maximum": BATCH_SIZES.end(), "default": CleanupOptions::default().batch_size,
-            "description": "Rows in one transaction."}),
+            "description": "The maximum number of rows changed in one transaction."}),
         "maxRuntimeSeconds" => json!({"type": "integer", "minimum": RUNTIMES.start(), "maximum": RUNTIMES.end(),
-            "default": CleanupOptions::default().max_runtime.as_secs(), "description": "It stops after this."}),
-        "expired" => count("Tokens whose time was over, marked and wiped."),
-        "abandonedMints" => count("Mints that nobody finished, marked as unknown."),
-        "purgedTokens" => count("Token records past retention, deleted."),
-        "purgedMints" => count("Mint records past retention, deleted."),
-        "purgedCombinations" => count("Combinations past retention, deleted."),
-        "partitionsCreated" => count("Months of the audit made ahead."),
-        "partitionsDropped" => count("Months of the audit past retention, dropped."),
-        "complete" => json!({"type": "boolean", "description": "Nothing was left to do."}),
-        "elapsedMs" => count("Milliseconds it took."),
-        "overdueTokens" => count("Expired tokens still marked valid."),
-        "oldestOverdue" => timestamp("When the oldest of them expired."),
-        "lastRunAt" => timestamp("When the last run ended, on whichever replica."),
-        "lastSuccessAt" => timestamp("When one last left nothing to do."),
+            "default": CleanupOptions::default().max_runtime.as_secs(), "description": "The maximum run time of the pass, in seconds."}),
+        "expired" => count("The number of expired tokens that were marked as expired and whose token string was deleted."),
+        "abandonedMints" => count("The number of unfinished mints that were marked as unknown."),
+        "purgedTokens" => count("The number of token records past retention that were deleted."),
+        "purgedMints" => count("The number of mint records past retention that were deleted."),
+        "purgedCombinations" => count("The number of combinations past retention that were deleted."),
+        "partitionsCreated" => count("The number of monthly audit log partitions that were created in advance."),
+        "partitionsDropped" => count("The number of monthly audit log partitions past retention that were dropped."),
+        "complete" => json!({"type": "boolean", "description": "True if no work was left at the end of the pass."}),
+        "elapsedMs" => count("The run time of the pass, in milliseconds."),
+        "overdueTokens" => count("The number of expired tokens that are still marked as valid."),
+        "oldestOverdue" => timestamp("The time at which the oldest of these tokens expired, or null if there is none."),
+        "lastRunAt" => timestamp("The end of the last cleanup pass on any replica, or null."),
+        "lastSuccessAt" => timestamp("The end of the last complete cleanup pass, or null."),
         "lastRun" => reference("schemas", "CleanupSummary"),
-        "nextDue" => timestamp("When the next one is due; null where an outside scheduler has it."),
+        "nextDue" => timestamp("The time at which the next pass is due, or null if an external scheduler runs the cleanup."),
         "status" => json!({"type": "string", "const": "ok"}),
         "version" => json!({"type": "string", "description": "The version of the service."}),
         _ => panic!("the member {name} has no schema"),
     }
 }
 
-/// What a request id may be: printable ASCII.
+/// The schema of a request id: printable ASCII, limited in length.
 pub fn request_id() -> Value {
     json!({"type": "string", "pattern": "^[ -~]+$", "maxLength": MAX_NAME})
 }
@@ -95,7 +97,7 @@ fn count(description: &str) -> Value {
     json!({"type": "integer", "minimum": 0, "description": description})
 }
 
-/// A list of names, each with what it means.
+/// Renders a Markdown list of all values of an enumeration with their meanings.
 pub fn meanings<T: Copy + ToString>(all: &[T], meaning: fn(T) -> &'static str) -> String {
     let lines = all
         .iter()

@@ -1,13 +1,16 @@
-//! The OpenAPI 3.1 document, made from the route table.
+//! The OpenAPI 3.1 document, generated from the route table.
 //!
-//! Paths, names, scopes and most problems come from the handlers (`routes`), members and parameters
-//! from the arrays that they are read by, limits and enumerations from where they are enforced. What
-//! only words can say is here: `operations` has them for each, `members` for each member.
-//! `docs/openapi.json` is the outcome; tests hold it to the code and to real answers.
+//! - The handlers supply paths, operation ids, scopes and most problems (`routes`).
+//! - The arrays that parse members and parameters supply their names.
+//! - The code that enforces limits and enumerations supplies their values.
+//! - `operations` and `members` supply the descriptions.
+//!
+//! `make openapi` writes the document to `docs/openapi.json`. Tests compare that file with the code and with real
+//! responses.
 
+mod components;
 mod members;
 mod operations;
-mod parts;
 mod schemas;
 
 use std::sync::LazyLock;
@@ -17,11 +20,11 @@ use serde_json::{Map, Value, json};
 
 use crate::api::router;
 
-/// The document as JSON.
+/// The document, serialized once per process.
 pub static DOCUMENT: LazyLock<Bytes> =
     LazyLock::new(|| Bytes::from(document().to_string().into_bytes()));
 
-/// The document.
+/// Generates the document from the route table.
 pub fn document() -> Value {
     let (mut paths, mut responses) = (Map::new(), Map::new());
     for path in router::paths() {
@@ -48,35 +51,36 @@ pub fn document() -> Value {
             "contact": {"name": "Whoever operates this deployment"},
             "license": {"name": "MIT or Apache-2.0", "identifier": "MIT OR Apache-2.0"},
         },
-        "servers": [{"url": "/", "description": "The service that this document came from."}],
+        "servers": [{"url": "/", "description": "The service that serves this document."}],
         "tags": [
-            {"name": "tokens", "description": "Get tokens, read their records, end them."},
-            {"name": "audit", "description": "Who got which token, when, and what became of it."},
-            {"name": "maintenance", "description": "Whether the cleanup keeps up."},
-            {"name": "service", "description": "For probes, scrapers and readers; open to anyone."},
+            {"name": "tokens", "description": "Issues tokens, reads their records and invalidates them."},
+            {"name": "audit", "description": "Lists and exports the events of the audit log."},
+            {"name": "maintenance", "description": "Shows and runs the cleanup."},
+            {"name": "service", "description": "Health, metrics and documentation. These operations need no authentication."},
         ],
         "paths": paths,
         "components": {
             "schemas": schemas::schemas(),
-            "parameters": parts::parameters(),
-            "headers": parts::headers(),
+            "parameters": components::parameters(),
+            "headers": components::headers(),
             "responses": responses,
-            "examples": parts::problems(),
+            "examples": components::problem_examples(),
             "securitySchemes": {"client": {
                 "type": "http",
                 "scheme": "basic",
-                "description": "The API key as username, the API secret as password.",
+                "description": "The API key is the username, and the API secret is the password.",
             }},
         },
     })
 }
 
-/// The schema with that description.
+/// Sets the description of a schema.
 fn described(mut schema: Value, description: &str) -> Value {
     schema["description"] = description.into();
     schema
 }
 
+/// A Reference Object to a component, for example kind `schemas` and name `Token`.
 fn reference(kind: &str, name: &str) -> Value {
     json!({"$ref": format!("#/components/{kind}/{name}")})
 }

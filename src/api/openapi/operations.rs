@@ -1,4 +1,4 @@
-//! What there is to say of each operation that its handler does not say itself.
+//! Operation Objects: the hand-written documentation of each operation, completed from its handler.
 
 use std::collections::BTreeMap;
 
@@ -11,84 +11,96 @@ use crate::api::problem::ProblemKind;
 use crate::api::routes::Operation;
 use crate::model::FailureKind as F;
 
-/// An Operation Object in part: its parameters and problems are names.
+/// Returns the hand-written part of an Operation Object.
+///
+/// `parameters` and `problems` contain names. [`describe`] replaces them with references.
 #[rustfmt::skip]
 fn operation_doc(id: &str) -> Value {
     match id {
-        "issue_token" => json!({"tags": ["tokens"], "summary": "Get a token",
-            "description": "Gives back a token of this user, country, bank and access that is still valid and has enough life left: \
-                60 seconds, or half of `lifetime` if that is shorter, unless configured otherwise. Else it has one minted. The \
-                request that started a mint is answered with 201, those that waited for it with 200.\n\nThe service cannot see \
-                that a token was used up: say so by `invalidate_token` with the reason `used`, or the next caller gets a dead token.",
-            "requestBody": body("IssueToken"), "parameters": ["Cache-Control"],
+        "issue_token" => json!({"tags": ["tokens"], "summary": "Returns a valid token, or mints one",
+            "description": "Returns a token of the user, country, bank and access that is still valid and has enough life left. \
+                By default, enough is 60 seconds, or half of `lifetime` if that is shorter. If there is no such token, the service \
+                mints one at the provider. The request that started the mint gets 201. Requests that waited for the same mint get \
+                200.\n\nThe service cannot detect that a token was used. After the end user has finished, call `invalidate_token` \
+                with the reason `used`. Otherwise the next request returns a token that the provider rejects.",
+            "requestBody": json_body("IssueToken"), "parameters": ["Cache-Control"],
             "responses": {
-                "200": answer("A token on record, handed out again. It may have less life than `lifetime` asks (say `min-fresh`), or more.",
+                "200": json_response("A token on record was reused. Its remaining life may be shorter or longer than `lifetime`. Use `min-fresh` to require \
+                    a minimum.",
                     "Token", &["Cache-Status"]),
-                "201": answer("A token minted for this very request.", "Token", &["Cache-Status", "Location"]),
+                "201": json_response("A token was minted for this request.", "Token", &["Cache-Status", "Location"]),
             },
             "problems": [F::UpstreamRejected, F::UpstreamRefused, F::UpstreamFailed, F::UpstreamUnavailable, F::UpstreamBudgetSpent,
                 F::UpstreamTimeout, F::Overloaded, F::TokenUnreadable]}),
-        "list_tokens" => json!({"tags": ["tokens"], "summary": "List records of tokens",
-            "description": "Newest first, by page. It may be read from a standby and lag behind.",
-            "parameters": FILTER, "responses": {"200": answer("A page of records.", "TokenRecordPage", &[])}}),
-        "get_token" => json!({"tags": ["tokens"], "summary": "Read the record of a token", "description": "As it is now.",
-            "responses": {"200": answer("The record.", "TokenRecord", &[])}}),
-        "look_up_token" => json!({"tags": ["tokens"], "summary": "Find the record of a token string",
-            "description": "Whose is this token that turned up?",
-            "requestBody": body("LookUpToken"), "responses": {"200": answer("The record.", "TokenRecord", &[])},
+        "list_tokens" => json!({"tags": ["tokens"], "summary": "Lists token records",
+            "description": "Returns token records without their token strings, newest first, in pages. The list may be read from a standby \
+                and may lag behind.",
+            "parameters": FILTER, "responses": {"200": json_response("A page of token records.", "TokenRecordPage", &[])}}),
+        "get_token" => json!({"tags": ["tokens"], "summary": "Returns a token record",
+            "description": "Returns the current record of the token, without its token string.",
+            "responses": {"200": json_response("The token record.", "TokenRecord", &[])}}),
+        "look_up_token" => json!({"tags": ["tokens"], "summary": "Finds the record of a token string",
+            "description": "Returns the record of the token with this token string. Use it to find the user of a token that was found outside \
+                the service.",
+            "requestBody": json_body("LookUpToken"), "responses": {"200": json_response("The token record.", "TokenRecord", &[])},
             "problems": [ProblemKind::NotFound.slug()]}),
-        "invalidate_token" => json!({"tags": ["tokens"], "summary": "End a token",
-            "description": "From the answer on nobody is handed this token, on any replica. Saying it twice is fine: the first reason stays.",
-            "requestBody": body("InvalidateToken"), "responses": {"200": answer("The record as it is now.", "TokenRecord", &[])}}),
-        "invalidate_tokens" => json!({"tags": ["tokens"], "summary": "End all tokens of a user, or the one of a token string",
-            "description": "From the answer on nobody is handed any of them, on any replica; a mint under way ends as invalidated too.",
-            "requestBody": body("InvalidateTokens"), "responses": {"200": answer("How many it ended.", "Invalidated", &[])}}),
-        "list_events" => json!({"tags": ["audit"], "summary": "List audit events",
-            "description": "Any filters together, by page. It may be read from a standby and lag behind. The reading is an event itself \
-                (`audit.read`).",
-            "parameters": LIST, "responses": {"200": answer("A page of events.", "AuditEventPage", &[])}}),
-        "export_events" => json!({"tags": ["audit"], "summary": "Export audit events",
-            "description": "Every event that matches, oldest first, as a stream of any length. A failure on the way cuts the connection \
-                before the final chunk. The reading is an event itself (`audit.read`).",
+        "invalidate_token" => json!({"tags": ["tokens"], "summary": "Invalidates a token",
+            "description": "After the response, no replica hands out the token again. Repeated requests succeed and keep the first reason.",
+            "requestBody": json_body("InvalidateToken"), "responses": {"200": json_response("The token record after the change.", "TokenRecord", &[])}}),
+        "invalidate_tokens" => json!({"tags": ["tokens"], "summary": "Invalidates the tokens of a user or a token string",
+            "description": "Invalidates all valid tokens of the user, or every token with the token string. After the response, no replica hands \
+                them out again. For a user, this includes tokens that are being minted during the request.",
+            "requestBody": json_body("InvalidateTokens"), "responses": {"200": json_response("The number of tokens that were invalidated.", "Invalidated", &[])}}),
+        "list_events" => json!({"tags": ["audit"], "summary": "Lists audit events",
+            "description": "Returns the events that match all given filters, in pages. The list may be read from a standby and may lag \
+                behind. The service records the request as an `audit.read` event.",
+            "parameters": LIST, "responses": {"200": json_response("A page of events.", "AuditEventPage", &[])}}),
+        "export_events" => json!({"tags": ["audit"], "summary": "Exports audit events",
+            "description": "Streams every event that matches all given filters, oldest first. If the export fails, the service closes the \
+                connection before the final chunk. The service records the request as an `audit.read` event.",
             "parameters": EXPORT,
-            "responses": {"200": response("The events.", &["Content-Disposition"], json!({
-                "application/x-ndjson": {"schema": {"type": "string", "description": "An `AuditEvent` a line."}},
-                "text/csv; charset=utf-8": {"schema": {"type": "string", "description": "RFC 4180, with a header row: the members of an \
-                    `AuditEvent`, `access` and `detail` as JSON. A cell that a spreadsheet would take for a formula begins with an \
-                    apostrophe."}},
+            "responses": {"200": response("The matching events.", &["Content-Disposition"], json!({
+                "application/x-ndjson": {"schema": {"type": "string", "description": "One `AuditEvent` per line."}},
+                "text/csv; charset=utf-8": {"schema": {"type": "string", "description": "CSV by RFC 4180 with a header row. The columns are \
+                    the members of an `AuditEvent`, and `access` and `detail` are JSON. An apostrophe is put in front of a value that a \
+                    spreadsheet would read as a formula."}},
             }))}}),
-        "get_cleanup" => json!({"tags": ["maintenance"], "summary": "See whether the cleanup keeps up",
-            "description": "The backlog, the last run, the next one.", "responses": {"200": answer("How it stands.", "CleanupState", &[])}}),
-        "run_cleanup" => json!({"tags": ["maintenance"], "summary": "Clear away what has ended",
-            "description": "Safe beside any number of others.",
-            "requestBody": body("RunCleanup"), "responses": {"200": answer("What the run did, or would do.", "CleanupSummary", &[])}}),
-        "get_liveness" => json!({"tags": ["service"], "summary": "Whether the process answers", "description": "For liveness probes.",
-            "responses": {"200": answer("It does.", "Liveness", &[])}}),
-        "get_readiness" => json!({"tags": ["service"], "summary": "Whether requests will be served", "description": "For readiness probes.",
-            "responses": {"200": answer("They will.", "Readiness", &[]),
-                "503": answer("They will not: `checks` says why.", "Readiness", &["Retry-After"])}}),
-        "get_metrics" => json!({"tags": ["service"], "summary": "Metrics of this replica",
-            "description": "For Prometheus. No user, bank or token is in a label.",
-            "responses": {"200": file("Its text format.", "text/plain; version=0.0.4; charset=utf-8", "string")}}),
-        "get_openapi" => json!({"tags": ["service"], "summary": "This document", "description": "What `token-vendor openapi` prints.",
-            "responses": {"200": file("OpenAPI 3.1.", "application/json", "object")}}),
-        "get_docs" => json!({"tags": ["service"], "summary": "This document, for reading",
-            "description": "Swagger UI, which loads nothing from elsewhere.",
-            "responses": {"200": file("A page.", "text/html; charset=utf-8", "string")}}),
-        _ => panic!("there are no words for {id}"),
+        "get_cleanup" => json!({"tags": ["maintenance"], "summary": "Returns the state of the cleanup",
+            "description": "Returns the backlog, the last pass and the time of the next pass.", "responses": {"200": json_response("The state of the cleanup.", "CleanupState", &[])}}),
+        "run_cleanup" => json!({"tags": ["maintenance"], "summary": "Runs a cleanup pass",
+            "description": "Marks expired tokens, deletes records past retention and maintains the partitions of the audit log. Any number of \
+                passes can safely run at the same time.",
+            "requestBody": json_body("RunCleanup"), "responses": {"200": json_response("The changes that the pass made, or would make.", "CleanupSummary", &[])}}),
+        "get_liveness" => json!({"tags": ["service"], "summary": "Reports whether the process responds",
+            "description": "For liveness probes. It does not check the database.",
+            "responses": {"200": json_response("The process responds.", "Liveness", &[])}}),
+        "get_readiness" => json!({"tags": ["service"], "summary": "Reports whether the service can serve requests",
+            "description": "For readiness probes.",
+            "responses": {"200": json_response("The service can serve requests.", "Readiness", &[]),
+                "503": json_response("The service cannot serve requests. `checks` names the failing checks.", "Readiness", &["Retry-After"])}}),
+        "get_metrics" => json!({"tags": ["service"], "summary": "Returns the metrics of the replica",
+            "description": "For Prometheus. No label contains a user, a bank or a token.",
+            "responses": {"200": file_response("The Prometheus text format.", "text/plain; version=0.0.4; charset=utf-8", "string")}}),
+        "get_openapi" => json!({"tags": ["service"], "summary": "Returns this document",
+            "description": "The command `token-vendor openapi` prints the same document.",
+            "responses": {"200": file_response("The OpenAPI 3.1 document.", "application/json", "object")}}),
+        "get_docs" => json!({"tags": ["service"], "summary": "Shows this document as a page",
+            "description": "A Swagger UI page. It loads nothing from other addresses.",
+            "responses": {"200": file_response("The page.", "text/html; charset=utf-8", "string")}}),
+        _ => panic!("the operation {id} has no documentation"),
     }
 }
 
-fn body(schema: &str) -> Value {
+fn json_body(schema: &str) -> Value {
     json!({"required": true, "content": {"application/json": {"schema": reference("schemas", schema)}}})
 }
 
-fn answer(description: &str, schema: &str, headers: &[&str]) -> Value {
+fn json_response(description: &str, schema: &str, headers: &[&str]) -> Value {
     let content = json!({"application/json": {"schema": reference("schemas", schema)}});
     response(description, headers, content)
 }
 
-fn file(description: &str, media_type: &str, kind: &str) -> Value {
+fn file_response(description: &str, media_type: &str, kind: &str) -> Value {
     response(
         description,
         &[],
@@ -104,36 +116,36 @@ fn response(description: &str, headers: &[&str], content: Value) -> Value {
     json!({"description": description, "headers": headers, "content": content})
 }
 
-/// The Operation Object. The answers to problems, which operations share, go into `responses`.
+/// Returns the complete Operation Object.
+///
+/// Adds its error responses to `responses`, because operations share them.
 pub fn describe(operation: &Operation, responses: &mut Map<String, Value>) -> Value {
     let mut object = operation_doc(operation.id);
     object["operationId"] = json!(operation.id);
-    let mut common = vec!["X-Request-Id", "traceparent"];
-    common.extend(operation.has_id.then_some("id"));
     let named = object["parameters"].as_array().into_iter().flatten();
-    let named = common.into_iter().chain(named.filter_map(Value::as_str));
-    object["parameters"] = named.map(|name| reference("parameters", name)).collect();
+    let names = ["X-Request-Id", "traceparent"]
+        .into_iter()
+        .chain(operation.has_id.then_some("id"))
+        .chain(named.filter_map(Value::as_str));
+    let parameters = names.map(|name| reference("parameters", name)).collect();
+    object["parameters"] = parameters;
     object["security"] = match operation.scope {
         None => json!([]),
         Some(scope) => json!([{"client": [scope]}]),
     };
     if let Some(scope) = operation.scope {
-        let operation_doc = object["description"].as_str().unwrap_or_default();
-        let operation_doc = format!("{operation_doc}\n\nScope `{scope}`: {}", scope.meaning());
-        object["description"] = operation_doc.into();
+        let description = object["description"].as_str().unwrap_or_default();
+        let description = format!("{description}\n\nScope `{scope}`: {}", scope.meaning());
+        object["description"] = description.into();
     }
 
-    let further = object
-        .as_object_mut()
-        .and_then(|object| object.remove("problems"));
-    let further = further.unwrap_or(json!([]));
+    let members = object.as_object_mut().expect("an object");
+    let documented = members.remove("problems").unwrap_or_default();
+    let documented = documented.as_array().into_iter().flatten();
+    let documented: Vec<_> = documented.filter_map(Value::as_str).collect();
     let mut by_status = BTreeMap::<_, Vec<_>>::new();
     for kind in ProblemKind::all() {
-        if operation.problems.contains(&kind)
-            || further
-                .as_array()
-                .is_some_and(|slugs| slugs.contains(&json!(kind.slug())))
-        {
+        if operation.problems.contains(&kind) || documented.contains(&kind.slug()) {
             by_status.entry(kind.status()).or_default().push(kind);
         }
     }
@@ -141,13 +153,13 @@ pub fn describe(operation: &Operation, responses: &mut Map<String, Value>) -> Va
         let slugs: Vec<_> = kinds.iter().map(|kind| kind.slug()).collect();
         let name = slugs.join(".");
         object["responses"][status.as_str()] = reference("responses", &name);
-        responses.insert(name, problem(&kinds));
+        responses.insert(name, problem_response(&kinds));
     }
     object
 }
 
-/// The answer to the problems of one status.
-fn problem(kinds: &[ProblemKind]) -> Value {
+/// The response for all problems of one status.
+fn problem_response(kinds: &[ProblemKind]) -> Value {
     let headers = match kinds[0].status().as_u16() {
         401 => &["WWW-Authenticate"][..],
         405 => &["Allow"],

@@ -1,4 +1,4 @@
-//! The objects that go in and out.
+//! Schemas of request and response bodies, with their examples.
 
 use serde_json::{Map, Value, json};
 
@@ -10,6 +10,7 @@ use crate::api::handlers::tokens::{ACCESS, TOKEN_REQUEST};
 use crate::api::problem::ProblemKind;
 use crate::model::{Country, EventKind, InvalidationReason};
 
+/// Extends a schema to accept null.
 fn nullable(mut schema: Value) -> Value {
     match schema.get("type").cloned() {
         Some(kind) => schema["type"] = json!([kind, "null"]),
@@ -18,7 +19,7 @@ fn nullable(mut schema: Value) -> Value {
     schema
 }
 
-/// An object of these members, those in `optional` perhaps null.
+/// The schema of an object with the members `names`. Members in `optional` may be null.
 fn object<'a>(
     description: &str,
     names: impl Iterator<Item = &'a str>,
@@ -33,8 +34,8 @@ fn object<'a>(
     json!({"type": "object", "description": description, "properties": properties, "examples": [example]})
 }
 
-/// An object that always has exactly the members of the example.
-fn answer(description: &str, optional: &[&str], example: Value) -> Value {
+/// The schema of a response object. It has exactly the members of the example, and all of them are required.
+fn response_object(description: &str, optional: &[&str], example: Value) -> Value {
     let names = || example.as_object().into_iter().flat_map(Map::keys);
     let mut schema = object(description, names().map(String::as_str), optional, &example);
     for name in names() {
@@ -45,8 +46,8 @@ fn answer(description: &str, optional: &[&str], example: Value) -> Value {
     schema
 }
 
-/// An object that is read by these names.
-fn request(
+/// The schema of a request object. Members other than `names` are rejected.
+fn request_object(
     description: &str,
     names: &[&str],
     required: &[&str],
@@ -59,14 +60,14 @@ fn request(
     schema
 }
 
-/// The components, by name.
+/// The schemas, by name.
 #[rustfmt::skip]
 pub fn schemas() -> Value {
-    let any = ["country", "bank"];
+    let nullable = ["country", "bank"];
     let mut record = token();
     let members = record.as_object_mut().expect("an object");
-    for secret in ["tokenString", "verificationUrl", "expiresIn", "outcome"] {
-        members.remove(secret);
+    for name in ["tokenString", "verificationUrl", "expiresIn", "outcome"] {
+        members.remove(name);
     }
     members.insert("isValid".into(), json!(false));
     members.insert("invalidatedAt".into(), json!("2026-11-22T09:51:40.775120Z"));
@@ -75,47 +76,48 @@ pub fn schemas() -> Value {
         "partitionsCreated": 0, "partitionsDropped": 0, "dryRun": false, "complete": true, "elapsedMs": 48});
     let reason = json!({"reason": "used"});
 
-    let mut order = request("What a token is asked for: the upstream's own request, and `userId`.", &TOKEN_REQUEST, &["userId"], &any,
+    let mut issue = request_object("A token request: the provider's own request with `userId` added.", &TOKEN_REQUEST, &["userId"], &nullable,
         json!({"userId": "u-1", "country": "LT", "bank": "Swedbank", "access": {"accounts": true}, "lifetime": 3600}));
-    order["properties"]["access"] = reference("schemas", "AccessRequest");
-    let mut flags = request("What may be read; absent is false.", &ACCESS, &[], &[], json!({"accounts": true}));
+    issue["properties"]["access"] = reference("schemas", "AccessRequest");
+    let mut flags = request_object("The data that the token gives access to. An absent member means false.", &ACCESS, &[], &[], json!({"accounts": true}));
     for name in ACCESS {
         flags["properties"][name]["default"] = json!(false);
     }
     json!({
-        "IssueToken": order,
+        "IssueToken": issue,
         "AccessRequest": flags,
-        "LookUpToken": request("A token string that turned up.", &LOOKUP, &LOOKUP, &[], json!({"tokenString": token()["tokenString"]})),
-        "InvalidateToken": request("Why it ends.", &REASON, &REASON, &[], reason.clone()),
+        "LookUpToken": request_object("The token string to look up.", &LOOKUP, &LOOKUP, &[], json!({"tokenString": token()["tokenString"]})),
+        "InvalidateToken": request_object("The reason of the invalidation.", &REASON, &REASON, &[], reason.clone()),
         "InvalidateTokens": {"oneOf": [reference("schemas", "InvalidateUser"), reference("schemas", "InvalidateTokenString")],
             "description": "A reason, and exactly one of `userId` and `tokenString`."},
-        "InvalidateUser": request("All tokens of a user.", &["reason", "userId"], &["reason", "userId"], &[],
+        "InvalidateUser": request_object("Invalidates all valid tokens of a user.", &["reason", "userId"], &["reason", "userId"], &[],
             json!({"reason": "requested", "userId": "u-1"})),
-        "InvalidateTokenString": request("The one token of this string.", &["reason", "tokenString"], &["reason", "tokenString"], &[],
+        "InvalidateTokenString": request_object("Invalidates every token with this token string.", &["reason", "tokenString"], &["reason", "tokenString"], &[],
             json!({"reason": "compromised", "tokenString": token()["tokenString"]})),
-        "RunCleanup": request("How the run is to go.", &RUN, &[], &[], json!({"dryRun": true, "batchSize": 1000, "maxRuntimeSeconds": 30})),
-        "Token": answer("A token that is handed out, with its secret.", &any, token()),
-        "TokenRecord": answer("What is on record of a token, without its secret.",
+        "RunCleanup": request_object("The options of a cleanup pass.", &RUN, &[], &[], json!({"dryRun": true, "batchSize": 1000, "maxRuntimeSeconds": 30})),
+        "Token": response_object("An issued token with its token string.", &nullable, token()),
+        "TokenRecord": response_object("The record of a token, without its token string.",
             &["country", "bank", "invalidatedAt", "invalidationReason"], record.clone()),
         "TokenRecordPage": page("TokenRecord", &record),
-        "Access": answer("What may be read with the token.", &[], token()["access"].clone()),
-        "Country": {"type": "string", "enum": Country::all().collect::<Vec<_>>(), "description": "One of the countries that the upstream verifies banks in."},
+        "Access": response_object("The data that the token gives access to.", &[], token()["access"].clone()),
+        "Country": {"type": "string", "enum": Country::all().collect::<Vec<_>>(), "description": "A country whose banks the provider supports."},
         "InvalidationReason": {"type": "string", "enum": InvalidationReason::ALL, "description": meanings(InvalidationReason::ALL, InvalidationReason::meaning)},
-        "Invalidated": answer("How many it ended.", &[], json!({"invalidated": 2})),
-        "AuditEvent": answer("Something that happened.", &["client", "requestId", "sourceIp", "userId", "country", "bank", "access",
+        "Invalidated": response_object("The result of an invalidation.", &[], json!({"invalidated": 2})),
+        "AuditEvent": response_object("An event of the audit log.", &["client", "requestId", "sourceIp", "userId", "country", "bank", "access",
             "tokenId", "fingerprint", "detail"], event()),
         "AuditEventPage": page("AuditEvent", &event()),
         "EventKind": {"type": "string", "enum": EventKind::ALL, "description": meanings(EventKind::ALL, EventKind::meaning)},
-        "CleanupSummary": answer("What a run did, or would do.", &[], summary.clone()),
-        "CleanupState": answer("Whether the cleanup keeps up.", &["oldestOverdue", "lastRunAt", "lastSuccessAt", "lastRun", "nextDue"],
+        "CleanupSummary": response_object("The changes that a cleanup pass made, or would make if `dryRun` is true.", &[], summary.clone()),
+        "CleanupState": response_object("The state of the cleanup: its backlog, the last pass and the next one.", &["oldestOverdue", "lastRunAt", "lastSuccessAt", "lastRun", "nextDue"],
             json!({"overdueTokens": 0, "oldestOverdue": null, "lastRunAt": "2026-11-22T09:39:00Z", "lastSuccessAt": "2026-11-22T09:39:00Z",
                 "lastRun": summary, "nextDue": "2026-11-22T09:40:00Z"})),
-        "Liveness": answer("The process answers.", &[], json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")})),
+        "Liveness": response_object("The response of a running process.", &[], json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")})),
         "Readiness": readiness(),
         "Problem": problem(),
     })
 }
 
+/// The schema of a page of a list.
 fn page(schema: &str, example: &Value) -> Value {
     json!({
         "type": "object",
@@ -131,9 +133,9 @@ fn readiness() -> Value {
     let check = |bad: &[&str]| json!({"type": "string", "enum": ([&["ok"], bad].concat())});
     json!({
         "type": "object",
-        "description": "Whether requests will be served.",
+        "description": "The readiness of the service, with the result of each check.",
         "properties": {
-            "status": {"type": "string", "enum": ["ok", "unavailable"], "description": "`unavailable` where a check is not `ok`."},
+            "status": {"type": "string", "enum": ["ok", "unavailable"], "description": "`unavailable` if any check is not `ok`."},
             "checks": {
                 "type": "object",
                 "properties": {
@@ -145,9 +147,9 @@ fn readiness() -> Value {
                 },
                 "required": ["database", "schema", "partitions", "writer", "shutdown"],
             },
-            "warnings": {"type": "array", "items": {"type": "string"}, "description": "What will be in the way unless somebody sees to it."},
-            "partitionsAheadMonths": {"type": "integer", "description": "Months after this one that the audit has room for; absent while the database is down."},
-            "synchronousStandby": {"type": "boolean", "description": "Whether what was acknowledged outlives the primary; absent while the database is down."},
+            "warnings": {"type": "array", "items": {"type": "string"}, "description": "Conditions that will cause failures unless the operator corrects them."},
+            "partitionsAheadMonths": {"type": "integer", "description": "The number of months after the current one for which the audit log has a partition. Absent while the database is unavailable."},
+            "synchronousStandby": {"type": "boolean", "description": "True if a synchronous standby confirms every commit, so that acknowledged data survives the loss of the primary. Absent while the database is unavailable."},
         },
         "required": ["status", "checks", "warnings"],
         "examples": [{"status": "ok", "checks": {"database": "ok", "schema": "ok", "partitions": "ok", "writer": "ok", "shutdown": "ok"},
@@ -160,22 +162,22 @@ fn problem() -> Value {
     let text = |description: &str| json!({"type": "string", "description": description});
     json!({
         "type": "object",
-        "description": "Why an answer is not the thing asked for (RFC 9457).",
+        "description": "An error response (RFC 9457).",
         "properties": {
             "type": {"type": "string", "format": "uri", "enum": ProblemKind::all().map(ProblemKind::type_uri).collect::<Vec<_>>(),
-                "description": "What it is, for programs."},
-            "title": text("What it is, for people."),
-            "status": {"type": "integer", "description": "The status of the answer."},
-            "detail": text("What it is this time."),
-            "requestId": text("The answer's `X-Request-Id`."),
-            "traceId": {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "The trace that it belongs to, where there is one."},
+                "description": "The kind of problem. Programs should branch on this member."},
+            "title": text("The kind of problem, as a short text."),
+            "status": {"type": "integer", "description": "The HTTP status of the response."},
+            "detail": text("A description of this occurrence."),
+            "requestId": text("The `X-Request-Id` of the response."),
+            "traceId": {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "The trace id of the request. Absent if the request is not traced."},
             "errors": {
                 "type": "array",
-                "description": "What is wrong with the request, each with its place.",
+                "description": "The invalid fields of the request. Each entry names its field in `pointer`, `parameter` or `header`.",
                 "items": {
                     "type": "object",
                     "properties": {
-                        "detail": text("What is wrong."),
+                        "detail": text("A description of the error."),
                         "pointer": text("A JSON pointer into the body, as a URI fragment (RFC 6901)."),
                         "parameter": text("The name of a query parameter."),
                         "header": text("The name of a header field."),
@@ -187,11 +189,11 @@ fn problem() -> Value {
             },
             "upstream": {
                 "type": "object",
-                "description": "What the upstream said.",
+                "description": "The provider's error response.",
                 "properties": {
-                    "status": {"type": "integer", "description": "Its HTTP status."},
-                    "identifier": text("Its error identifier."),
-                    "message": text("Its message."),
+                    "status": {"type": "integer", "description": "The HTTP status of the provider's response."},
+                    "identifier": text("The provider's error identifier."),
+                    "message": text("The provider's error message."),
                 },
                 "required": ["status"],
             },
@@ -200,7 +202,7 @@ fn problem() -> Value {
     })
 }
 
-/// A token that is handed out.
+/// The example of an issued token.
 #[rustfmt::skip]
 pub fn token() -> Value {
     json!({"id": "01a204ea-985b-7711-8188-6bde09e642c2", "userId": "u-1", "tokenString": "22URPv4x0DDV8twlQB7C0DDV8twlQB7CqM5n0aZk",
@@ -210,7 +212,7 @@ pub fn token() -> Value {
         "verificationUrl": "https://bank-verification.ui.idenfy.com/?token=22URPv4x0DDV8twlQB7C0DDV8twlQB7CqM5n0aZk"})
 }
 
-/// The event of a handout.
+/// The example of an audit event: a handout of [`token`].
 pub fn event() -> Value {
     let token = token();
     json!({"id": "01a204ea-98b4-7d02-8f2e-3a9b1c64d57e", "occurredAt": "2026-11-22T09:39:08.177301Z", "kind": "token.reused", "client": "checkout",

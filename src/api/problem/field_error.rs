@@ -1,4 +1,4 @@
-//! What is wrong with a request, gathered so that one answer names all of it.
+//! Field errors. One response names every invalid field of a request.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,23 +6,23 @@ use std::fmt;
 use percent_encoding::percent_encode_byte;
 use serde::Serialize;
 
-/// What RFC 3986 §3.5 allows in a fragment, beside letters and digits.
+/// The characters that RFC 3986 §3.5 allows in a fragment, besides letters and digits.
 const FRAGMENT: &[u8] = b"-._~!$&'()*+,;=:@/?";
 
-/// What is wrong, in a few words for the caller.
+/// A rule that the field breaks, such as "must be a UUID". It reads as a sentence after the field's name.
 pub type Detail = Cow<'static, str>;
 
-/// One thing that is wrong, and where.
+/// One invalid field, parameter or header.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct FieldError {
     detail: Detail,
     #[serde(flatten)]
-    place: Place,
+    location: Location,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Place {
+enum Location {
     /// A JSON pointer into the body, as a URI fragment (RFC 6901 §6).
     Pointer(String),
     /// The name of a query parameter.
@@ -33,63 +33,77 @@ enum Place {
 
 impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = match &self.place {
-            Place::Pointer(name) | Place::Parameter(name) => name,
-            Place::Header(name) => *name,
+        let location = match &self.location {
+            Location::Pointer(name) | Location::Parameter(name) => name,
+            Location::Header(name) => *name,
         };
-        write!(f, "{place} {}", self.detail)
+        write!(f, "{location} {}", self.detail)
     }
 }
 
-/// All that is wrong with a request so far.
+/// The field errors of a request that were found so far.
 #[derive(Default, Debug)]
 pub struct FieldErrors(Vec<FieldError>);
 
 impl FieldErrors {
-    /// Notes a fault in the body.
-    pub fn pointer(&mut self, pointer: impl Into<String>, detail: impl Into<Detail>) {
-        self.note(Place::Pointer(pointer.into()), detail.into());
+    /// Adds an error in the body.
+    pub fn add_member(&mut self, pointer: impl Into<String>, detail: impl Into<Detail>) {
+        self.add(Location::Pointer(pointer.into()), detail.into());
     }
 
-    /// Notes a fault in a query parameter.
-    pub fn parameter(&mut self, name: impl Into<String>, detail: impl Into<Detail>) {
-        self.note(Place::Parameter(name.into()), detail.into());
+    /// Adds an error in a query parameter.
+    pub fn add_parameter(&mut self, name: impl Into<String>, detail: impl Into<Detail>) {
+        self.add(Location::Parameter(name.into()), detail.into());
     }
 
-    /// Notes a fault in a header field.
-    pub fn header(&mut self, name: &'static str, detail: impl Into<Detail>) {
-        self.note(Place::Header(name), detail.into());
+    /// Adds an error in a header field.
+    pub fn add_header(&mut self, name: &'static str, detail: impl Into<Detail>) {
+        self.add(Location::Header(name), detail.into());
     }
 
-    /// The value of a field, its fault noted where it has one.
-    pub fn field<T>(&mut self, pointer: &str, value: Result<T, Detail>) -> Option<T> {
-        value.map_err(|detail| self.pointer(pointer, detail)).ok()
+    /// Returns the value of a body member, or adds its error.
+    pub fn check_member<T>(&mut self, pointer: &str, value: Result<T, Detail>) -> Option<T> {
+        value
+            .map_err(|detail| self.add_member(pointer, detail))
+            .ok()
     }
 
-    /// The value of a query parameter, its fault noted where it has one.
-    pub fn query<T>(&mut self, name: &str, value: Result<T, Detail>) -> Option<T> {
-        value.map_err(|detail| self.parameter(name, detail)).ok()
+    /// Returns the value of a query parameter, or adds its error.
+    pub fn check_parameter<T>(&mut self, name: &str, value: Result<T, Detail>) -> Option<T> {
+        value
+            .map_err(|detail| self.add_parameter(name, detail))
+            .ok()
     }
 
-    fn note(&mut self, place: Place, detail: Detail) {
-        self.0.push(FieldError { detail, place });
+    /// Applies the rule to a query parameter if it is present. Returns `None` if it is absent or invalid.
+    pub fn check_optional<T>(
+        &mut self,
+        name: &str,
+        text: Option<String>,
+        rule: impl FnOnce(String) -> Result<T, Detail>,
+    ) -> Option<T> {
+        text.and_then(|text| self.check_parameter(name, rule(text)))
     }
 
-    /// The value, unless something is wrong; a value of `None` comes with a fault.
-    pub fn check<T>(self, value: Option<T>) -> Result<T, FieldErrors> {
+    fn add(&mut self, location: Location, detail: Detail) {
+        self.0.push(FieldError { detail, location });
+    }
+
+    /// Returns the value if there are no errors. A `value` of `None` requires at least one error.
+    pub fn into_result<T>(self, value: Option<T>) -> Result<T, FieldErrors> {
         match value {
             Some(value) if self.0.is_empty() => Ok(value),
             _ => Err(self),
         }
     }
 
-    /// The faults, in the order in which they were noted.
+    /// Returns the errors in the order in which they were added.
     pub fn into_vec(self) -> Vec<FieldError> {
         self.0
     }
 }
 
-/// The pointer to a member of the object at `parent`, escaped by RFC 6901 §3 and §6.
+/// Returns the pointer to a member of the object at `parent`, escaped as in RFC 6901 §3 and §6.
 pub fn member_pointer(parent: &str, name: &str) -> String {
     let mut pointer = format!("{parent}/");
     for byte in name.replace('~', "~0").replace('/', "~1").bytes() {

@@ -1,4 +1,4 @@
-//! What an answer says when it is not the thing asked for: RFC 9457.
+//! Error responses as `application/problem+json` (RFC 9457).
 
 pub mod field_error;
 
@@ -14,131 +14,133 @@ use self::field_error::{FieldError, FieldErrors};
 use crate::db::DbError;
 use crate::model::{Failure, FailureKind, UpstreamAnswer};
 
-/// The challenge of a 401, RFC 7617.
+/// The authentication challenge of a 401 (RFC 7617).
 const CHALLENGE: HeaderValue =
     HeaderValue::from_static(r#"Basic realm="token-vendor", charset="UTF-8""#);
 
-/// The media type of RFC 9457.
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-macro_rules! problem_kinds {
-    ($($(#[doc = $meaning:literal])+ $variant:ident = ($slug:literal, $status:ident, $title:literal),)+) => {
-        /// The class of a problem: everything about it that does not depend on the request.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum ProblemKind {
-            $($(#[doc = $meaning])+ $variant,)+
-            /// A failure of the vending, named as the model names it.
-            Failed(FailureKind),
-        }
-
-        impl ProblemKind {
-            /// Every kind, in the contract's order.
-            pub fn all() -> impl Iterator<Item = ProblemKind> {
-                let failures = FailureKind::ALL.iter().copied().map(ProblemKind::Failed);
-                [$(ProblemKind::$variant),+].into_iter().chain(failures)
-            }
-
-            /// The contract's table: slug, status, title, and when it is the answer.
-            fn row(self) -> (&'static str, StatusCode, &'static str, &'static str) {
-                match self {
-                    $(Self::$variant => ($slug, StatusCode::$status, $title, concat!($($meaning),+).trim_start()),)+
-                    Self::Failed(kind) => {
-                        let (status, title) = failure(kind);
-                        (kind.name(), status, title, kind.meaning())
-                    }
-                }
-            }
-        }
-    };
-}
-
-problem_kinds! {
-    /// The body is not JSON in UTF-8.
-    Malformed = ("malformed", BAD_REQUEST, "The body is not JSON"),
-    /// A field, a query parameter, a cursor or a header directive is wrong; `errors` names each.
-    Validation = ("validation", BAD_REQUEST, "The request is not valid"),
-    /// There is no client of this key and this secret.
-    Unauthenticated = ("unauthenticated", UNAUTHORIZED, "Not authenticated"),
-    /// The client lacks the scope.
-    Forbidden = ("forbidden", FORBIDDEN, "Not allowed"),
-    /// There is nothing at this path, or no such thing on record.
-    NotFound = ("not-found", NOT_FOUND, "Not found"),
-    /// The path has other methods, which `Allow` lists.
-    MethodNotAllowed = ("method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed"),
-    /// The body did not arrive within 10 seconds.
-    RequestTimeout = ("request-timeout", REQUEST_TIMEOUT, "The body took too long"),
-    /// The body has more than 16 KiB.
-    BodyTooLarge = ("body-too-large", PAYLOAD_TOO_LARGE, "The body is too large"),
-    /// The body is not declared as `application/json`, or has a `Content-Encoding`.
-    UnsupportedMediaType = ("unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
-    /// This client's own limit of requests a second is reached.
-    RateLimited = ("rate-limited", TOO_MANY_REQUESTS, "Too many requests"),
+/// A kind of problem. It decides everything that does not depend on the request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProblemKind {
+    Malformed,
+    Validation,
+    Unauthenticated,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    RequestTimeout,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    RateLimited,
+    /// A failure of `vending`. The model gives its slug and its meaning.
+    Failed(FailureKind),
 }
 
 #[rustfmt::skip]
-fn failure(kind: FailureKind) -> (StatusCode, &'static str) {
+impl ProblemKind {
+    /// Returns every kind, in the contract's order.
+    pub fn all() -> impl Iterator<Item = ProblemKind> {
+        use ProblemKind::*;
+        [Malformed, Validation, Unauthenticated, Forbidden, NotFound, MethodNotAllowed, RequestTimeout, BodyTooLarge,
+            UnsupportedMediaType, RateLimited]
+            .into_iter()
+            .chain(FailureKind::ALL.iter().copied().map(Failed))
+    }
+
+    /// Returns the slug, the status, the title and the meaning.
+    fn row(self) -> (&'static str, StatusCode, &'static str, &'static str) {
+        use {ProblemKind::*, StatusCode as S};
+        match self {
+            Malformed => ("malformed", S::BAD_REQUEST, "The body is not valid JSON", "The body is not JSON in UTF-8."),
+            Validation => ("validation", S::BAD_REQUEST, "The request is not valid",
+                "A field, a query parameter, a cursor or a header directive is invalid. `errors` names each one."),
+            Unauthenticated => ("unauthenticated", S::UNAUTHORIZED, "Authentication required",
+                "The credentials are missing or wrong."),
+            Forbidden => ("forbidden", S::FORBIDDEN, "Not allowed", "The client lacks the required scope."),
+            NotFound => ("not-found", S::NOT_FOUND, "Not found", "The path or the record does not exist."),
+            MethodNotAllowed => ("method-not-allowed", S::METHOD_NOT_ALLOWED, "Method not allowed",
+                "The path does not have this method. `Allow` lists its methods."),
+            RequestTimeout => ("request-timeout", S::REQUEST_TIMEOUT, "The body did not arrive in time",
+                "The body did not arrive within 10 seconds."),
+            BodyTooLarge => ("body-too-large", S::PAYLOAD_TOO_LARGE, "The body is too large", "The body is over 16 KiB."),
+            UnsupportedMediaType => ("unsupported-media-type", S::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type",
+                "The body is not declared as `application/json`, or it has a `Content-Encoding`."),
+            RateLimited => ("rate-limited", S::TOO_MANY_REQUESTS, "Too many requests",
+                "The client exceeded its own limit of requests per second."),
+            Failed(kind) => {
+                let (status, title) = describe_failure(kind);
+                (kind.name(), status, title, kind.meaning())
+            }
+        }
+    }
+}
+
+#[rustfmt::skip]
+fn describe_failure(kind: FailureKind) -> (StatusCode, &'static str) {
     use {FailureKind as F, StatusCode as S};
     match kind {
-        F::UpstreamRejected => (S::UNPROCESSABLE_ENTITY, "The upstream rejected the request"),
-        F::UpstreamRefused => (S::BAD_GATEWAY, "The upstream refused this service"),
-        F::UpstreamFailed => (S::BAD_GATEWAY, "The upstream failed"),
-        F::UpstreamUnavailable => (S::SERVICE_UNAVAILABLE, "The upstream is unavailable"),
-        F::UpstreamBudgetSpent => (S::SERVICE_UNAVAILABLE, "The upstream's budget is spent"),
-        F::UpstreamTimeout => (S::GATEWAY_TIMEOUT, "The upstream took too long"),
-        F::Overloaded => (S::SERVICE_UNAVAILABLE, "Overloaded"),
+        F::UpstreamRejected => (S::UNPROCESSABLE_ENTITY, "The provider rejected the request"),
+        F::UpstreamRefused => (S::BAD_GATEWAY, "The provider refused this service"),
+        F::UpstreamFailed => (S::BAD_GATEWAY, "The provider failed"),
+        F::UpstreamUnavailable => (S::SERVICE_UNAVAILABLE, "The provider is unavailable"),
+        F::UpstreamBudgetSpent => (S::SERVICE_UNAVAILABLE, "The hourly budget of provider calls is spent"),
+        F::UpstreamTimeout => (S::GATEWAY_TIMEOUT, "The provider did not answer in time"),
+        F::Overloaded => (S::SERVICE_UNAVAILABLE, "The service is overloaded"),
         F::DatabaseUnavailable => (S::SERVICE_UNAVAILABLE, "The database is unavailable"),
-        F::TokenUnreadable => (S::SERVICE_UNAVAILABLE, "The token is unreadable"),
+        F::TokenUnreadable => (S::SERVICE_UNAVAILABLE, "The stored token cannot be decrypted"),
         F::Internal => (S::INTERNAL_SERVER_ERROR, "Internal error"),
     }
 }
 
 impl ProblemKind {
-    /// The last part of its `type`.
+    /// Returns the last part of `type`.
     pub fn slug(self) -> &'static str {
         self.row().0
     }
 
-    /// Its `type`.
+    /// Returns the `type` member.
     pub fn type_uri(self) -> String {
         format!("urn:token-vendor:problem:{}", self.slug())
     }
 
-    /// Its status.
+    /// Returns the HTTP status.
     pub fn status(self) -> StatusCode {
         self.row().1
     }
 
-    /// Its `title`.
+    /// Returns the `title` member.
     pub fn title(self) -> &'static str {
         self.row().2
     }
 
-    /// When it is the answer, in a sentence.
+    /// Returns one sentence that says when this problem occurs.
     pub fn meaning(self) -> &'static str {
         self.row().3
     }
 }
 
-/// A problem on its way to the caller, with what only the log may see.
+/// An error that a handler returns. Only the log shows its `cause`.
 ///
-/// It becomes a body in [`Problem::answer`], once the request id is at hand.
+/// The outermost middleware turns it into a response with [`Problem::to_response`], because the body
+/// contains the request id.
 #[derive(Debug)]
 pub struct Problem {
-    /// Its class.
+    /// The kind of problem.
     pub kind: ProblemKind,
     /// One sentence for the caller.
     pub detail: Cow<'static, str>,
-    /// All that is wrong with the request.
+    /// Every invalid field, parameter and header of the request.
     pub errors: Vec<FieldError>,
     upstream: Option<Box<UpstreamAnswer>>,
     retry_after: Option<u32>,
     allow: Option<&'static str>,
-    /// What is behind it, for the log alone.
+    /// The cause, for the log only.
     pub cause: Option<Box<str>>,
 }
 
 impl Problem {
-    /// A problem of that kind; `detail` is one sentence for the caller, nothing internal.
+    /// Creates a problem. `detail` is one sentence for the caller and contains nothing internal.
     pub fn new(kind: ProblemKind, detail: impl Into<Cow<'static, str>>) -> Self {
         Problem {
             kind,
@@ -151,52 +153,54 @@ impl Problem {
         }
     }
 
-    /// A mistake of ours: the cause is logged, not shown.
+    /// Creates a 500. The cause is logged and not shown to the caller.
     pub fn internal(cause: impl fmt::Display) -> Self {
-        let detail = "the request failed by a mistake of this service";
+        let detail = "this service failed because of an internal error; report the request id to its operator";
         Problem {
             cause: Some(cause.to_string().into()),
             ..Problem::new(ProblemKind::Failed(FailureKind::Internal), detail)
         }
     }
 
-    /// There is nothing at this path, or no such thing on record.
+    /// Creates a 404 for a path or a record that does not exist.
     pub fn not_found(detail: &'static str) -> Self {
         Problem::new(ProblemKind::NotFound, detail)
     }
 
-    /// The path has other methods, listed as `Allow` lists them.
+    /// Creates a 405. `allow` is the value of the `Allow` header.
     pub fn method_not_allowed(allow: &'static str) -> Self {
-        let detail = format!("the methods of this path are {allow}");
+        let detail = format!("this path accepts only {allow}");
         Problem {
             allow: Some(allow),
             ..Problem::new(ProblemKind::MethodNotAllowed, detail)
         }
     }
 
-    /// The client's own limit is reached; it has room again after so many seconds.
+    /// Creates a 429 for a client that exceeded its own limit. `retry_after` is in seconds.
     pub fn rate_limited(retry_after: u32) -> Self {
-        let detail = "this client's limit of requests a second is reached";
+        let detail = "this client exceeded its limit of requests per second; \
+             try again after the seconds in `Retry-After`";
         Problem {
             retry_after: Some(retry_after.max(1)),
             ..Problem::new(ProblemKind::RateLimited, detail)
         }
     }
 
-    /// The problem behind an error that the framework turned into an answer.
+    /// Converts an error of actix itself.
     pub fn from_framework(error: &actix_web::Error) -> Self {
         if error.as_response_error().status_code().is_client_error() {
-            return Problem::new(ProblemKind::Malformed, "the request could not be read");
+            let detail = "the request could not be parsed; check its path, headers and body";
+            return Problem::new(ProblemKind::Malformed, detail);
         }
         Problem::internal(error)
     }
 
-    /// The answer as a program reads it: `application/problem+json`.
-    pub fn answer(&self, request_id: &str, trace_id: Option<String>) -> HttpResponse {
+    /// Builds the `application/problem+json` response.
+    pub fn to_response(&self, request_id: &str, trace_id: Option<String>) -> HttpResponse {
         let status = self.kind.status();
-        let mut answer = self.head();
-        answer.insert_header((header::CONTENT_TYPE, MEDIA_TYPE));
-        answer.json(ProblemView {
+        let mut response = self.head();
+        response.insert_header((header::CONTENT_TYPE, MEDIA_TYPE));
+        response.json(ProblemView {
             type_uri: self.kind.type_uri(),
             title: self.kind.title(),
             status: status.as_u16(),
@@ -208,23 +212,23 @@ impl Problem {
         })
     }
 
-    /// The status and the headers that belong to it, before any body.
+    /// Starts a response with the status and the headers of this problem.
     pub fn head(&self) -> HttpResponseBuilder {
-        let mut answer = HttpResponse::build(self.status_code());
+        let mut response = HttpResponse::build(self.status_code());
         if let Some(seconds) = self.retry_after {
-            answer.insert_header((header::RETRY_AFTER, seconds));
+            response.insert_header((header::RETRY_AFTER, seconds));
         }
         if self.kind == ProblemKind::Unauthenticated {
-            answer.insert_header((header::WWW_AUTHENTICATE, CHALLENGE));
+            response.insert_header((header::WWW_AUTHENTICATE, CHALLENGE));
         }
         if let Some(allow) = self.allow {
-            answer.insert_header((header::ALLOW, HeaderValue::from_static(allow)));
+            response.insert_header((header::ALLOW, HeaderValue::from_static(allow)));
         }
-        answer
+        response
     }
 }
 
-/// The members of the body, in the contract's order.
+/// The body of a problem, in the contract's order.
 #[derive(Serialize)]
 struct ProblemView<'a> {
     #[serde(rename = "type")]
@@ -244,7 +248,7 @@ struct ProblemView<'a> {
 
 impl From<FieldErrors> for Problem {
     fn from(errors: FieldErrors) -> Self {
-        let detail = "the request has errors, each listed under `errors`";
+        let detail = "correct each entry of `errors` and send the request again";
         Problem {
             errors: errors.into_vec(),
             ..Problem::new(ProblemKind::Validation, detail)
@@ -282,7 +286,7 @@ impl ResponseError for Problem {
         self.kind.status()
     }
 
-    /// A placeholder: the outermost middleware replaces it by [`Problem::answer`].
+    /// Returns a placeholder. The outermost middleware replaces it by [`Problem::to_response`].
     fn error_response(&self) -> HttpResponse {
         HttpResponse::new(self.status_code())
     }

@@ -1,4 +1,4 @@
-//! What those who may not be let at the database as often as they like see of it.
+//! A cached database probe for unauthenticated endpoints.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,10 @@ use tokio::time::timeout;
 
 use crate::db::DbError;
 
-/// A database that takes longer to answer counts as down.
+/// A database that answers later than this counts as down.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the last look showed, and when; `None` = the database was down.
+/// The last result of a probe and its time. A result of `None` means that the database was down.
 #[derive(Debug)]
 pub struct CachedProbe<T>(Mutex<Option<(Instant, Option<T>)>>);
 
@@ -21,24 +21,26 @@ impl<T> Default for CachedProbe<T> {
 }
 
 impl<T: Clone> CachedProbe<T> {
-    /// What a look at most `age` ago showed. Those who ask during a look wait for it.
+    /// Returns the last result if it is younger than `max_age`, or runs the probe.
+    ///
+    /// Concurrent callers wait for the same probe. Returns `None` if the database is down.
     pub async fn latest(
         &self,
-        age: Duration,
+        max_age: Duration,
         probe: impl Future<Output = Result<T, DbError>>,
     ) -> Option<T> {
         let mut last = self.0.lock().await;
-        if let Some((at, seen)) = &*last
-            && at.elapsed() < age
+        if let Some((at, result)) = &*last
+            && at.elapsed() < max_age
         {
-            return seen.clone();
+            return result.clone();
         }
         let outcome = timeout(PROBE_TIMEOUT, probe).await;
         let outcome = outcome.unwrap_or(Err(DbError::TimedOut(PROBE_TIMEOUT)));
-        let seen = outcome
-            .inspect_err(|cause| tracing::warn!(%cause, "a look at the database failed"))
+        let result = outcome
+            .inspect_err(|cause| tracing::warn!(%cause, "the database probe failed"))
             .ok();
-        *last = Some((Instant::now(), seen.clone()));
-        seen
+        *last = Some((Instant::now(), result.clone()));
+        result
     }
 }

@@ -1,4 +1,4 @@
-//! What the handlers share.
+//! The state that all handlers share.
 
 pub mod cached_probe;
 pub mod rate_limit;
@@ -19,72 +19,69 @@ use crate::jobs::denials::DenialCounter;
 use crate::metrics::Metrics;
 use crate::vending::Vendor;
 
-/// What the handlers work with.
+/// The shared components of the API.
 #[derive(Debug)]
 pub struct ApiState {
-    /// The decisions.
+    /// Issues and invalidates tokens.
     pub vendor: Vendor,
     /// Authenticates callers.
     pub authenticator: Authenticator,
-    /// The primary: writes, and reads by id.
+    /// The primary, for writes and reads by id.
     pub db: Database,
-    /// Where lists are read instead, if there is one.
+    /// The standby for lists and audit queries, if one is configured.
     pub standby: Option<Database>,
-    /// The cleanup of this replica.
+    /// Runs cleanup passes.
     pub cleaner: Cleaner,
-    /// The peers whose `X-Forwarded-For` is believed.
+    /// The proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// What a percent-encoded token string is appended to.
+    /// The base of verification URLs. The percent-encoded token string is appended.
     pub verification_base_url: String,
-    /// Counts what is refused with 401 and 403.
+    /// Counts the requests that were denied with 401 or 403, for the audit log.
     pub denials: DenialCounter,
-    /// Each client's own limit.
+    /// Limits the requests of each client.
     pub rate_limit: RateLimit,
-    /// True once the service is to stop: readiness says so, requests are still served.
+    /// True during shutdown. Readiness then fails, while requests are still served.
     pub stopping: Arc<AtomicBool>,
-    /// The look at the database behind readiness.
+    /// The cached database health for readiness and metrics.
     pub database_check: DatabaseProbe,
-    /// What is counted and measured.
+    /// The metrics of this replica.
     pub metrics: Metrics,
-    /// The look at the database behind some of it.
+    /// The cached metrics that come from the database.
     pub metrics_probe: MetricsProbe,
 }
 
 impl ApiState {
-    /// Where lists are read.
+    /// Returns the database for lists and audit queries: the standby if there is one.
     pub fn reads(&self) -> &Database {
         self.standby.as_ref().unwrap_or(&self.db)
     }
 }
 
-/// Anyone may ask for readiness; the database is asked no more often than this.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The maximum age of [`DatabaseProbe`]. It bounds the load from unauthenticated requests.
+const HEALTH_MAX_AGE: Duration = Duration::from_secs(1);
 
-/// The last look at the state of the database.
+/// The cached health of the database.
 pub type DatabaseProbe = CachedProbe<DatabaseHealth>;
 
 impl DatabaseProbe {
-    /// The state of the database a moment ago; `None` if it is down.
+    /// Returns the health of the database, at most 1 s old. Returns `None` if it is down.
     pub async fn latest_health(&self, db: &Database) -> Option<DatabaseHealth> {
-        let probe_metrics = db.run(|pool| async move { find_database_health(&pool).await });
-        self.latest(CHECK_INTERVAL, probe_metrics).await
+        let probe = db.run(|pool| async move { find_database_health(&pool).await });
+        self.latest(HEALTH_MAX_AGE, probe).await
     }
 }
 
-/// Anyone may ask; the database is asked no more often than this.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// The maximum age of [`MetricsProbe`]. It bounds the load from unauthenticated requests.
+const METRICS_MAX_AGE: Duration = Duration::from_secs(5);
 
-/// The last look at what the database alone can tell: the budget left and the cleanup's backlog.
+/// The cached metrics from the database: the provider calls left this hour, and the cleanup backlog.
 pub type MetricsProbe = CachedProbe<(Option<u32>, Backlog)>;
 
-/// The figures of a moment ago; `None` while the database does not tell.
+/// Returns the metrics from the database, at most 5 s old. Returns `None` if it is down.
 pub async fn probe_metrics(state: &ApiState) -> Option<(Option<u32>, Backlog)> {
-    let probe_metrics = async {
+    let probe = async {
         let budget = state.vendor.find_budget_left().await?;
         Ok::<_, DbError>((budget, state.cleaner.find_backlog().await?))
     };
-    state
-        .metrics_probe
-        .latest(LOOK_INTERVAL, probe_metrics)
-        .await
+    state.metrics_probe.latest(METRICS_MAX_AGE, probe).await
 }

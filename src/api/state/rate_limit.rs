@@ -7,17 +7,17 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::api::problem::Problem;
 
-/// Each client's own limit of requests a second, in this replica.
+/// Limits the requests per second of each client, in this replica.
 #[derive(Debug)]
 pub struct RateLimit(Option<DefaultKeyedRateLimiter<String>>);
 
 impl RateLimit {
-    /// So many requests a second for each client, as many at once; 0 = no limit.
+    /// Allows each client this many requests per second and as many at once. 0 means no limit.
     pub fn per_second(requests: u32) -> Self {
         RateLimit(NonZeroU32::new(requests).map(|n| RateLimiter::keyed(Quota::per_second(n))))
     }
 
-    /// Counts a request. Only keys of clients come here: what is remembered is bounded.
+    /// Counts a request, or returns a 429. `client` must be authenticated, so memory is bounded.
     pub fn check(&self, client: &String) -> Result<(), Problem> {
         let Some(limiter) = &self.0 else {
             return Ok(());

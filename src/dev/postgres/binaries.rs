@@ -1,4 +1,4 @@
-//! Finding the server binaries.
+//! The search for installed Postgres server binaries.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,26 +6,27 @@ use std::process::Command;
 
 use anyhow::bail;
 
-/// The oldest Postgres that the service runs on.
-const OLDEST_MAJOR: u32 = 15;
+/// The oldest supported Postgres.
+const MIN_MAJOR: u32 = 15;
 
-/// The folder of `postgres` and `initdb`, of version `wanted` where there is data of it already:
-/// `PG_BIN`, else the highest version under `/usr/lib/postgresql`, else what `pg_config` says,
-/// `PATH`, Homebrew, Red Hat's packages.
+/// Returns the folder that contains `postgres` and `initdb`. With `wanted`, only that major version matches.
+///
+/// `PG_BIN` alone is searched if it is set. Otherwise the order is: Debian's folders (highest version first),
+/// `pg_config`, `PATH`, Homebrew, Red Hat's packages. `scripts/find-postgres` searches in the same order.
 pub(super) fn find(wanted: Option<u32>) -> anyhow::Result<PathBuf> {
     let dirs = match env::var_os("PG_BIN").filter(|dir| !dir.is_empty()) {
         Some(dir) => vec![dir.into()],
         None => candidates(),
     };
-    let fits = |dir: &&PathBuf| {
-        major(dir).is_some_and(|major| wanted.map_or(major >= OLDEST_MAJOR, |w| w == major))
+    let matches = |dir: &&PathBuf| {
+        read_major(dir).is_some_and(|major| wanted.map_or(major >= MIN_MAJOR, |w| w == major))
     };
-    if let Some(dir) = dirs.iter().find(fits) {
+    if let Some(dir) = dirs.iter().find(matches) {
         return Ok(dir.clone());
     }
     let version = match wanted {
-        Some(major) => format!("version {major}, which made the data,"),
-        None => format!("version {OLDEST_MAJOR} or later"),
+        Some(major) => format!("version {major}, which created the data,"),
+        None => format!("version {MIN_MAJOR} or later"),
     };
     bail!(
         "no Postgres server binaries of {version} found in {dirs:?}: install Debian's `postgresql` \
@@ -51,7 +52,7 @@ fn candidates() -> Vec<PathBuf> {
     dirs
 }
 
-/// The `bin` folders of `parent/PREFIX<number>`, highest first.
+/// Returns the `bin` folders of `parent/PREFIX<number>`, highest number first.
 fn versions(parent: &str, prefix: &str) -> Vec<PathBuf> {
     let entries = Path::new(parent).read_dir().into_iter().flatten().flatten();
     let mut found: Vec<(u32, PathBuf)> = entries
@@ -65,14 +66,14 @@ fn versions(parent: &str, prefix: &str) -> Vec<PathBuf> {
     found.into_iter().map(|(_, dir)| dir).collect()
 }
 
-fn major(dir: &Path) -> Option<u32> {
+fn read_major(dir: &Path) -> Option<u32> {
     let postgres = dir.join("postgres");
     let output = Command::new(postgres).arg("--version").output().ok()?;
     parse_major(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// Of `postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)`, or `… 18beta2`, the 15 or the 18.
-pub(super) fn parse_major(version: &str) -> Option<u32> {
+/// Parses the major version: 15 from `postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)`, 18 from `… 18beta2`.
+fn parse_major(version: &str) -> Option<u32> {
     let number = version.split("(PostgreSQL) ").nth(1)?;
     let digits = number.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_versions() {
+    fn parses_release_and_beta_versions() {
         for (text, major) in [
             (
                 "postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)\n",

@@ -1,15 +1,16 @@
-//! A private Postgres for `token-vendor dev` and the tests, made from the server binaries that are
-//! installed: no port, a unix socket that only its user may open, and gone when its owner is, a
-//! kill -9 of the owner included.
+//! A private Postgres for `token-vendor dev`, the tests and the benchmark.
+//!
+//! It uses the installed server binaries. It listens on no port, only on a unix socket that only its user may open.
+//! It stops when its owner ends, even after a kill -9 of the owner. ADR 0007 has the reasons.
 //!
 //! Postgres refuses to run as root. Started by root, it runs as the user `postgres`, or `nobody`.
 //!
 //! ```text
-//! DATA_DIR/.token-vendor   marks the folder as made here: what `remove` may delete
-//! DATA_DIR/lock            locked by the owner, the server and every process between and below
+//! DATA_DIR/.token-vendor   marks the folder as created here, so that `remove` may delete it
+//! DATA_DIR/lock            locked by the owner, the supervisor, the server and its children
 //! DATA_DIR/pgdata          the cluster
-//! DATA_DIR/postgres.log    the server's log since it was last started
-//! /tmp/token-vendor-…      the socket: its path must be short, and follows from DATA_DIR
+//! DATA_DIR/postgres.log    the server's log since its last start
+//! /tmp/token-vendor-…      the folder of the socket; its short name is a hash of DATA_DIR
 //! ```
 
 mod binaries;
@@ -25,76 +26,78 @@ use tokio::task::spawn_blocking;
 
 pub use folder::{default_data_dir, remove};
 
-/// Where a local Postgres keeps its data, and how long it lives.
+/// The data folder, lifetime and settings of a [`LocalPostgres`].
 #[derive(Clone, Debug, Default)]
 pub struct LocalPostgresOptions {
-    /// Its folder; made if it is missing, refused if it holds something else.
+    /// The data folder. A missing folder is created; a folder with other contents is rejected.
     pub data_dir: PathBuf,
-    /// Postgres outlives its owner until the process with this id is gone too. For a test runner
-    /// that gives every test a process of its own.
-    pub also_until: Option<u32>,
-    /// What it has stored is deleted when it ends, however that comes about.
+    /// A process that keeps the server running after its owner has ended. For a test runner that runs each test in
+    /// its own process.
+    pub keep_alive_pid: Option<u32>,
+    /// Deletes the data when the server ends, even after a crash or a kill -9 of the owner.
     pub is_temporary: bool,
-    /// Settings of the server, as in `postgresql.conf`. Those that keep it private are not
-    /// overridden.
+    /// Server settings, as in `postgresql.conf`. They cannot override the settings that keep the server private.
     pub settings: Vec<(String, String)>,
 }
 
-/// A running Postgres. Dropping it stops the server soon after; [`stop`](Self::stop) waits for that.
+/// A running Postgres. Dropping it stops the server soon after; [`stop`](Self::stop) waits for the end.
 #[derive(Debug)]
 pub struct LocalPostgres {
     socket_dir: PathBuf,
     pid: u32,
-    /// None where another process owns it.
+    /// `None` if another process owns the server.
     supervisor: Option<Child>,
 }
 
 impl LocalPostgres {
-    /// Starts Postgres in the folder and waits until it takes connections, over crash recovery if
-    /// there was a crash. One that is just being stopped is waited for.
+    /// Starts Postgres on the data folder and waits until it accepts connections, including crash recovery.
+    ///
+    /// Waits for an earlier server on the same folder that is stopping.
     ///
     /// # Errors
-    /// Somebody else's runs in the folder, the folder is not ours, there are no binaries, or the
-    /// server does not start; each with what to do.
+    /// Fails if another server runs on the folder, the folder has other contents, no binaries are installed, or the
+    /// server does not start. Each message says what to do.
     pub async fn start(options: LocalPostgresOptions) -> anyhow::Result<Self> {
         spawn_blocking(move || server::start(&options, false)).await?
     }
 
-    /// As [`start`](Self::start), but one that runs in the folder already is shared. Only who
-    /// started it owns it: for the others `stop` and dropping do nothing.
+    /// Shares the server that runs on the folder, or starts one like [`start`](Self::start).
+    ///
+    /// The process that started the server owns it. For the others, `stop` and dropping do nothing.
     ///
     /// # Errors
-    /// As `start`.
+    /// Fails like `start`, except that a running server is no error.
     pub async fn start_or_join(options: LocalPostgresOptions) -> anyhow::Result<Self> {
         spawn_blocking(move || server::start(&options, true)).await?
     }
 
-    /// The folder of the socket `.s.PGSQL.5432`: the same at every start on the same data.
+    /// Returns the folder of the socket `.s.PGSQL.5432`, which is the same at every start on the same data.
     pub fn socket_dir(&self) -> &Path {
         &self.socket_dir
     }
 
-    /// A `DATABASE_URL` for the database, as the superuser `postgres`, understood by sqlx and psql.
+    /// Returns a `DATABASE_URL` for the superuser `postgres`. sqlx and psql accept it.
     pub fn url(&self, database: &str) -> String {
         let host = self.socket_dir.display();
         format!("postgresql:///{database}?host={host}&port=5432&user=postgres")
     }
 
-    /// The process id of the postmaster.
+    /// Returns the process id of the postmaster.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Stops the server as `pg_ctl stop -m fast` does (running statements are cut off, nothing
-    /// committed is lost) and waits until it is gone. The folder can be started again.
+    /// Stops the server like `pg_ctl stop -m fast` and waits for its end.
+    ///
+    /// Running statements are cancelled; committed data stays.
     ///
     /// # Errors
-    /// Its end cannot be waited for.
+    /// Fails if the wait for the process fails.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         let Some(mut supervisor) = self.supervisor.take() else {
             return Ok(());
         };
-        // The supervisor alone would stop it only after `also_until`. Gone already is as good.
+        // The supervisor would wait for `keep_alive_pid`. An error means that the server has already ended.
         let _ = kill(Pid::from_raw(self.pid.cast_signed()), Signal::SIGINT);
         spawn_blocking(move || supervisor.wait()).await??;
         Ok(())

@@ -1,4 +1,4 @@
-//! The cluster and its server: made, started, found ready.
+//! Creates the cluster, starts the server and waits until it is ready.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,15 +13,15 @@ use anyhow::{Context, bail, ensure};
 use super::folder::{Claim, Folder};
 use super::{LocalPostgres, LocalPostgresOptions, binaries};
 
-/// Long enough for the recovery of a large crash.
+/// The longest wait for the server, including crash recovery.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Starts the server, or where `join` is set takes the one that runs.
+/// Starts the server. With `join`, shares a server that already runs.
 pub(super) fn start(options: &LocalPostgresOptions, join: bool) -> anyhow::Result<LocalPostgres> {
     let folder = Folder::open(&options.data_dir)?;
     let (pid, supervisor) = match folder.claim(join, Duration::from_secs(1))? {
-        Claim::Theirs(pid) => (pid, None),
-        Claim::Ours(lock) => {
+        Claim::Shared(pid) => (pid, None),
+        Claim::Owned(lock) => {
             let (pid, supervisor) = start_claimed(options, &folder, lock)?;
             (pid, Some(supervisor))
         }
@@ -38,37 +38,37 @@ fn start_claimed(
     folder: &Folder,
     lock: File,
 ) -> anyhow::Result<(u32, std::process::Child)> {
-    // Of a server that was killed: none of its processes is left, or they would hold the lock. The
-    // system may have given its id to somebody else, beside whom Postgres would not start.
+    // A killed server leaves this file. The free lock proves that no process of that server is left. Postgres
+    // would refuse to start if another process now has the process id in the file.
     let _ = fs::remove_file(folder.pgdata().join("postmaster.pid"));
     let binaries = init(folder, &lock)?;
     let starting = || format!("starting Postgres in {}", folder.describe());
     let socket_dir = folder.socket_dir();
     folder
-        .make_private_dir(&socket_dir)
+        .create_private_dir(&socket_dir)
         .with_context(starting)?;
     let log_path = folder.path.join("postgres.log");
     let mut log = OpenOptions::new();
     log.create(true).write(true).truncate(true).mode(0o600);
     let log = log.open(&log_path).with_context(starting)?;
 
-    let also_until = options.also_until.map(|pid| pid.to_string());
-    let temporary = options.is_temporary.then(|| folder.pgdata());
+    let keep_alive_pid = options.keep_alive_pid.map(|pid| pid.to_string());
+    let temporary_dir = options.is_temporary.then(|| folder.pgdata());
     let private = [
         ("listen_addresses", ""),
         ("port", "5432"),
         ("unix_socket_directories", &socket_dir.to_string_lossy()),
         ("unix_socket_permissions", "0700"),
     ];
-    // Of two for the same setting the later one counts.
+    // Postgres uses the last of several values for one setting.
     let given = options.settings.iter().map(|(n, value)| (&**n, &**value));
     let settings = given.chain(private);
     let mut supervisor = folder
         .command("/bin/sh")
         .args(["-c", include_str!("supervise.sh"), "supervise"])
         .arg(&socket_dir)
-        .arg(temporary.unwrap_or_default())
-        .arg(also_until.unwrap_or_default())
+        .arg(temporary_dir.unwrap_or_default())
+        .arg(keep_alive_pid.unwrap_or_default())
         .arg(binaries.join("postgres"))
         .arg("-D")
         .arg(folder.pgdata())
@@ -76,47 +76,53 @@ fn start_claimed(
         .stdin(Stdio::piped())
         .stdout(lock)
         .stderr(log)
-        // Ctrl-C in the terminal is for the owner, who stops the server when it is done with it.
+        // Ctrl-C in the terminal must reach only the owner, which stops the server last.
         .process_group(0)
         .spawn()
         .with_context(starting)?;
 
-    let given_up = Instant::now() + START_TIMEOUT;
-    while supervisor.try_wait()?.is_none() && Instant::now() < given_up {
+    let deadline = Instant::now() + START_TIMEOUT;
+    while supervisor.try_wait()?.is_none() && Instant::now() < deadline {
         if let Some(pid) = folder.ready_postmaster() {
             return Ok((pid, supervisor));
         }
         sleep(Duration::from_millis(3));
     }
-    let said = fs::read_to_string(&log_path).unwrap_or_default();
+    let log_text = fs::read_to_string(&log_path).unwrap_or_default();
     bail!(
-        "Postgres did not start; its log {}:\n{said}",
+        "Postgres did not start; its log {}:\n{log_text}",
         log_path.display()
     )
 }
 
-/// Makes the cluster where there is none yet, and finds the binaries that fit it.
+/// Creates the cluster if it does not exist, and returns the folder of the binaries for its version.
 fn init(folder: &Folder, lock: &File) -> anyhow::Result<PathBuf> {
     let pgdata = folder.pgdata();
     if let Ok(version) = fs::read_to_string(pgdata.join("PG_VERSION")) {
         return binaries::find(Some(version.trim().parse()?));
     }
     let binaries = binaries::find(None)?;
-    let making = || format!("running initdb in {}", folder.describe());
-    // Beside its place and then renamed, so that what was interrupted is never taken for whole.
+    let running_initdb = || format!("running initdb in {}", folder.describe());
+    // The rename at the end keeps an interrupted initdb out of `pgdata`.
     let unfinished = folder.unfinished_pgdata();
-    folder.make_private_dir(&unfinished).with_context(making)?;
+    folder
+        .create_private_dir(&unfinished)
+        .with_context(running_initdb)?;
     let output = folder
         .command(binaries.join("initdb"))
         .args(["--auth=trust", "--no-sync", "--no-instructions"])
         .args(["--encoding=UTF8", "--locale=C", "--username=postgres", "-D"])
         .arg(&unfinished)
-        // It holds the lock, should this process be killed meanwhile.
+        // initdb keeps the lock if this process is killed.
         .stdin(lock.try_clone()?)
         .output()
-        .with_context(making)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{} failed: {said}", making());
-    fs::rename(&unfinished, &pgdata).with_context(making)?;
+        .with_context(running_initdb)?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{} failed: {stderr}",
+        running_initdb()
+    );
+    fs::rename(&unfinished, &pgdata).with_context(running_initdb)?;
     Ok(binaries)
 }

@@ -1,22 +1,23 @@
-# usage: sh -c THIS supervise SOCKET_DIR TEMPORARY ALSO_UNTIL COMMAND…
+# usage: sh -c SCRIPT supervise SOCKET_DIR TEMPORARY_DIR KEEP_ALIVE_PID COMMAND…
 #
-# Runs a Postgres server until it ends, or until both standard input and the process ALSO_UNTIL
-# (none if '') have. Standard input is a pipe that nobody else has the other end of, so it ends
-# with the process that started us, kill -9 included. Standard output is the data folder's lock:
-# held here, by the server and by its children, it is free when all of them are gone. What is in
-# the folder TEMPORARY (none if '') goes with the server.
+# Runs a Postgres server and stops it after its owner has ended, even after a kill -9 of the owner.
+# - Standard input is a pipe. Only the owner has the other end, so it closes when the owner ends.
+# - The server also waits for the process KEEP_ALIVE_PID, unless that is ''.
+# - Standard output is the lock of the data folder. This script, the server and its children inherit it, so the lock
+#   is free when all of them have ended.
+# - The contents of TEMPORARY_DIR, unless that is '', are deleted when the server has ended.
 socket_dir=$1
-temporary=$2
-also_until=$3
+temporary_dir=$2
+keep_alive_pid=$3
 shift 3
 exec 3<&0
 "$@" </dev/null 3<&- &
 server=$!
 {
   while read -r line; do :; done
-  # It may be somebody's whom we may not signal. `ps` is for where there is no /proc.
-  while [ "$also_until" ] && { [ -d "/proc/$also_until" ] || ps -p "$also_until"; }; do sleep 0.2; done
-  # Repeated, because a child of ours ignores the signal until it is Postgres.
+  # `kill -0` fails for a process of another user. `ps` is for systems without /proc.
+  while [ "$keep_alive_pid" ] && { [ -d "/proc/$keep_alive_pid" ] || ps -p "$keep_alive_pid"; }; do sleep 0.2; done
+  # Repeated, because the child ignores the signal until it has become Postgres.
   while kill -INT "$server"; do sleep 0.1; done
 } <&3 >/dev/null 2>&1 &
 guard=$!
@@ -24,5 +25,5 @@ wait "$server"
 code=$?
 kill "$guard"
 rm -rf "$socket_dir"
-[ -z "$temporary" ] || rm -rf "$temporary"/*
+[ -z "$temporary_dir" ] || rm -rf "$temporary_dir"/*
 exit "$code"

@@ -1,29 +1,29 @@
-//! What a test can have the sandbox answer.
+//! The answers that a test can script.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-/// An answer to a valid request. All but [`Status`](Answer::Status) mint a token first.
+/// An answer to a valid request. Every variant except [`Status`](Answer::Status) mints a token first.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Answer {
-    /// What the provider would answer.
+    /// The provider's normal 201.
     Normal,
-    /// The provider's error body: HTTP status (200–999), identifier, message; nothing is minted.
+    /// The provider's error body: HTTP status (200–999), identifier, message. Mints nothing.
     Status(u16, &'static str, String),
-    /// A 201 with a member changed or added, or, for `None`, left out.
+    /// A 201 with one member changed or added, or left out for `None`.
     Override(&'static str, Option<Value>),
-    /// A 201 whose expiration lies this long after now, whatever lifetime was asked.
+    /// A 201 with this expiration, whatever the requested lifetime.
     Expires {
-        /// Milliseconds; negative for the past.
+        /// Milliseconds from now; negative for the past.
         after_ms: i64,
     },
-    /// A 201 by a clock that is off, in the expiration and in `Date`.
+    /// A 201 from a provider whose clock is wrong, in the expiration and in `Date`.
     Skewed {
         /// Seconds that the clock is ahead; negative for behind.
         ahead_secs: i64,
     },
-    /// A 201 without a `Date` header, on a connection that is closed after it.
+    /// A 201 without a `Date` header. The connection closes after it.
     WithoutDate,
     /// Any status and body.
     Raw {
@@ -39,29 +39,29 @@ pub enum Answer {
         /// The `Location`.
         location: String,
     },
-    /// The connection is closed without a byte of an answer.
+    /// Closes the connection without an answer.
     Reset,
-    /// These bytes in place of an HTTP response, then the connection is closed: half an answer,
-    /// or what is no HTTP. At most what the socket takes at once is sent (64 KiB is safe).
+    /// Sends these bytes instead of an HTTP response and closes the connection: a partial response, or no HTTP at all.
+    /// Text that does not fit into the socket's buffer is cut off (64 KiB is safe).
     Verbatim {
-        /// What is sent.
+        /// The bytes to send.
         text: String,
     },
-    /// No answer ever; the connection stays open until the caller closes it.
+    /// No answer. The connection stays open until the caller closes it.
     Hang,
-    /// The 201, its head at once and its body byte by byte.
+    /// A 201 with an immediate head and a body that is sent byte by byte.
     Drip {
         /// Milliseconds before each byte.
         pause_ms: u64,
     },
-    /// A 201 whose body never ends.
+    /// A 201 with an endless body.
     Flood,
-    /// Another answer, so much later, in addition to the sandbox's latency.
+    /// Another answer after this delay, in addition to the sandbox's latency.
     Late(Duration, Box<Answer>),
 }
 
 impl Answer {
-    /// The provider's error answer of this status, with the identifier that it uses for it.
+    /// Returns the provider's error answer of this status, with the identifier that the provider uses.
     pub fn status(status: u16) -> Self {
         let (identifier, message) = match status {
             400 => ("BAD_VALUE", "Bad value."),
@@ -70,30 +70,30 @@ impl Answer {
             403 => ("PERMISSIONS_ERROR", "This feature is not enabled."),
             405 => ("METHOD_NOT_ALLOWED", "Method not allowed."),
             429 => ("TOO_MANY_REQUESTS", "Request was throttled."),
-            // The published identifiers name neither "not found" nor "conflict".
+            // The provider publishes no identifier for "not found" or "conflict".
             404 | 409 => ("BAD_VALUE", "Requested resource cannot be used."),
             _ => ("INTERNAL_ERROR", "Internal error."),
         };
         Answer::error(status, identifier, message)
     }
 
-    /// The provider's error body under this status.
+    /// Returns the provider's error body with this status.
     pub fn error(status: u16, identifier: &'static str, message: impl Into<String>) -> Self {
         Answer::Status(status, identifier, message.into())
     }
 
-    /// A 201 with one member changed or added.
+    /// Returns a 201 with one member changed or added.
     pub fn with(member: &'static str, value: impl Into<Value>) -> Self {
         Answer::Override(member, Some(value.into()))
     }
 
-    /// A 201 without one of its members.
+    /// Returns a 201 without one of its members.
     pub fn without(member: &'static str) -> Self {
         Answer::Override(member, None)
     }
 
-    /// This answer, so much later.
-    pub fn late(self, by: Duration) -> Self {
-        Answer::Late(by, Box::new(self))
+    /// Delays this answer.
+    pub fn late(self, delay: Duration) -> Self {
+        Answer::Late(delay, Box::new(self))
     }
 }

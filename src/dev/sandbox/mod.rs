@@ -1,7 +1,6 @@
-//! The stand-in upstream: it takes and answers `POST /bank/tokens/` as the provider does, and
-//! misbehaves on request.
+//! The sandbox: a stand-in for the provider that answers `POST /bank/tokens/`, with scripted faults for tests.
 //!
-//! Unlike the rest of the crate it prints secrets freely: what it mints opens nothing.
+//! Its `Debug` output contains secrets, unlike the rest of the crate: its tokens give access to nothing.
 
 mod answer;
 mod reply;
@@ -17,24 +16,23 @@ use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer, web};
 
 pub use answer::Answer;
-pub use service::Entry;
+pub use service::RecordedRequest;
 
 use service::State;
 
-/// How the sandbox listens and behaves.
+/// The address and behaviour of the sandbox.
 #[derive(Clone)]
 pub struct SandboxOptions {
-    /// Where to listen; port 0 takes any free one.
+    /// The address to listen on; port 0 takes any free port.
     pub listen: SocketAddr,
-    /// The username of the one key pair.
+    /// The username of the only client.
     pub api_key: String,
-    /// Its password.
+    /// The password of the only client.
     pub api_secret: String,
-    /// How long each answer waits. A token is minted before the wait, so that a caller who hangs
-    /// up has caused a mint nevertheless.
+    /// The delay of each answer. The token is minted before the delay, so a caller that hangs up causes a mint too.
     pub latency: Duration,
-    /// Authenticated requests taken in any rolling hour, those refused for it included; further
-    /// ones get 429. 0 is no limit.
+    /// The maximum number of authenticated requests in a rolling hour. Further requests get 429 and count too.
+    /// 0 = no limit.
     pub hourly_limit: u32,
     /// The share of valid requests, 0.0–1.0, that get a 500 and mint nothing.
     pub fail_rate: f64,
@@ -61,10 +59,10 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Listens and serves, on threads of its own; the current runtime only starts and stops them.
+    /// Starts the server on its own threads. The current runtime only starts and stops them.
     ///
     /// # Errors
-    /// The address is taken or may not be listened on.
+    /// Fails if the address is in use or not permitted.
     pub async fn start(options: SandboxOptions) -> io::Result<Sandbox> {
         let listen = options.listen;
         let state = Arc::new(Mutex::new(State::new(options)));
@@ -79,11 +77,10 @@ impl Sandbox {
         .backlog(8192)
         .max_connections(20_000)
         .tcp_nodelay(true)
-        // Longer than a client's pool keeps its idle connections: a request that meets a closing
-        // connection would look like a lost answer.
+        // Longer than clients keep idle connections: a request on a closing connection would look like a lost answer.
         .keep_alive(Duration::from_secs(120))
         .client_request_timeout(Duration::ZERO)
-        // Whoever hangs up frees the connection, also under `Answer::Hang`.
+        // A caller that hangs up frees its connection, under `Answer::Hang` too.
         .h1_allow_half_closed(false)
         .on_connect(reply::keep_handle)
         .disable_signals()
@@ -99,72 +96,73 @@ impl Sandbox {
         })
     }
 
-    /// `http://` and the address, without a slash at the end.
+    /// Returns `http://` and the address, without a final slash.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
-    /// Where it listens, with the port that it was given.
+    /// Returns the listening address with the actual port.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Queues answers, one for each of the next requests that pass authentication, the hourly
-    /// limit and validation. They come before the default answer and the fail rate.
+    /// Queues one answer for each of the next requests that pass authentication, the hourly limit and validation.
+    ///
+    /// Queued answers take precedence over the default answer and the fail rate.
     pub fn script(&self, answers: impl IntoIterator<Item = Answer>) {
         self.lock().script.extend(answers);
     }
 
-    /// Answers so whenever the script is empty, until changed.
+    /// Sets the answer for requests that find the script empty.
     pub fn set_default(&self, answer: Answer) {
         self.lock().default = Some(answer);
     }
 
-    /// Behaves as the provider again whenever the script is empty.
+    /// Restores normal answers for requests that find the script empty.
     pub fn clear_default(&self) {
         self.lock().default = None;
     }
 
-    /// Changes the latency of requests that come from now on.
+    /// Changes the latency of subsequent requests.
     pub fn set_latency(&self, latency: Duration) {
         self.lock().options.latency = latency;
     }
 
-    /// Requests since the start or the last reset, whatever they were answered.
+    /// Returns the number of requests since the start or the last reset, whatever their answer.
     pub fn requests(&self) -> u64 {
         self.lock().requests
     }
 
-    /// Tokens minted since the start or the last reset, whether or not their answer arrived.
+    /// Returns the number of tokens minted since the start or the last reset, including those whose answer was lost.
     pub fn minted(&self) -> u64 {
         self.lock().minted
     }
 
-    /// The last 100,000 requests, oldest first.
-    pub fn ledger(&self) -> Vec<Entry> {
+    /// Returns the last 100,000 requests, oldest first.
+    pub fn ledger(&self) -> Vec<RecordedRequest> {
         self.lock().ledger.iter().cloned().collect()
     }
 
-    /// Forgets the ledger and its counts, the script, the default answer and what was used of the
-    /// hourly limit. The latency stays.
+    /// Clears the ledger, the counts, the script, the default answer and the use of the hourly limit.
+    /// The latency stays.
     pub fn reset(&self) {
         let mut state = self.lock();
         *state = State::new(state.options.clone());
     }
 
-    /// Stops listening and drops every connection. Its state goes with it.
+    /// Stops listening and drops every connection.
     pub async fn stop(self) {
         self.server.stop(false).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nobody panics with it")
+        self.state.lock().expect("the lock is not poisoned")
     }
 }
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // The command is sent at once; the future is only its confirmation.
+        // The call sends the command; the future only waits for the confirmation.
         drop(self.server.stop(false));
     }
 }

@@ -1,4 +1,4 @@
-//! Mints tokens and puts answers on the wire.
+//! Mints tokens and sends answers.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -21,20 +21,24 @@ use serde_json::{Value, json};
 use super::Answer;
 use super::validation::TokenRequest;
 
-/// A new token: its string, and the document of the 201 that tells of it.
-pub(super) fn mint(asked: &TokenRequest, answer: &Answer) -> (String, Value) {
+/// Mints a token. Returns the token string and the body of the 201.
+pub(super) fn mint(request: &TokenRequest, answer: &Answer) -> (String, Value) {
     let life = match answer {
         Answer::Expires { after_ms } => TimeDelta::milliseconds(*after_ms),
-        _ => TimeDelta::seconds(asked.lifetime.into()) + ahead(answer),
+        _ => TimeDelta::seconds(request.lifetime.into()) + clock_skew(answer),
     };
     let token_string: String = repeat_with(fastrand::alphanumeric).take(40).collect();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the sandbox acts as the provider, which has its own clock"
+    )]
     let mut document = json!({
         "tokenString": token_string,
         "expiration": (Utc::now() + life).to_rfc3339_opts(SecondsFormat::Micros, true),
         "isValid": true,
-        "country": asked.country,
-        "bank": asked.bank,
-        "access": asked.access,
+        "country": request.country,
+        "bank": request.bank,
+        "access": request.access,
     });
     match answer {
         Answer::Override(member, Some(value)) => document[*member] = value.clone(),
@@ -48,16 +52,18 @@ pub(super) fn mint(asked: &TokenRequest, answer: &Answer) -> (String, Value) {
     (token_string, document)
 }
 
-/// Answers, as decided at `at`: a latency is one of the way back, and `Date` is from before it.
-/// `document` is of the token, if one was minted.
+/// Sends an answer that was decided at `decided_at`, which `Date` shows.
+///
+/// The latency comes after that time, as on a slow way back. `document` is the body of the 201, or null if nothing
+/// was minted.
 pub(super) async fn send(
     request: &HttpRequest,
-    at: DateTime<Utc>,
+    decided_at: DateTime<Utc>,
     answer: Answer,
     document: Value,
 ) -> HttpResponse {
     let document = document.to_string();
-    let mut response = head(at, &answer);
+    let mut response = head(decided_at, &answer);
     match answer {
         Answer::Status(_, identifier, message) => response.json(json!({
             "identifier": identifier,
@@ -71,15 +77,15 @@ pub(super) async fn send(
         Answer::Redirect { location } => response
             .insert_header((header::LOCATION, location))
             .finish(),
-        Answer::Reset => cut(request, "").await,
-        Answer::Verbatim { text } => cut(request, &text).await,
+        Answer::Reset => send_raw_and_close(request, "").await,
+        Answer::Verbatim { text } => send_raw_and_close(request, &text).await,
         Answer::WithoutDate => {
             let text = format!(
                 "HTTP/1.1 201 Created\r\ncontent-type: application/json\r\n\
                  content-length: {}\r\nconnection: close\r\n\r\n{document}",
                 document.len()
             );
-            cut(request, &text).await
+            send_raw_and_close(request, &text).await
         }
         Answer::Hang => pending().await,
         Answer::Drip { pause_ms } => {
@@ -99,16 +105,18 @@ pub(super) async fn send(
     }
 }
 
-/// The status and the headers, `Date` included: the web framework's own is of the sending, and may
-/// be half a second late.
-fn head(at: DateTime<Utc>, answer: &Answer) -> HttpResponseBuilder {
+/// Returns the status and the headers.
+///
+/// Includes `Date`: actix would set the time of sending, up to half a second late.
+fn head(decided_at: DateTime<Utc>, answer: &Answer) -> HttpResponseBuilder {
     let status = match answer {
         Answer::Status(status, ..) | Answer::Raw { status, .. } => *status,
         Answer::Redirect { .. } => 302,
         _ => 201,
     };
-    let mut response = HttpResponse::build(StatusCode::from_u16(status).expect("a status"));
-    let date = (at + ahead(answer)).format("%a, %d %b %Y %H:%M:%S GMT");
+    let mut response =
+        HttpResponse::build(StatusCode::from_u16(status).expect("a status from 200 to 999"));
+    let date = (decided_at + clock_skew(answer)).format("%a, %d %b %Y %H:%M:%S GMT");
     response.insert_header((header::DATE, date.to_string()));
     match status {
         401 => response.insert_header((header::WWW_AUTHENTICATE, "Basic realm=\"api\"")),
@@ -119,28 +127,29 @@ fn head(at: DateTime<Utc>, answer: &Answer) -> HttpResponseBuilder {
     response
 }
 
-fn ahead(answer: &Answer) -> TimeDelta {
+fn clock_skew(answer: &Answer) -> TimeDelta {
     match answer {
         Answer::Skewed { ahead_secs } => TimeDelta::seconds(*ahead_secs),
         _ => TimeDelta::zero(),
     }
 }
 
-/// Keeps a second handle of a new connection, for what an HTTP server does not let one send:
-/// called by the server for each.
+/// Stores a second handle of each new connection, so that an answer can bypass the HTTP server.
 pub(super) fn keep_handle(connection: &dyn Any, extensions: &mut Extensions) {
     let connection = connection.downcast_ref::<actix_web::rt::net::TcpStream>();
-    if let Some(Ok(handle)) = connection.map(|it| it.as_fd().try_clone_to_owned()) {
+    if let Some(Ok(handle)) = connection.map(|stream| stream.as_fd().try_clone_to_owned()) {
         extensions.insert(TcpStream::from(handle));
     }
 }
 
-/// Sends these bytes in place of an answer and closes the connection.
-async fn cut(request: &HttpRequest, text: &str) -> HttpResponse {
-    let mut connection: &TcpStream = request.conn_data().expect("a handle of the connection");
-    // The socket does not block; a caller who is gone misses nothing.
+/// Sends these bytes instead of a response and closes the connection.
+async fn send_raw_and_close(request: &HttpRequest, text: &str) -> HttpResponse {
+    let mut connection: &TcpStream = request
+        .conn_data()
+        .expect("`keep_handle` stored the connection");
+    // The socket does not block. Errors mean that the caller has gone.
     let _ = connection.write_all(text.as_bytes());
     let _ = connection.shutdown(Shutdown::Both);
-    // The HTTP server sees the end of the connection and drops this request.
+    // The HTTP server notices the closed connection and drops this request.
     pending().await
 }

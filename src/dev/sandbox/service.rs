@@ -1,4 +1,4 @@
-//! From a request to the answer that it gets.
+//! Decides the answer to each request and records the request.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -16,31 +16,31 @@ use super::{Answer, SandboxOptions, reply};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// How many requests the ledger keeps: some 100 MB of them.
-const LEDGER: usize = 100_000;
+/// The maximum number of requests in the ledger, about 100 MB.
+const MAX_LEDGER: usize = 100_000;
 
 /// A request to the sandbox and the token that it minted.
 #[derive(Clone, Debug)]
-pub struct Entry {
-    /// The path, without a query string.
+pub struct RecordedRequest {
+    /// The path without the query string.
     pub path: String,
-    /// Every header, its name in lower case, `authorization` included.
+    /// Every header, including `authorization`. Names are in lower case.
     pub headers: Vec<(String, String)>,
-    /// The body as it came.
+    /// The unchanged body.
     pub body: String,
-    /// The token that was minted, whatever the answer said.
+    /// The minted token string, whatever the answer.
     pub token_string: Option<String>,
 }
 
-impl Entry {
-    /// The first header of that name, given in lower case.
+impl RecordedRequest {
+    /// Returns the first header of that name, which must be in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
         Some(value)
     }
 }
 
-/// What the requests and the tests share.
+/// The state that requests and tests share.
 #[derive(Default)]
 pub(super) struct State {
     pub options: SandboxOptions,
@@ -48,8 +48,8 @@ pub(super) struct State {
     pub default: Option<Answer>,
     pub requests: u64,
     pub minted: u64,
-    pub ledger: VecDeque<Entry>,
-    /// When the latest authenticated requests came, at most as many as the limit.
+    pub ledger: VecDeque<RecordedRequest>,
+    /// The times of the latest authenticated requests, at most `hourly_limit` of them.
     latest: VecDeque<Instant>,
 }
 
@@ -61,29 +61,30 @@ impl State {
         }
     }
 
-    /// Decides the answer, mints, and records, all at once and without waiting. The answer comes
-    /// with the token's document, if there is one, and how long it is to wait.
-    fn take(&mut self, request: &HttpRequest, body: Option<&[u8]>) -> (Answer, Value, Duration) {
+    /// Decides the answer, mints and records, without waiting.
+    ///
+    /// Returns the answer, the body of the 201 or null, and the delay of the answer.
+    fn handle(&mut self, request: &HttpRequest, body: Option<&[u8]>) -> (Answer, Value, Duration) {
         let mut delay = self.options.latency;
-        let (mut answer, asked) = match self.check(request, body) {
-            Ok(asked) => (self.next_answer(), Some(asked)),
-            Err(refusal) => (refusal, None),
+        let (mut answer, token_request) = match self.check(request, body) {
+            Ok(token_request) => (self.next_answer(), Some(token_request)),
+            Err(rejection) => (rejection, None),
         };
-        while let Answer::Late(by, then) = answer {
-            delay += by;
-            answer = *then;
+        while let Answer::Late(extra_delay, delayed) = answer {
+            delay += extra_delay;
+            answer = *delayed;
         }
-        let asked = asked.filter(|_| !matches!(answer, Answer::Status(..)));
-        let minted = asked.map(|asked| reply::mint(&asked, &answer));
+        let token_request = token_request.filter(|_| !matches!(answer, Answer::Status(..)));
+        let minted = token_request.map(|token_request| reply::mint(&token_request, &answer));
         let (token_string, document) = minted.unzip();
         self.requests += 1;
         self.minted += u64::from(token_string.is_some());
-        if self.ledger.len() == LEDGER {
+        if self.ledger.len() == MAX_LEDGER {
             self.ledger.pop_front();
         }
         let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let headers = request.headers().iter();
-        self.ledger.push_back(Entry {
+        self.ledger.push_back(RecordedRequest {
             path: request.path().to_owned(),
             headers: headers
                 .map(|(name, value)| (name.to_string(), lossy(value.as_bytes())))
@@ -94,7 +95,7 @@ impl State {
         (answer, document.unwrap_or_default(), delay)
     }
 
-    /// In the framework's order: authentication and rate limit come before the method.
+    /// Checks a request in the order of Django REST framework: authentication and rate limit before the method.
     fn check(
         &mut self,
         request: &HttpRequest,
@@ -128,8 +129,8 @@ impl State {
         validation::parse(header(header::CONTENT_TYPE), body)
     }
 
-    /// Counts an authenticated request; false where it is over the limit.
-    pub fn admit(&mut self, now: Instant) -> bool {
+    /// Counts an authenticated request. Returns false if it exceeds the hourly limit.
+    fn admit(&mut self, now: Instant) -> bool {
         let limit = self.options.hourly_limit as usize;
         if limit == 0 {
             return true;
@@ -141,8 +142,8 @@ impl State {
     }
 
     fn next_answer(&mut self) -> Answer {
-        let told = self.script.pop_front().or_else(|| self.default.clone());
-        told.unwrap_or_else(|| match fastrand::f64() < self.options.fail_rate {
+        let scripted = self.script.pop_front().or_else(|| self.default.clone());
+        scripted.unwrap_or_else(|| match fastrand::f64() < self.options.fail_rate {
             true => Answer::status(500),
             false => Answer::Normal,
         })
@@ -154,13 +155,17 @@ pub(super) async fn answer(
     body: Result<web::Bytes, Error>,
     state: web::Data<Mutex<State>>,
 ) -> HttpResponse {
-    let at = Utc::now();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the sandbox acts as the provider, which has its own clock"
+    )]
+    let decided_at = Utc::now();
     let (answer, document, delay) = {
-        let mut state = state.lock().expect("nobody panics with it");
-        state.take(&request, body.ok().as_deref())
+        let mut state = state.lock().expect("the lock is not poisoned");
+        state.handle(&request, body.ok().as_deref())
     };
     tokio::time::sleep(delay).await;
-    reply::send(&request, at, answer, document).await
+    reply::send(&request, decided_at, answer, document).await
 }
 
 #[cfg(test)]
@@ -168,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hour_of_the_limit_rolls() {
+    fn the_hourly_limit_applies_to_a_rolling_hour() {
         let mut state = State::default();
         state.options.hourly_limit = 2;
         let now = Instant::now();

@@ -1,31 +1,33 @@
-//! The provider's rules for a request, from the OpenAPI document that it publishes.
+//! The provider's validation of a request, from its published OpenAPI document.
 //!
-//! Where that is silent the sandbox does as Django REST framework, which the provider's error
-//! vocabulary points to. Where the framework is laxer than the document (it takes `"3600"` for an
-//! integer, `"yes"` for a boolean), the document wins: leaning on leniency should show in a test.
+//! Cases that the document does not cover follow Django REST framework, which the provider's error identifiers
+//! suggest. The framework accepts `"3600"` as an integer and `"yes"` as a boolean. The sandbox is strict there, so
+//! that tests notice a client that relies on this leniency.
 
 use serde_json::{Map, Value};
 
 use super::Answer;
 use crate::model::{Access, Country};
 
-/// What was asked for, defaults filled in.
+/// A valid request with defaults filled in.
 pub(super) struct TokenRequest {
     /// Seconds, 0…2592000.
     pub lifetime: u32,
     pub country: Option<Country>,
-    /// At most 32 characters. White space at its ends is gone, as the framework does with every
-    /// text: the answer then names another bank than the request, to the letter.
+    /// At most 32 characters, trimmed like every text in the framework. The answer then has another bank than the
+    /// request.
     pub bank: Option<String>,
     pub access: Access,
 }
 
-/// Reads a request, or gives the 400 or 415 that it earns. Unknown members are ignored; of
-/// duplicate ones the last counts.
+/// Parses a request. Ignores unknown members, and uses the last of duplicate members.
+///
+/// # Errors
+/// Returns a 400 or 415 for an invalid request.
 pub(super) fn parse(content_type: Option<&str>, body: &[u8]) -> Result<TokenRequest, Answer> {
     let media_type = content_type.and_then(|value| value.split(';').next());
     let media_type = media_type.unwrap_or_default().trim();
-    // The framework takes an empty body for an empty object, whatever its type.
+    // The framework treats an empty body as an empty object, whatever its media type.
     let members = if body.is_empty() {
         Map::new()
     } else if media_type.eq_ignore_ascii_case("application/json") {
@@ -35,8 +37,8 @@ pub(super) fn parse(content_type: Option<&str>, body: &[u8]) -> Result<TokenRequ
         return Err(Answer::error(415, "BAD_VALUE", message));
     };
     let country = text(&members, "country")?.map(|code| {
-        let refused = |_| bad(format!("country: \"{code}\" is not a valid choice."));
-        code.parse().map_err(refused)
+        let unknown = |_| bad_value(format!("country: \"{code}\" is not a valid choice."));
+        code.parse().map_err(unknown)
     });
     Ok(TokenRequest {
         lifetime: lifetime(&members)?,
@@ -51,7 +53,7 @@ fn parse_object(body: &[u8]) -> Result<Map<String, Value>, Answer> {
         .map_err(|_| Answer::error(400, "ENCODING_ERROR", "The body is not UTF-8."))?;
     match serde_json::from_str(text) {
         Ok(Value::Object(members)) => Ok(members),
-        Ok(_) => Err(invalid("Invalid data. Expected an object.")),
+        Ok(_) => Err(wrong_type("Invalid data. Expected an object.")),
         Err(error) => {
             let message = format!("JSON parse error - {error}");
             Err(Answer::error(400, "JSON_ERROR", message))
@@ -65,8 +67,8 @@ fn lifetime(members: &Map<String, Value>) -> Result<u32, Answer> {
     };
     match value.as_f64().filter(|seconds| seconds.fract() == 0.0) {
         Some(seconds) if (0.0..=2_592_000.0).contains(&seconds) => Ok(seconds as u32),
-        Some(_) => Err(bad("lifetime: Must be from 0 to 2592000.")),
-        None => Err(invalid("lifetime: A valid integer is required.")),
+        Some(_) => Err(bad_value("lifetime: Must be from 0 to 2592000.")),
+        None => Err(wrong_type("lifetime: A valid integer is required.")),
     }
 }
 
@@ -75,11 +77,11 @@ fn bank(members: &Map<String, Value>) -> Result<Option<String>, Answer> {
         return Ok(None);
     };
     match bank.chars().count() {
-        0 => Err(bad("bank: This field may not be blank.")),
-        33.. => Err(bad(
+        0 => Err(bad_value("bank: This field may not be blank.")),
+        33.. => Err(bad_value(
             "bank: Ensure this field has no more than 32 characters.",
         )),
-        _ if bank.contains('\0') => Err(bad("bank: Null characters are not allowed.")),
+        _ if bank.contains('\0') => Err(bad_value("bank: Null characters are not allowed.")),
         _ => Ok(Some(bank.to_owned())),
     }
 }
@@ -88,7 +90,7 @@ fn text<'a>(members: &'a Map<String, Value>, name: &str) -> Result<Option<&'a st
     match members.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(invalid(format!("{name}: Not a valid string."))),
+        Some(_) => Err(wrong_type(format!("{name}: Not a valid string."))),
     }
 }
 
@@ -96,18 +98,18 @@ fn access(members: &Map<String, Value>) -> Result<Access, Answer> {
     match members.get("access") {
         None => Ok(Access::default()),
         Some(value @ Value::Object(_)) => serde_json::from_value(value.clone())
-            .map_err(|_| invalid("access: Must be a valid boolean.")),
-        Some(_) => Err(invalid("access: Invalid data. Expected an object.")),
+            .map_err(|_| wrong_type("access: Must be a valid boolean.")),
+        Some(_) => Err(wrong_type("access: Invalid data. Expected an object.")),
     }
 }
 
-/// The wrong type.
-fn invalid(message: impl Into<String>) -> Answer {
+/// Returns the 400 for a value of the wrong type.
+fn wrong_type(message: impl Into<String>) -> Answer {
     Answer::error(400, "VALIDATION_ERROR", message)
 }
 
-/// The right type, but a value that is not allowed.
-fn bad(message: impl Into<String>) -> Answer {
+/// Returns the 400 for a value that has the right type and is not allowed.
+fn bad_value(message: impl Into<String>) -> Answer {
     Answer::error(400, "BAD_VALUE", message)
 }
 
@@ -118,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn validates_as_the_published_schema_says() {
+    fn follows_the_published_schema() {
         let json = "application/json; charset=utf-8";
         let (longest, too_long) = ("ą".repeat(32), json!({"bank": "ą".repeat(33)}).to_string());
         for good in [
@@ -156,18 +158,21 @@ mod tests {
             ("{", "JSON_ERROR"),
             (&deep, "JSON_ERROR"),
         ] {
-            let refused = parse(Some(json), body.as_bytes()).err();
+            let rejection = parse(Some(json), body.as_bytes()).err();
             assert!(
-                matches!(refused, Some(Answer::Status(400, it, _)) if it == identifier),
+                matches!(rejection, Some(Answer::Status(400, actual, _)) if actual == identifier),
                 "{body}"
             );
         }
-        let not_utf_8 = parse(Some(json), b"{\"bank\":\"\xff\"}").err();
+        let rejection = parse(Some(json), b"{\"bank\":\"\xff\"}").err();
         assert!(matches!(
-            not_utf_8,
+            rejection,
             Some(Answer::Status(400, "ENCODING_ERROR", _))
         ));
-        let form = parse(Some("application/x-www-form-urlencoded"), b"lifetime=1").err();
-        assert!(matches!(form, Some(Answer::Status(415, "BAD_VALUE", _))));
+        let rejection = parse(Some("application/x-www-form-urlencoded"), b"lifetime=1").err();
+        assert!(matches!(
+            rejection,
+            Some(Answer::Status(415, "BAD_VALUE", _))
+        ));
     }
 }

@@ -1,4 +1,4 @@
-// The console as people use it: by mouse, by keyboard alone, in light and dark, on a phone.
+// Tests the console with mouse and keyboard, in light and dark colours, and at phone width.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -12,22 +12,22 @@ const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 const authorization = `Basic ${btoa(`${API_KEY}:${API_SECRET}`)}`;
 const api = async (method, path, body) => {
   const headers = { authorization, "content-type": "application/json" };
-  const answer = await fetch(BASE_URL + path, { method, headers, body: body && JSON.stringify(body) });
-  assert.ok(answer.ok, `${method} ${path}: ${answer.status}`);
-  return answer.json();
+  const response = await fetch(BASE_URL + path, { method, headers, body: body && JSON.stringify(body) });
+  assert.ok(response.ok, `${method} ${path}: ${response.status}`);
+  return response.json();
 };
-const vend = (more) => api("POST", "/bank/tokens/", { userId: user, ...more });
+const issue = (fields) => api("POST", "/bank/tokens/", { userId: user, ...fields });
 
 const user = `browser ${Date.now()} <b>&"'\u202e`;
-const token = await vend({ country: "LT", access: { accounts: true } });
-for (let n = 0; n < 3; n++) await vend({ country: "LT", access: { accounts: true } });
-const second = await vend({ bank: "Bank" });
+const token = await issue({ country: "LT", access: { accounts: true } });
+for (let n = 0; n < 3; n++) await issue({ country: "LT", access: { accounts: true } });
+const second = await issue({ bank: "Bank" });
 
-// Names are looked up nowhere: what is not on this machine cannot be reached.
+// Blocks name resolution, so that the browser can reach only this machine.
 const args = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"];
 const browser = await chromium.launch({ executablePath: CHROMIUM, args, chromiumSandbox: false });
 
-/** A window that fails whatever loads from elsewhere or breaks the policy. */
+/** Opens a page that records requests to other origins, script errors and violations of the security policy. */
 const open = async (settings = {}) => {
   const context = await browser.newContext({
     httpCredentials: { username: API_KEY, password: API_SECRET },
@@ -35,20 +35,20 @@ const open = async (settings = {}) => {
     ...settings,
   });
   const page = await context.newPage();
-  page.faults = [];
+  page.failures = [];
   page.addresses = [];
   page.on("request", (request) => {
     page.addresses.push(request.url());
-    if (!request.url().startsWith(`${BASE_URL}/`)) page.faults.push(`loads ${request.url()}`);
+    if (!request.url().startsWith(`${BASE_URL}/`)) page.failures.push(`loads ${request.url()}`);
   });
-  // A refusal that is asked for is logged, too.
-  page.on("console", (line) => line.text().includes("Failed to load resource") || page.faults.push(line.text()));
-  page.on("pageerror", (error) => page.faults.push(String(error)));
+  // Error statuses that a step expects are logged as failed loads.
+  page.on("console", (message) => message.text().includes("Failed to load resource") || page.failures.push(message.text()));
+  page.on("pageerror", (error) => page.failures.push(String(error)));
   return page;
 };
 const go = (page, path) => page.goto(BASE_URL + path);
 const close = async (page) => {
-  assert.deepEqual(page.faults, []);
+  assert.deepEqual(page.failures, []);
   assert.ok(!page.addresses.some((address) => address.includes(encodeURIComponent(token.tokenString))));
   await page.context().close();
 };
@@ -61,26 +61,26 @@ const tabTo = async (page, selector) => {
 };
 const steps = {};
 
-steps["a pasted token is found, and its string is nowhere"] = async () => {
+steps["search finds a token by its token string and no page shows the string"] = async () => {
   const page = await open();
   await go(page, "/console/search");
   await page.getByLabel("Token string").fill(token.tokenString);
   await page.keyboard.press("Enter");
   await page.waitForURL(`${BASE_URL}/console/tokens/${token.id}`);
   assert.ok(!(await page.content()).includes(token.tokenString));
-  const life = await page.locator(".timeline li").allInnerTexts();
-  assert.match(life[0], /token\.minted by dev/);
-  assert.match(life[1], /token\.reused × 3/);
-  assert.match(life[2], /^20.*ends in /s);
+  const history = await page.locator(".timeline li").allInnerTexts();
+  assert.match(history[0], /token\.minted by dev/);
+  assert.match(history[1], /token\.reused × 3/);
+  assert.match(history[2], /^20.*expires in /s);
   await page.goBack();
   assert.equal(await page.getByLabel("Token string").inputValue(), "");
-  await page.getByLabel("Token string").fill("nobody's token");
-  await page.getByRole("button", { name: "Find its record" }).click();
+  await page.getByLabel("Token string").fill("unknown token");
+  await page.getByRole("button", { name: "Find token" }).click();
   assert.match(await page.getByRole("alert").innerText(), /No token on record/);
   await close(page);
 };
 
-steps["a token is invalidated by keyboard alone"] = async () => {
+steps["a token can be invalidated with the keyboard only"] = async () => {
   const page = await open();
   await go(page, "/console/search");
   await page.keyboard.press("Tab");
@@ -106,13 +106,13 @@ steps["a token is invalidated by keyboard alone"] = async () => {
   await page.keyboard.press("Enter");
   await page.waitForURL(/done=1/);
   await page.waitForFunction(() => document.activeElement.getAttribute("role") === "status");
-  assert.match(await page.getByRole("status").innerText(), /Done\. This token has ended/);
+  assert.match(await page.getByRole("status").innerText(), /Done\. This token is invalid/);
   const record = await api("GET", `/bank/tokens/${second.id}`);
   assert.deepEqual([record.isValid, record.invalidationReason], [false, "compromised"]);
   await close(page);
 };
 
-steps["the audit is filtered, paged and exported"] = async () => {
+steps["the audit log can be filtered, paged and exported"] = async () => {
   const page = await open();
   await go(page, "/console/audit");
   await page.getByLabel("User id").fill(user);
@@ -135,39 +135,39 @@ steps["the audit is filtered, paged and exported"] = async () => {
   await close(page);
 };
 
-steps["another site can have nothing done"] = async () => {
+steps["a form on another site is rejected"] = async () => {
   const page = await open();
   await go(page, `/console/invalidate?tokenId=${token.id}&reason=used`);
   const formToken = await page.locator("input[name=formToken]").inputValue();
   await close(page);
-  // With the very fields of a real form, which it could not know.
-  const evil = createServer((_, answer) => {
-    answer.setHeader("content-type", "text/html");
-    answer.end(`<form method="post" action="${BASE_URL}/console/invalidate">
+  // The foreign form even has a valid form token, which another site cannot read.
+  const attacker = createServer((_, response) => {
+    response.setHeader("content-type", "text/html");
+    response.end(`<form method="post" action="${BASE_URL}/console/invalidate">
       <input name="formToken" value="${formToken}"><input name="tokenId" value="${token.id}">
       <input name="reason" value="used"><button>win a prize</button></form>`);
   });
-  await new Promise((listening) => evil.listen(0, "localhost", listening));
+  await new Promise((listening) => attacker.listen(0, "localhost", listening));
   const victim = await open();
   await go(victim, "/console/");
-  await victim.goto(`http://localhost:${evil.address().port}/`);
+  await victim.goto(`http://localhost:${attacker.address().port}/`);
   await victim.getByRole("button").click();
   assert.equal(await victim.locator("h1").innerText(), "Not allowed");
   await victim.context().close();
-  evil.close();
+  attacker.close();
   assert.equal((await api("GET", `/bank/tokens/${token.id}`)).isValid, true);
 };
 
-steps["every page is accessible, in light and dark, and fits a phone"] = async () => {
+steps["every page passes the accessibility checks and fits a phone screen, in light and dark"] = async () => {
   const paths = {
     overview: "/console/",
     search: "/console/search",
     user: `/console/users?userId=${encodeURIComponent(user)}`,
     token: `/console/tokens/${token.id}`,
-    ended: `/console/tokens/${second.id}?done=1`,
+    invalidated: `/console/tokens/${second.id}?done=1`,
     audit: "/console/audit?limit=20",
-    question: `/console/invalidate?tokenId=${token.id}&reason=used`,
-    wrong: "/console/audit?limit=0&from=2026-11-22T09:39:08.123456%2B02:00",
+    confirm: `/console/invalidate?tokenId=${token.id}&reason=used`,
+    invalid: "/console/audit?limit=0&from=2026-11-22T09:39:08.123456%2B02:00",
     missing: "/console/nothing",
   };
   for (const colorScheme of ["light", "dark"]) {
@@ -175,23 +175,23 @@ steps["every page is accessible, in light and dark, and fits a phone"] = async (
       const page = await open({ colorScheme, viewport, reducedMotion: "reduce" });
       for (const [name, path] of Object.entries(paths)) {
         await go(page, path);
-        const place = `${name}, ${colorScheme}, ${device}`;
+        const label = `${name}, ${colorScheme}, ${device}`;
         if (name === "overview") for (const table of await page.locator("details").all()) await table.locator("summary").click();
         if (SCREENSHOTS) await page.screenshot({ path: `${SCREENSHOTS}/${name}-${colorScheme}-${device}.png`, fullPage: true });
         const { violations } = await page.evaluate(`${axe}; axe.run()`);
         const found = violations.map(({ id, nodes }) => [id, nodes.map((node) => node.html)]);
-        assert.deepEqual(found, [], place);
+        assert.deepEqual(found, [], label);
         const width = await page.evaluate(() => document.documentElement.scrollWidth);
-        assert.ok(width <= viewport.width, `${place}: ${width} px wide`);
+        assert.ok(width <= viewport.width, `${label}: ${width} px wide`);
         const durations = await page.evaluate(() => [...document.querySelectorAll("*")].map((element) => getComputedStyle(element).transitionDuration));
-        assert.ok(durations.every((duration) => duration === "0s"), place);
+        assert.ok(durations.every((duration) => duration === "0s"), label);
       }
       await close(page);
     }
   }
 };
 
-steps["the overview draws what its tables say, once the minute is over"] = async () => {
+steps["the overview plots the counts of a completed minute"] = async () => {
   const page = await open();
   let columns;
   do {
@@ -208,10 +208,10 @@ steps["the overview draws what its tables say, once the minute is over"] = async
       for (let at = 0; at < data.length; at += 4) if (data[at + 3] === 255) seen.add(`${data[at]},${data[at + 1]},${data[at + 2]}`);
       return [...seen];
     });
-  assert.ok((await colours()).includes("26,86,176"), "the line of reuses");
+  assert.ok((await colours()).includes("26,86,176"), "the line of reused tokens in light colours");
   await page.emulateMedia({ colorScheme: "dark" });
   await page.waitForTimeout(100);
-  assert.ok((await colours()).includes("127,176,255"), "the same in dark");
+  assert.ok((await colours()).includes("127,176,255"), "the line of reused tokens in dark colours");
   await page.setViewportSize({ width: 400, height: 800 });
   await page.waitForTimeout(100);
   assert.ok((await page.locator("canvas").first().boundingBox()).width < 400);

@@ -1,4 +1,4 @@
-"""Prints the provider's document as JSON, with `userId` in the request and 200 beside 201."""
+"""Prints the provider's OpenAPI document as JSON, with `userId` added to the request and 200 to the responses."""
 
 import json
 import sys

@@ -18,18 +18,18 @@ from vendor.models import (
 )
 from vendor.types import UNSET
 
-pair = f"{os.environ['API_KEY']}:{os.environ['API_SECRET']}"
-client = AuthenticatedClient(os.environ["BASE_URL"], b64encode(pair.encode()).decode(), prefix="Basic")
+credentials = f"{os.environ['API_KEY']}:{os.environ['API_SECRET']}"
+client = AuthenticatedClient(os.environ["BASE_URL"], b64encode(credentials.encode()).decode(), prefix="Basic")
 
 user_id = f"python-{os.getpid()}"
-order = IssueToken(user_id, country=Country.LT, bank="Swedbank", access=AccessRequest(accounts=True))
-minted = issue_token.sync_detailed(client=client, body=order)
+request = IssueToken(user_id, country=Country.LT, bank="Swedbank", access=AccessRequest(accounts=True))
+minted = issue_token.sync_detailed(client=client, body=request)
 assert minted.status_code == 201 and isinstance(minted.parsed, Token), minted
 assert minted.parsed.outcome is TokenOutcome.MINTED and minted.parsed.country is Country.LT
-reused = issue_token.sync_detailed(client=client, body=order, cache_control="min-fresh=60")
+reused = issue_token.sync_detailed(client=client, body=request, cache_control="min-fresh=60")
 assert reused.status_code == 200 and reused.parsed.token_string == minted.parsed.token_string, reused
-anywhere = issue_token.sync(client=client, body=IssueToken(user_id))
-assert isinstance(anywhere, Token) and anywhere.country is None, anywhere
+any_country = issue_token.sync(client=client, body=IssueToken(user_id))
+assert isinstance(any_country, Token) and any_country.country is None, any_country
 
 kinds, cursor = [], UNSET
 while cursor is not None:
@@ -43,7 +43,7 @@ assert isinstance(problem, Problem), problem
 assert problem.type_ is ProblemType.URNTOKEN_VENDORPROBLEMVALIDATION, problem
 assert [error.pointer for error in problem.errors] == ["#/userId", "#/lifetime"], problem
 
-whose = InvalidateUser(user_id=user_id, reason=InvalidationReason.REQUESTED)
-ended = invalidate_tokens.sync(client=client, body=whose)
-assert ended.invalidated == 2, ended
-print(f"vended, paged through {len(kinds)} events and read a problem")
+request = InvalidateUser(user_id=user_id, reason=InvalidationReason.REQUESTED)
+result = invalidate_tokens.sync(client=client, body=request)
+assert result.invalidated == 2, result
+print(f"got tokens, paged through {len(kinds)} events and parsed a problem")

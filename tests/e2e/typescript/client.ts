@@ -32,14 +32,14 @@ do {
 } while (cursor);
 assert.deepEqual(kinds, ["token.minted", "token.reused", "token.minted"]);
 
-const wrong = await issue({ userId: "", lifetime: -1 });
-assert.equal(wrong.data, undefined);
-const problem: components["schemas"]["Problem"] = wrong.error;
+const invalid = await issue({ userId: "", lifetime: -1 });
+assert.equal(invalid.data, undefined);
+const problem: components["schemas"]["Problem"] = invalid.error;
 assert.equal(problem.type, "urn:token-vendor:problem:validation");
 assert.deepEqual(problem.errors?.map((error) => error.pointer), ["#/userId", "#/lifetime"]);
 
 const path = { id: renewed.data!.id };
-const ended = await client.POST("/bank/tokens/{id}/invalidate", { params: { path }, body: { reason: "used" } });
-assert.equal(ended.data?.invalidationReason, "used");
-assert.equal(ended.data?.isValid, false);
-console.log(`vended, paged through ${kinds.length} events and read a problem`);
+const record = await client.POST("/bank/tokens/{id}/invalidate", { params: { path }, body: { reason: "used" } });
+assert.equal(record.data?.invalidationReason, "used");
+assert.equal(record.data?.isValid, false);
+console.log(`got tokens, paged through ${kinds.length} events and parsed a problem`);

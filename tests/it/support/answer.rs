@@ -1,14 +1,14 @@
-//! An answer of the service, read to its end.
+//! A response of the service, read completely.
 
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
-/// Sends the request and reads the answer; there must be one.
+/// Sends the request and returns the response. Panics if the connection ends without one.
 pub async fn send(request: reqwest::RequestBuilder) -> Answer {
-    Answer::of(request).await.expect("an answer")
+    Answer::of(request).await.expect("a response")
 }
 
-/// Status, headers and JSON body.
+/// Status, headers and JSON body of a response.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -17,7 +17,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Sends the request and reads the answer; `None` if there was none.
+    /// Sends the request and returns the response, or `None` if the connection ends without one.
     pub async fn of(request: reqwest::RequestBuilder) -> Option<Answer> {
         let response = request.send().await.ok()?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -30,24 +30,24 @@ impl Answer {
         })
     }
 
-    /// A header's text, empty if it is missing.
+    /// Returns the value of a header, or an empty string if it is missing.
     pub fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
             .map_or("", |value| value.to_str().unwrap())
     }
 
-    /// A member of the body as text, empty if it is none.
+    /// Returns a string member of the body, or an empty string if it is missing or not a string.
     pub fn text(&self, member: &str) -> &str {
         self.body[member].as_str().unwrap_or_default()
     }
 
-    /// The token string.
+    /// Returns the token string.
     pub fn token(&self) -> &str {
         self.text("tokenString")
     }
 
-    /// Checks that it hands out a new token, come by so.
+    /// Asserts that the response contains a new token and has this `Cache-Status`.
     #[track_caller]
     pub fn is_minted(&self, cache_status: &str) {
         assert_eq!(
@@ -59,7 +59,7 @@ impl Answer {
         assert_eq!(self.header("cache-status"), expected);
     }
 
-    /// Checks that it hands out the token of an earlier one again.
+    /// Asserts that the response contains the same token as the earlier one, from the cache.
     #[track_caller]
     pub fn is_reused(&self, earlier: &Answer) {
         assert_eq!(
@@ -75,7 +75,7 @@ impl Answer {
         );
     }
 
-    /// The problem's slug; checks that the answer is a problem in the contract's shape.
+    /// Returns the slug of the problem. Asserts that the response is a complete problem document.
     #[track_caller]
     pub fn problem(&self) -> &str {
         assert_eq!(
@@ -95,7 +95,7 @@ impl Answer {
             .unwrap()
     }
 
-    /// What the problem's errors point to, in order.
+    /// Returns the pointer, parameter or header of each field error, in the order of the response.
     pub fn pointers(&self) -> Vec<&str> {
         let errors = self.body["errors"]
             .as_array()
@@ -107,13 +107,13 @@ impl Answer {
             .collect()
     }
 
-    /// Checks status and slug at once.
+    /// Asserts the status and the slug of a problem.
     #[track_caller]
     pub fn is_problem(&self, status: u16, slug: &str) {
         assert_eq!((self.status, self.problem()), (status, slug), "{self:?}");
     }
 
-    /// Seconds in `Retry-After`, if there is one.
+    /// Returns the seconds of `Retry-After`.
     pub fn retry_after(&self) -> Option<u32> {
         self.headers.get("retry-after")?.to_str().ok()?.parse().ok()
     }

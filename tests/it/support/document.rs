@@ -1,4 +1,4 @@
-//! The OpenAPI document, as the tests read it.
+//! Reads the committed OpenAPI document and validates responses against it.
 
 use boon::{Compiler, Schemas};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -7,23 +7,23 @@ use serde_json::{Value, json};
 
 use super::{Answer, Api};
 
-/// The committed document.
+/// The text of the committed document.
 pub const COMMITTED: &str = include_str!("../../../docs/openapi.json");
 
-/// It, read.
+/// Parses the committed document.
 pub fn document() -> Value {
     serde_json::from_str(COMMITTED).unwrap()
 }
 
-/// What is at that pointer, references followed.
-fn at<'a>(document: &'a Value, place: &'a Value) -> &'a Value {
-    match place["$ref"].as_str() {
+/// Follows the `$ref` of an object. Returns the object itself if it has none.
+fn resolve<'a>(document: &'a Value, object: &'a Value) -> &'a Value {
+    match object["$ref"].as_str() {
         Some(reference) => document.pointer(&reference[1..]).unwrap(),
-        None => place,
+        None => object,
     }
 }
 
-/// Every operation: path, method, object.
+/// Iterates over the operations: path, method, object.
 pub fn operations(document: &Value) -> impl Iterator<Item = (&str, Method, &Value)> {
     let paths = document["paths"].as_object().unwrap();
     paths.iter().flat_map(|(path, methods)| {
@@ -34,21 +34,22 @@ pub fn operations(document: &Value) -> impl Iterator<Item = (&str, Method, &Valu
     })
 }
 
-/// What is wrong with the value by that schema, which takes no member that it does not list.
+/// Returns the validation error of a value, or `None` if it matches the schema. Members that the schema does not list
+/// are errors.
 pub fn mistakes(document: &Value, schema: &Value, value: &Value) -> Option<String> {
     let mut document = document.clone();
-    document["asked"] = schema.clone();
-    close(&mut document);
+    document["schemaUnderTest"] = schema.clone();
+    forbid_unlisted_members(&mut document);
     let (mut compiler, mut schemas) = (Compiler::new(), Schemas::new());
     compiler.enable_format_assertions();
     compiler.add_resource("test:/document", document).unwrap();
-    let schema = compiler.compile("test:/document#/asked", &mut schemas);
-    let mistakes = schemas.validate(value, schema.unwrap()).err();
-    mistakes.map(|error| error.to_string())
+    let schema = compiler.compile("test:/document#/schemaUnderTest", &mut schemas);
+    let error = schemas.validate(value, schema.unwrap()).err();
+    error.map(|error| error.to_string())
 }
 
-/// Forbids further members wherever they are not spoken of.
-fn close(value: &mut Value) {
+/// Sets `additionalProperties` to false in each schema that does not set it.
+fn forbid_unlisted_members(value: &mut Value) {
     match value {
         Value::Object(members) => {
             if members.contains_key("properties") {
@@ -56,14 +57,14 @@ fn close(value: &mut Value) {
                     .entry("additionalProperties")
                     .or_insert(json!(false));
             }
-            members.values_mut().for_each(close);
+            members.values_mut().for_each(forbid_unlisted_members);
         }
-        Value::Array(items) => items.iter_mut().for_each(close),
+        Value::Array(items) => items.iter_mut().for_each(forbid_unlisted_members),
         _ => {}
     }
 }
 
-/// Checks that the operation lists the answer: its status, headers and body.
+/// Asserts that the document describes the status, the headers and the body of the response.
 #[track_caller]
 pub fn check(document: &Value, operation: &Value, answer: &Answer) {
     let listed = &operation["responses"][answer.status.to_string()];
@@ -72,9 +73,9 @@ pub fn check(document: &Value, operation: &Value, answer: &Answer) {
         "{} does not list {answer:?}",
         operation["operationId"]
     );
-    let listed = at(document, listed);
+    let listed = resolve(document, listed);
     for (name, header) in listed["headers"].as_object().unwrap() {
-        let header = at(document, header);
+        let header = resolve(document, header);
         let (value, schema) = (answer.header(name), &header["schema"]);
         if value.is_empty() && header["required"] == false {
             continue;
@@ -94,7 +95,7 @@ pub fn check(document: &Value, operation: &Value, answer: &Answer) {
     }
 }
 
-/// The request of an operation made of the document's examples, for the token of that id.
+/// Builds a request for the operation from the examples in the document. `id` replaces the id in the path.
 pub fn example(
     document: &Value,
     api: &Api,
@@ -106,7 +107,7 @@ pub fn example(
     let mut path = path.replace("{id}", id);
     let mut headers = Vec::new();
     for parameter in operation["parameters"].as_array().unwrap() {
-        let parameter = at(document, parameter);
+        let parameter = resolve(document, parameter);
         let name = parameter["name"].as_str().unwrap();
         let value = match &parameter["example"] {
             Value::String(text) => text.clone(),
@@ -114,7 +115,7 @@ pub fn example(
         };
         match parameter["in"].as_str().unwrap() {
             "header" => headers.push((name, value)),
-            // Made up: no answer gave it.
+            // The example of a cursor is not a valid cursor.
             "query" if name != "cursor" => {
                 let separator = if path.contains('?') { '&' } else { '?' };
                 let value = utf8_percent_encode(&value, NON_ALPHANUMERIC);
@@ -130,10 +131,10 @@ pub fn example(
     match &operation["requestBody"]["content"]["application/json"]["schema"] {
         Value::Null => request,
         schema => {
-            let schema = at(document, schema);
+            let schema = resolve(document, schema);
             let schema = schema["oneOf"]
                 .get(0)
-                .map_or(schema, |one| at(document, one));
+                .map_or(schema, |one| resolve(document, one));
             request
                 .header("content-type", "application/json")
                 .body(schema["examples"][0].to_string())

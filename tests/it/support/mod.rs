@@ -1,4 +1,4 @@
-//! What the tests stand on: a real Postgres, the real sandbox, the real router on a real port.
+//! The test harness: a real Postgres, the real sandbox, and the real service on a TCP port.
 
 mod answer;
 pub mod cluster;
@@ -12,6 +12,6 @@ mod world;
 
 pub use answer::{Answer, send};
 pub use poll::eventually;
-pub use process::{Ended, Process, program, run};
+pub use process::{Ended, Process, program, run, send_signal};
 pub use wire::send_raw;
-pub use world::{ADMIN, Api, Replica, World, http_client};
+pub use world::{ADMIN, Api, Replica, World, http_client, issue_at_once};

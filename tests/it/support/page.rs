@@ -1,10 +1,10 @@
-//! Pages of the console, as a browser gets them and posts their forms.
+//! Requests to the console as a browser sends them.
 
 use reqwest::{Method, RequestBuilder};
 
 use super::Api;
 
-/// A page, or whatever came instead.
+/// A response of the console.
 pub struct Page {
     pub status: u16,
     pub headers: reqwest::header::HeaderMap,
@@ -12,10 +12,11 @@ pub struct Page {
 }
 
 impl Page {
+    /// Sends the request and reads the response.
     pub async fn of(request: RequestBuilder) -> Page {
-        let answer = request.send().await.unwrap();
-        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        let html = answer.text().await.unwrap();
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let html = response.text().await.unwrap();
         Page {
             status,
             headers,
@@ -23,13 +24,14 @@ impl Page {
         }
     }
 
+    /// Returns the value of a header, or an empty string if it is missing.
     pub fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
             .map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The first value of that attribute after that text.
+    /// Returns the value of the first attribute with this name after the text `after`.
     #[track_caller]
     pub fn attribute(&self, after: &str, name: &str) -> String {
         let found = self
@@ -44,6 +46,7 @@ impl Page {
             .replace("&amp;", "&")
     }
 
+    /// Asserts the status, and that the page contains the text.
     #[track_caller]
     pub fn has(&self, status: u16, text: &str) {
         assert!(
@@ -55,11 +58,12 @@ impl Page {
     }
 }
 
+/// Requests a page as the admin.
 pub async fn get_page(api: &Api, path: &str) -> Page {
     Page::of(api.request(Method::GET, path)).await
 }
 
-/// A form as a browser posts it from a page of the console.
+/// Builds the request of a form of the console, as the admin.
 pub fn post_form(api: &Api, path: &str, fields: &[(&str, &str)]) -> RequestBuilder {
     let mut body = url::form_urlencoded::Serializer::new(String::new());
     api.request(Method::POST, path)
@@ -68,10 +72,11 @@ pub fn post_form(api: &Api, path: &str, fields: &[(&str, &str)]) -> RequestBuild
         .body(body.extend_pairs(fields).finish())
 }
 
-pub async fn search(api: &Api, text: &str) -> Page {
+/// Submits the search form with this token string.
+pub async fn search(api: &Api, token_string: &str) -> Page {
     let form_token = get_page(api, "/console/search")
         .await
         .attribute("formToken", "value");
-    let fields = [("formToken", &*form_token), ("tokenString", text)];
+    let fields = [("formToken", &*form_token), ("tokenString", token_string)];
     Page::of(post_form(api, "/console/search", &fields)).await
 }

@@ -1,14 +1,16 @@
-//! The program as a process of its own.
+//! Runs the program as a child process.
 
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
-/// The program, about to be run with nothing of this process's environment.
+/// Builds a command that runs the program with these environment variables and `PATH` only.
 pub fn program(arguments: &[&str], variables: &[(String, String)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_token-vendor"));
     command
@@ -16,7 +18,7 @@ pub fn program(arguments: &[&str], variables: &[(String, String)]) -> Command {
         .env_clear()
         .envs(variables.iter().cloned())
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        // No `.env` of the checkout.
+        // The program reads `.env` from its working directory. This one has none.
         .current_dir(std::env::temp_dir())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -25,23 +27,23 @@ pub fn program(arguments: &[&str], variables: &[(String, String)]) -> Command {
     command
 }
 
-/// A command of the program that serves.
+/// A running server process.
 pub struct Process {
     pub base: String,
     pub child: Child,
-    /// What it logged until then.
+    /// The log lines up to the one with the address.
     pub early: Vec<String>,
-    /// What it logs from then on, line by line; its end is the end of the process.
+    /// The later log lines. The channel closes when the process exits.
     pub logs: UnboundedReceiver<String>,
 }
 
 impl Process {
-    /// Starts `serve` and waits until it says where it serves.
+    /// Starts `serve` and waits until it logs its address.
     pub async fn serve(variables: &[(String, String)]) -> Process {
         Process::start(&["serve"], variables).await
     }
 
-    /// Starts a command that serves and waits until it says where.
+    /// Starts a command that serves and waits until it logs its address.
     pub async fn start(arguments: &[&str], variables: &[(String, String)]) -> Process {
         let mut child = program(arguments, variables).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -56,7 +58,7 @@ impl Process {
         let mut early = Vec::new();
         let address = loop {
             let line = timeout(Duration::from_secs(60), logs.recv()).await.unwrap();
-            let line = line.unwrap_or_else(|| panic!("it ended: {early:?}"));
+            let line = line.unwrap_or_else(|| panic!("the process exited: {early:?}"));
             let address = serving_address(&line);
             early.push(line);
             if let Some(address) = address {
@@ -71,27 +73,42 @@ impl Process {
         }
     }
 
-    /// The next line that it logs.
+    /// Waits for the next log line.
     pub async fn next_line(&mut self) -> String {
-        // Longer than the minute that some of them come after.
+        // Some lines are logged once per minute.
         let line = timeout(Duration::from_secs(90), self.logs.recv()).await;
-        line.expect("it logs").expect("it goes on")
+        line.expect("a log line within 90 s")
+            .expect("the process exited")
     }
 
-    /// Waits until it logs a line with this.
+    /// Waits for a log line that contains the text.
     pub async fn logs_with(&mut self, text: &str) {
         while !self.next_line().await.contains(text) {}
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> i32 {
-        i32::try_from(self.child.id().unwrap()).unwrap()
+        pid(&self.child)
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) {
+        send_signal(&self.child, signal);
     }
 }
 
-/// The address in the line that says where it serves, as text or JSON.
+/// Sends a signal to a child process.
+pub fn send_signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(pid(child)), signal).unwrap();
+}
+
+fn pid(child: &Child) -> i32 {
+    i32::try_from(child.id().unwrap()).unwrap()
+}
+
+/// Returns the address in the log line that announces it. Accepts the text and the JSON format.
 fn serving_address(line: &str) -> Option<String> {
-    const SERVING: [&str; 2] = ["serving", "standing in for the upstream"];
+    const SERVING: [&str; 2] = ["service started", "sandbox started"];
     if let Some((before, address)) = line.split_once(" address=") {
         let serves = SERVING.iter().any(|message| before.ends_with(message));
         return serves.then(|| address.trim().to_owned());
@@ -101,7 +118,7 @@ fn serving_address(line: &str) -> Option<String> {
     serves.then(|| line["address"].as_str().unwrap().to_owned())
 }
 
-/// What a command that ends leaves behind.
+/// The exit code and the output of a finished command.
 #[derive(Debug)]
 pub struct Ended {
     pub code: i32,
@@ -110,7 +127,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Checks that it refused in one clear line, which names this.
+    /// Asserts that the command failed with this exit code and one error line that contains `naming`.
     #[track_caller]
     pub fn refused(&self, code: i32, naming: &str) {
         assert_eq!((self.code, self.out.as_str()), (code, ""), "{self:?}");
@@ -120,7 +137,7 @@ impl Ended {
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command until it exits.
 pub async fn run(arguments: &[&str], variables: &[(String, String)]) -> Ended {
     let output = program(arguments, variables).output();
     let output = timeout(Duration::from_secs(60), output).await.unwrap();

@@ -1,45 +1,47 @@
-//! A database, an upstream, and any number of replicas of the service between them.
+//! A test environment: a database, a sandbox, and any number of replicas of the service.
 
 use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use futures_util::future::join_all;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, Executor, PgPool, Postgres, Transaction};
 use token_vendor::app::Service;
 use token_vendor::config::{CommandConfig, Config, Source};
 use token_vendor::db::clients::insert_client;
 use token_vendor::dev::sandbox::{Sandbox, SandboxOptions};
-use token_vendor::model::{Client, Scope, ScopeSet};
+use token_vendor::model::{Client, Scope};
 
-use super::answer::Answer;
+use super::answer::{Answer, send};
 use super::cluster::create_database;
-use super::invariants::breaches;
+use super::invariants::find_violations;
 use super::poll::eventually;
 
-/// The key and the secret of the client that holds every scope.
+/// API key and secret of the client that has every scope.
 pub const ADMIN: (&str, &str) = ("admin", "admin-secret");
 
-/// A database with its upstream. Checks the invariants when it goes.
+/// A database and a sandbox. Asserts the invariants of the database when it is dropped.
 pub struct World {
     pub url: String,
     pub db: PgPool,
     pub sandbox: Sandbox,
+    /// Tells whether the invariants are asserted.
     pub is_checked: bool,
 }
 
-/// One instance of the service.
+/// A replica of the service in this process.
 pub struct Replica {
     pub api: Api,
     pub service: Service,
 }
 
-/// The way to an instance of the service, in this process or another.
+/// An HTTP client of a replica, in this process or another.
 #[derive(Clone)]
 pub struct Api {
     pub base: String,
@@ -55,12 +57,19 @@ impl std::ops::Deref for Replica {
 }
 
 impl World {
-    /// A fresh one, with the `admin` client in it.
+    /// Creates an environment with a new database and the client `admin`.
     pub async fn new() -> World {
         World::on(create_database().await).await
     }
 
-    /// One on a database that has the current schema.
+    /// Creates an environment whose invariants are not asserted, for tests that write rows of their own.
+    pub async fn unchecked() -> World {
+        let mut world = World::new().await;
+        world.is_checked = false;
+        world
+    }
+
+    /// Creates an environment on an existing database, which must have the current schema.
     pub async fn on(url: String) -> World {
         let db = PgPoolOptions::new()
             .max_connections(4)
@@ -82,20 +91,20 @@ impl World {
         world
     }
 
-    /// Adds a client.
+    /// Adds a client to the database.
     pub async fn add_client(&self, (key, secret): (&str, &str), scopes: &[Scope]) {
         let client = Client {
             api_key: key.into(),
             name: key.into(),
             secret_sha256: Sha256::digest(secret).to_vec(),
             previous_secret_sha256: None,
-            scopes: scopes.iter().copied().collect::<ScopeSet>(),
+            scopes: scopes.iter().copied().collect(),
             is_enabled: true,
         };
         assert!(insert_client(&self.db, &client, "test").await.unwrap());
     }
 
-    /// The variables that a replica here runs with.
+    /// Returns the environment variables of a replica. `more` adds and replaces variables.
     pub fn variables(&self, more: &[(&str, &str)]) -> Vec<(String, String)> {
         let key = |byte: u8| BASE64_STANDARD.encode([byte; 32]);
         let upstream = SandboxOptions::default();
@@ -117,31 +126,42 @@ impl World {
         variables
     }
 
-    /// Starts a replica.
+    /// Starts a replica with the default settings.
     pub async fn replica(&self) -> Replica {
         self.replica_with(&[]).await
     }
 
-    /// Starts a replica with other settings.
+    /// Starts a replica with additional settings.
     pub async fn replica_with(&self, more: &[(&str, &str)]) -> Replica {
-        let source = Source::of_environment(self.variables(more));
+        let source = Source::from_environment(self.variables(more));
         let config = Config::load(source).unwrap();
         let service = Service::start(config).await.unwrap();
         let api = Api::at(format!("http://{}", service.addr()));
         Replica { api, service }
     }
 
-    /// Waits until that many requests have reached the upstream.
+    /// Waits until the sandbox has received this many requests.
     pub async fn upstream_is_called(&self, times: u64) {
-        eventually("the call", async || self.sandbox.requests() >= times).await;
+        eventually("the upstream is called", async || {
+            self.sandbox.requests() >= times
+        })
+        .await;
     }
 
-    /// Waits until a statement with this in it waits for a lock, and ends its connection.
+    /// Locks a table until the transaction ends. `lock` names the table and the lock mode.
+    pub async fn lock_table(&self, lock: &str) -> Transaction<'static, Postgres> {
+        let mut transaction = self.db.begin().await.unwrap();
+        let statement = AssertSqlSafe(format!("LOCK TABLE {lock}"));
+        transaction.execute(statement).await.unwrap();
+        transaction
+    }
+
+    /// Waits until a statement that contains this text waits for a lock, then terminates its connection.
     pub async fn terminate_waiting(&self, statement: &str) {
         let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                          WHERE datname = current_database() AND wait_event_type = 'Lock'
                            AND strpos(query, $1) > 0";
-        eventually("it waits for a lock", async || {
+        eventually("the statement waits for a lock", async || {
             let terminated: i64 = sqlx::query_scalar(terminate)
                 .bind(statement)
                 .fetch_one(&self.db)
@@ -152,7 +172,7 @@ impl World {
         .await;
     }
 
-    /// Signals the server processes of this database that the condition on `pg_stat_activity` selects.
+    /// Sends a signal to the server processes that the condition on `pg_stat_activity` selects.
     pub async fn signal_backends(&self, condition: &'static str, signal: Signal) {
         let select = format!(
             "SELECT pid FROM pg_stat_activity
@@ -168,12 +188,12 @@ impl World {
         }
     }
 
-    /// How many rows the query counts.
+    /// Runs a query that returns a number.
     pub async fn count(&self, query: &'static str) -> i64 {
         sqlx::query_scalar(query).fetch_one(&self.db).await.unwrap()
     }
 
-    /// The kinds of all events in order of time, those of clients left out.
+    /// Returns the kinds of all `token.*` events, oldest first.
     pub async fn kinds(&self) -> Vec<String> {
         sqlx::query_scalar(
             "SELECT kind FROM audit_events WHERE kind LIKE 'token.%' ORDER BY occurred_at, id",
@@ -194,14 +214,24 @@ impl Drop for World {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
-            runtime.unwrap().block_on(breaches(&url))
+            runtime.unwrap().block_on(find_violations(&url))
         };
-        let broken = std::thread::spawn(check).join().unwrap();
-        assert!(broken.is_empty(), "{}", broken.join("\n"));
+        let violations = std::thread::spawn(check).join().unwrap();
+        assert!(violations.is_empty(), "{}", violations.join("\n"));
     }
 }
 
-/// A client without a limit of its own that a test could run into.
+/// Sends the token requests at once, spread evenly over the replicas, and returns the responses in order.
+pub async fn issue_at_once(
+    replicas: &[&Api],
+    bodies: impl IntoIterator<Item = Value>,
+) -> Vec<Answer> {
+    let replicas = replicas.iter().cycle();
+    let requests = replicas.zip(bodies).map(|(api, body)| api.issue(body));
+    join_all(requests).await
+}
+
+/// Builds an HTTP client that follows no redirects and ignores the proxy settings. The timeout is 30 s.
 pub fn http_client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
@@ -213,7 +243,7 @@ pub fn http_client() -> reqwest::Client {
 }
 
 impl Api {
-    /// The instance at that address.
+    /// Creates a client of the replica at this address.
     pub fn at(base: String) -> Api {
         Api {
             base,
@@ -221,12 +251,12 @@ impl Api {
         }
     }
 
-    /// A request as the admin.
+    /// Builds a request as the admin.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.request_by(ADMIN, method, path)
     }
 
-    /// A request as that client.
+    /// Builds a request as the client with this key and secret.
     pub fn request_by(
         &self,
         (key, secret): (&str, &str),
@@ -236,37 +266,35 @@ impl Api {
         self.anonymous(method, path).basic_auth(key, Some(secret))
     }
 
-    /// `GET`, as the admin.
+    /// Sends a `GET` as the admin.
     pub async fn get(&self, path: &str) -> Answer {
-        Answer::of(self.request(Method::GET, path)).await.unwrap()
+        send(self.request(Method::GET, path)).await
     }
 
-    /// A `POST` of JSON, as the admin, not sent yet.
+    /// Builds a `POST` of a JSON value as the admin.
     pub fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
         self.post_body(path, body.to_string())
     }
 
-    /// A `POST` of what is said to be JSON, as the admin, not sent yet.
+    /// Builds a `POST` of any body with the media type of JSON, as the admin.
     pub fn post_body(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
         self.request(Method::POST, path)
             .header("content-type", "application/json")
             .body(body)
     }
 
-    /// Asks for a token, as the admin.
+    /// Requests a token as the admin.
     pub async fn issue(&self, body: Value) -> Answer {
-        Answer::of(self.post("/bank/tokens/", &body)).await.unwrap()
+        send(self.post("/bank/tokens/", &body)).await
     }
 
-    /// Asks for a token with a `Cache-Control`.
+    /// Requests a token as the admin, with this `Cache-Control`.
     pub async fn issue_with(&self, body: Value, cache_control: &str) -> Answer {
         let request = self.post("/bank/tokens/", &body);
-        Answer::of(request.header("cache-control", cache_control))
-            .await
-            .unwrap()
+        send(request.header("cache-control", cache_control)).await
     }
 
-    /// A request of anybody's: nothing is set but the address.
+    /// Builds a request without credentials.
     pub fn anonymous(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base))
     }

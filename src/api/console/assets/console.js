@@ -1,7 +1,7 @@
-// Draws the plots of the overview, from the columns in its sections.
+// Draws the plots of the overview from the `data-columns` attribute of each section.
 "use strict";
 (() => {
-  // Column, name and colour of each line.
+  // The lines of each plot: column index, label, CSS variable of the colour.
   const PLOTS = {
     reused: [[1, "reused", "--first"]],
     minted: [[2, "minted", "--first"]],
@@ -10,7 +10,7 @@
   };
   const HEIGHT = 128;
   const number = (value) => (value == null ? "–" : value.toLocaleString("en").replaceAll(",", "\u202f"));
-  const drawn = [];
+  const plots = [];
 
   const draw = (section) => {
     const columns = JSON.parse(section.dataset.columns);
@@ -38,23 +38,23 @@
             stroke: colour(name),
             dash: index ? [5, 3] : undefined,
             width: 1.6,
-            // Between two mints there may be hours; a lone one is a point.
+            // Minutes without a mint have no latency. The line spans such gaps, and isolated values are drawn as points.
             spanGaps: figure.dataset.plot === "latency",
             points: { show: figure.dataset.plot === "latency" ? undefined : false, size: 4 },
           })),
         ],
       }, [columns[0], ...lines.map(([column]) => columns[column])], holder);
-      drawn.push([plot, holder]);
+      plots.push([plot, holder]);
     }
   };
 
   const drawAll = () => {
-    for (const [plot] of drawn.splice(0)) plot.destroy();
+    for (const [plot] of plots.splice(0)) plot.destroy();
     document.querySelectorAll("[data-columns]").forEach(draw);
   };
   drawAll();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   addEventListener("resize", () => {
-    for (const [plot, holder] of drawn) plot.setSize({ width: holder.clientWidth, height: HEIGHT });
+    for (const [plot, holder] of plots) plot.setSize({ width: holder.clientWidth, height: HEIGHT });
   });
 })();

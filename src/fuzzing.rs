@@ -1,0 +1,60 @@
+//! Property checks for the fuzz targets in `fuzz/` and for `tests/it/fuzz_corpus.rs`.
+//!
+//! Each function takes any input and panics if a property does not hold. The functions are public only because the
+//! code that they check is private.
+
+use uuid::Uuid;
+
+pub use crate::api::fuzzing::{cache_control, cursor, json_request};
+use crate::crypto::KeyRing;
+use crate::model::{Access, Combination, TokenString};
+pub use crate::upstream::fuzzing::provider_answer;
+
+/// A function that checks one input.
+pub type Target = fn(&[u8]);
+
+/// The fuzz targets with the names of their files in `fuzz/`.
+pub const TARGETS: [(&str, Target); 5] = [
+    ("cache_control", cache_control),
+    ("cursor", cursor),
+    ("encrypted_token", encrypted_token),
+    ("json_request", json_request),
+    ("provider_answer", provider_answer),
+];
+
+/// Checks that no changed ciphertext decrypts.
+///
+/// The input is used as a ciphertext, as an XOR mask of a valid one, as a suffix, and as the length of a prefix.
+pub fn encrypted_token(data: &[u8]) {
+    let keys = KeyRing::new([("new", &[2; 32]), ("old", &[1; 32])], &[9; 32]);
+    let id = Uuid::from_u128(7);
+    let combination = Combination {
+        user_id: "u-1".into(),
+        country: "LT".parse().ok(),
+        bank: Some("Swedbank".into()),
+        access: Access::from_bits(1),
+    };
+    let is_rejected = |bytes: &[u8]| keys.decrypt(bytes, id, &combination).is_err();
+    assert!(is_rejected(data), "an arbitrary ciphertext decrypted");
+
+    let valid = keys.encrypt(&TokenString::new("secret".into()), id, &combination);
+    let valid = valid.bytes;
+    let mut masked = valid.clone();
+    for (byte, mask) in masked.iter_mut().zip(data) {
+        *byte ^= mask;
+    }
+    assert!(
+        masked == valid || is_rejected(&masked),
+        "a changed ciphertext decrypted"
+    );
+    let extended = [&valid, data].concat();
+    assert!(
+        data.is_empty() || is_rejected(&extended),
+        "an extended ciphertext decrypted"
+    );
+    let length = data.first().map_or(0, |byte| usize::from(*byte)) % valid.len();
+    assert!(
+        is_rejected(&valid[..length]),
+        "a truncated ciphertext decrypted"
+    );
+}
