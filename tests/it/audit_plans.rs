@@ -353,6 +353,18 @@ async fn no_filter_scans_or_sorts_the_whole_log_and_every_page_costs_the_same() 
     an_export_needs_little_memory(&world).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_leaves_no_setting_on_its_session() {
+    let world = World::new().await;
+    let one = one_connection(&world).await;
+    let filter = EventFilter::default();
+    let read = read_events(&one, &filter, page(EventOrder::Asc, None), None, |_| ());
+    read.await.unwrap();
+    let mode = sqlx::query_scalar("SHOW plan_cache_mode").fetch_one(&one);
+    let mode: String = mode.await.unwrap();
+    assert_eq!(mode, "auto");
+}
+
 /// Returns the peak resident memory of the process, in bytes.
 fn peak_memory(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
