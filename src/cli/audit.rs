@@ -10,9 +10,8 @@ use uuid::Uuid;
 use super::progress::ProgressLine;
 use super::{CliError, actor, connect, start_logs};
 use crate::config::{DatabaseCommandConfig, Flags, Source};
-use crate::db::DbError;
-use crate::db::audit_events::{EventPages, insert_audit_read};
-use crate::db::event_page::{AuditReadRecord, EventFilter};
+use crate::db::audit_events::{AuditReadRecord, EventPages, insert_audit_read};
+use crate::db::event_page::EventFilter;
 use crate::db::schema;
 use crate::model::event_format::EventFormat;
 use crate::model::time::parse_timestamp;
@@ -86,10 +85,7 @@ pub(super) async fn run(AuditCommand::Export(args): AuditCommand) -> Result<(), 
         caller: None,
         detail: json!({"actor": actor(), "filter": filter, "format": args.format}),
     };
-    let read_at = {
-        let mut connection = primary.acquire().await.map_err(DbError::from)?;
-        insert_audit_read(&mut connection, &record).await?
-    };
+    let read_at = insert_audit_read(&primary, &record).await?;
     // Excludes the event of this export and all later ones, so that the export ends.
     filter.to = filter.to.or(Some(read_at));
 

@@ -1,4 +1,6 @@
-//! The trail as it is read, and events that stand by themselves.
+//! Reads of the audit log, and the events that no other change writes.
+
+use std::cmp::Reverse;
 
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
@@ -6,102 +8,68 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgPool, QueryBuilder, Row};
+use sqlx::{Connection, PgExecutor, PgPool, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::DbError;
-use super::event_page::{
-    AuditReadRecord, EventFilter, EventOrder, EventPage, READ_AT, list_users, push_insert,
-    push_select,
-};
-use crate::model::{Access, AuditEvent, EventKind, EventRef};
+use super::event_page::{EventFilter, EventOrder, EventPage, push_page, split_by_user};
+use crate::model::{Access, AuditEvent, Caller, EventKind, EventRef};
 
-/// Reads a page, each event handed over as it comes. A reading that is given goes on record with it,
-/// in the same statement and so in one commit; its time is returned if there was an event to read.
+/// Plans each statement of the transaction for its values. `SET LOCAL` ends with the transaction, so a
+/// transaction pooler passes the session on without it.
+const BEGIN: &str = "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan";
+
+/// Reads a page and passes each event to `take`.
+///
+/// If `record` is given, commits it as an event before returning, and returns its time.
 pub async fn read_events(
-    connection: &mut PgConnection,
+    pool: &PgPool,
     filter: &EventFilter,
     page: EventPage,
-    reading: Option<&AuditReadRecord>,
+    record: Option<&AuditReadRecord>,
     mut take: impl FnMut(&EventRef<'_>),
 ) -> Result<Option<DateTime<Utc>>, DbError> {
-    let users = list_users(connection, filter).await?;
-    if users.as_ref().is_some_and(Vec::is_empty) {
-        if let Some(reading) = reading {
-            insert_audit_read(connection, reading).await?;
+    let mut connection = pool.acquire().await?;
+    let filters = split_by_user(&mut connection, filter).await?;
+    let mut transaction = connection.begin_with(BEGIN).await?;
+    let mut merged = Vec::new();
+    for filter in &filters {
+        let mut query = QueryBuilder::new("");
+        push_page(&mut query, filter, page);
+        let mut rows = query.build().fetch(&mut *transaction);
+        while let Some(row) = rows.try_next().await? {
+            if filters.len() == 1 {
+                take(&read_event(&row)?);
+            } else {
+                merged.push(row);
+            }
         }
-        return Ok(None);
+        keep_first_page(&mut merged, page);
     }
-    let mut query = QueryBuilder::new("");
-    let is_kept = push_select(&mut query, filter, users.as_deref(), page, reading);
-    let mut rows = query.build().persistent(is_kept).fetch(connection);
-    let mut read_at = None;
-    while let Some(row) = rows.try_next().await? {
-        take(&event_of(&row)?);
-        if reading.is_some() && read_at.is_none() {
-            read_at = row.try_get(READ_AT)?;
-        }
+    for row in &merged {
+        take(&read_event(row)?);
     }
+    let read_at = match record {
+        Some(record) => Some(insert_audit_read(&mut *transaction, record).await?),
+        None => None,
+    };
+    transaction.commit().await?;
     Ok(read_at)
 }
 
-/// Events of one page of a long reading.
-const PAGE: i64 = 2_000;
-
-/// A reading of any length, oldest first, in pages that are read as they are asked for: no
-/// statement lives longer than its page.
-#[derive(Debug)]
-pub struct EventPages {
-    filter: EventFilter,
-    after: Option<(DateTime<Utc>, Uuid)>,
-    is_over: bool,
+/// Merges the pages of several users into one.
+fn keep_first_page(rows: &mut Vec<PgRow>, page: EventPage) {
+    let position = |row: &PgRow| (row.get::<DateTime<Utc>, _>(1), row.get::<Uuid, _>(0));
+    match page.order {
+        EventOrder::Asc => rows.sort_by_cached_key(position),
+        EventOrder::Desc => rows.sort_by_cached_key(|row| Reverse(position(row))),
+    }
+    rows.truncate(page.limit as usize);
 }
 
-impl EventPages {
-    /// Has read nothing yet.
-    pub fn new(filter: EventFilter) -> Self {
-        EventPages {
-            filter,
-            after: None,
-            is_over: false,
-        }
-    }
-
-    /// The next events, each as it comes; returns how many, none once there are no more.
-    pub async fn read_next(
-        &mut self,
-        pool: &PgPool,
-        mut take: impl FnMut(&EventRef<'_>),
-    ) -> Result<usize, DbError> {
-        let (mut count, mut last) = (0, self.after);
-        if !self.is_over {
-            let take = |event: &EventRef<'_>| {
-                take(event);
-                count += 1;
-                last = Some((event.occurred_at, event.id));
-            };
-            let mut connection = pool.acquire().await?;
-            let page = EventPage {
-                order: EventOrder::Asc,
-                after: self.after,
-                limit: PAGE,
-            };
-            read_events(&mut connection, &self.filter, page, None, take).await?;
-        }
-        self.after = last;
-        self.is_over = count < PAGE as usize;
-        Ok(count)
-    }
-
-    /// When the last one was that was read.
-    pub fn read_up_to(&self) -> Option<DateTime<Utc>> {
-        self.after.map(|(at, _)| at)
-    }
-}
-
-/// By position, and as the types that the schema has: names and types would be looked up again for
+/// Decodes a row of a page by position and without type checks, which would look up names and types again for
 /// each row.
-fn event_of(row: &PgRow) -> sqlx::Result<EventRef<'_>> {
+fn read_event(row: &PgRow) -> sqlx::Result<EventRef<'_>> {
     let user_id: &str = row.try_get_unchecked(6)?;
     let access: Option<i16> = row.try_get_unchecked(9)?;
     let detail: Option<Json<&RawValue>> = row.try_get_unchecked(12)?;
@@ -122,31 +90,100 @@ fn event_of(row: &PgRow) -> sqlx::Result<EventRef<'_>> {
     })
 }
 
-/// Puts a reading of the trail on record, and returns its time.
-pub async fn insert_audit_read(
-    connection: &mut PgConnection,
-    reading: &AuditReadRecord,
-) -> Result<DateTime<Utc>, DbError> {
-    let mut query = QueryBuilder::new("");
-    push_insert(&mut query, reading);
-    let read_at = query.build_query_scalar().fetch_one(connection).await?;
-    Ok(read_at)
+/// The number of events in a page of [`EventPages`].
+const PAGE: i64 = 2_000;
+
+/// All events that match a filter, oldest first, read page by page. No statement outlives its page.
+#[derive(Debug)]
+pub struct EventPages {
+    filter: EventFilter,
+    after: Option<(DateTime<Utc>, Uuid)>,
+    is_at_end: bool,
 }
 
-/// Refused calls of one caller at one route.
+impl EventPages {
+    /// Starts before the oldest event.
+    pub fn new(filter: EventFilter) -> Self {
+        EventPages {
+            filter,
+            after: None,
+            is_at_end: false,
+        }
+    }
+
+    /// Reads the next page, passes each event to `take` and returns their number. Returns 0 at the end.
+    pub async fn read_next(
+        &mut self,
+        pool: &PgPool,
+        mut take: impl FnMut(&EventRef<'_>),
+    ) -> Result<usize, DbError> {
+        if self.is_at_end {
+            return Ok(0);
+        }
+        let page = EventPage {
+            order: EventOrder::Asc,
+            after: self.after,
+            limit: PAGE,
+        };
+        let mut count = 0;
+        let take = |event: &EventRef<'_>| {
+            take(event);
+            count += 1;
+            self.after = Some((event.occurred_at, event.id));
+        };
+        read_events(pool, &self.filter, page, None, take).await?;
+        self.is_at_end = count < PAGE as usize;
+        Ok(count)
+    }
+
+    /// Returns the time of the last event that was read.
+    pub fn read_up_to(&self) -> Option<DateTime<Utc>> {
+        self.after.map(|(at, _)| at)
+    }
+}
+
+/// A read of the audit log, recorded as an `audit.read` event.
+#[derive(Debug)]
+pub struct AuditReadRecord {
+    /// The caller; none for a command.
+    pub caller: Option<Caller>,
+    /// The request. Members that are null are omitted.
+    pub detail: Value,
+}
+
+/// Records a read of the audit log and returns the time of the event.
+pub async fn insert_audit_read(
+    executor: impl PgExecutor<'_>,
+    record: &AuditReadRecord,
+) -> Result<DateTime<Utc>, DbError> {
+    let caller = record.caller.as_ref();
+    let read_at = sqlx::query_scalar!(
+        "INSERT INTO audit_events (id, occurred_at, kind, client, request_id, source_ip, detail)
+         VALUES ($1, clock_timestamp(), $2, $3, $4, $5, jsonb_strip_nulls($6)) RETURNING occurred_at",
+        Uuid::now_v7(),
+        EventKind::AuditRead.name(),
+        caller.map(|caller| &caller.client),
+        caller.map(|caller| &caller.request_id),
+        caller.and_then(|caller| caller.source_ip.as_ref()),
+        record.detail,
+    );
+    Ok(read_at.fetch_one(executor).await?)
+}
+
+/// Rejected requests of one caller to one route, counted for an `access.denied` event.
 #[derive(Debug)]
 pub struct DenialRow {
     /// The id of the event.
     pub event_id: Uuid,
-    /// Who called, where that is known.
+    /// The API key, if the caller is known.
     pub client: Option<String>,
-    /// From where, where who is not known.
+    /// The source address, if the caller is not known.
     pub source_ip: Option<String>,
-    /// The route, the status, how many, and since when.
+    /// The route, the status, the count and the start of counting.
     pub detail: Value,
 }
 
-/// Writes an `access.denied` event for each, at the time of the writing.
+/// Writes an `access.denied` event for each row, at the current time of the database.
 pub async fn insert_denials(pool: &PgPool, rows: &[DenialRow]) -> Result<(), DbError> {
     let ids: Vec<_> = rows.iter().map(|row| row.event_id).collect();
     let clients: Vec<_> = rows.iter().map(|row| row.client.as_deref()).collect();

@@ -1,4 +1,4 @@
-//! The trail as it is read: filters, pages, and that each reading is in it.
+//! Pages of the audit log, the form of an event, and the event of each read.
 
 use chrono::{DateTime, Months, SecondsFormat, SubsecRound, TimeDelta, Utc};
 use fastrand::Rng;
@@ -10,15 +10,15 @@ use uuid::Uuid;
 use crate::support::cluster::create_database;
 use crate::support::{ADMIN, Answer, Api, World, send};
 
-/// Where the trail is read.
+/// The path of the audit log.
 pub const PATH: &str = "/audit/events";
 
-/// A few values of each member, so that filters meet.
+/// Returns an event from a few values per member, so that filters match several events.
 fn random_event(random: &mut Rng, newest: DateTime<Utc>) -> AuditEvent {
-    let mut some = |names: &[&str]| random.choice(names).map(|name| (*name).to_owned());
-    let (user, client) = (some(&["u-1", "u-2", "ž +&=%'"]), some(&["c-1", "c_2"]));
-    let request = some(&["r-1", "r 2/+&%~"]);
-    // Two records of one string, and one of another, of a user each.
+    let mut choose = |names: &[&str]| random.choice(names).map(|name| (*name).to_owned());
+    let (user, client) = (choose(&["u-1", "u-2", "ž +&=%'"]), choose(&["c-1", "c_2"]));
+    let request = choose(&["r-1", "r 2/+&%~"]);
+    // Three tokens of three users. Two of them share a token string.
     let token = random.bool().then(|| random.u128(1..4));
     let mut maybe = |value: Option<String>| value.filter(|_| random.u8(..4) > 0);
     let any_user = maybe(user);
@@ -44,7 +44,7 @@ fn random_event(random: &mut Rng, newest: DateTime<Utc>) -> AuditEvent {
     }
 }
 
-/// An event of which nothing more is known.
+/// Returns an event without optional members.
 pub fn event(id: u128, occurred_at: DateTime<Utc>, kind: &str) -> AuditEvent {
     AuditEvent {
         id: Uuid::from_u128(id),
@@ -63,7 +63,7 @@ pub fn event(id: u128, occurred_at: DateTime<Utc>, kind: &str) -> AuditEvent {
     }
 }
 
-/// Writes events as they are.
+/// Inserts the events.
 pub async fn insert(db: &PgPool, events: &[AuditEvent]) {
     let rows: Vec<Value> = events
         .iter()
@@ -90,7 +90,7 @@ pub async fn insert(db: &PgPool, events: &[AuditEvent]) {
     .unwrap();
 }
 
-/// Random events of the last weeks, none of them in the last hour, oldest first.
+/// Inserts random events of the last weeks, none of the last hour. Returns them, oldest first.
 pub async fn seed(world: &World, random: &mut Rng, count: usize) -> Vec<AuditEvent> {
     let newest = (Utc::now() - TimeDelta::hours(1)).trunc_subsecs(6);
     for back in 1..4 {
@@ -106,8 +106,8 @@ pub async fn seed(world: &World, random: &mut Rng, count: usize) -> Vec<AuditEve
     events
 }
 
-/// Reads page after page; `between` runs after each.
-pub async fn walk(api: &Api, query: &str, mut between: impl AsyncFnMut()) -> Vec<Value> {
+/// Reads all pages and calls `between` after each. Returns the items.
+pub async fn read_all_pages(api: &Api, query: &str, mut between: impl AsyncFnMut()) -> Vec<Value> {
     let mut found = Vec::new();
     let mut cursor = String::new();
     for _ in 0..1000 {
@@ -120,11 +120,11 @@ pub async fn walk(api: &Api, query: &str, mut between: impl AsyncFnMut()) -> Vec
         cursor = format!("&cursor={}", page.text("nextCursor"));
         between().await;
     }
-    panic!("{query} does not end");
+    panic!("{query} has more than 1000 pages");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_walk_beside_inserts_shows_each_event_once() {
+async fn pagination_during_inserts_returns_each_event_once() {
     let world = World::new().await;
     let replica = world.replica().await;
     let mut random = Rng::with_seed(11);
@@ -140,7 +140,8 @@ async fn a_walk_beside_inserts_shows_each_event_once() {
             });
             insert(&world.db, &late.collect::<Vec<_>>()).await;
         };
-        let mut found = walk(&replica, &format!("to={to}&order={order}&limit=13"), newer).await;
+        let mut found =
+            read_all_pages(&replica, &format!("to={to}&order={order}&limit=13"), newer).await;
         if order == "desc" {
             found.reverse();
         }
@@ -149,7 +150,7 @@ async fn a_walk_beside_inserts_shows_each_event_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_walk_ends_though_its_own_readings_are_events() {
+async fn pagination_ends_although_each_page_adds_an_event() {
     let world = World::new().await;
     let replica = world.replica().await;
     for query in [
@@ -158,7 +159,7 @@ async fn a_walk_ends_though_its_own_readings_are_events() {
         "limit=1",
     ] {
         let before = world.count("SELECT count(*) FROM audit_events").await as usize;
-        let found = walk(&replica, query, async || {}).await;
+        let found = read_all_pages(&replica, query, async || {}).await;
         assert!(
             found.len() <= before,
             "{query}: {} of {before}",
@@ -171,8 +172,9 @@ async fn a_walk_ends_though_its_own_readings_are_events() {
 async fn an_event_has_exactly_the_members_of_the_contract() {
     let world = World::new().await;
     let replica = world.replica().await;
-    let order = json!({"userId": "u", "country": "LT", "bank": "B", "access": {"balances": true}});
-    let minted = replica.issue(order).await;
+    let request =
+        json!({"userId": "u", "country": "LT", "bank": "B", "access": {"balances": true}});
+    let minted = replica.issue(request).await;
     let page = replica.get(&format!("{PATH}?kind=token.minted")).await;
     let event = &page.body["items"][0];
     let expected = json!({
@@ -182,8 +184,8 @@ async fn an_event_has_exactly_the_members_of_the_contract() {
         "tokenId": minted.text("id"), "fingerprint": minted.text("fingerprint"), "detail": event["detail"],
     });
     assert_eq!(page.body, json!({"items": [expected], "nextCursor": null}));
-    let times: DateTime<Utc> = event["occurredAt"].as_str().unwrap().parse().unwrap();
-    assert!((Utc::now() - times).abs() < TimeDelta::minutes(1));
+    let occurred_at: DateTime<Utc> = event["occurredAt"].as_str().unwrap().parse().unwrap();
+    assert!((Utc::now() - occurred_at).abs() < TimeDelta::minutes(1));
     let created = replica.get(&format!("{PATH}?kind=client.created")).await;
     let created = &created.body["items"][0];
     for member in [
@@ -200,7 +202,7 @@ async fn an_event_has_exactly_the_members_of_the_contract() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reading_is_in_the_trail_before_its_answer() {
+async fn each_read_is_recorded_before_its_response() {
     let world = World::new().await;
     let replica = world.replica().await;
     let query = "userId=u-1&kind=token.reused&from=2026-01-01T00:00:00Z&order=asc&limit=7";
@@ -210,8 +212,8 @@ async fn a_reading_is_in_the_trail_before_its_answer() {
         .get(&format!("{PATH}?limit=0"))
         .await
         .is_problem(400, "validation");
-    let reading = replica.get(&format!("{PATH}?kind=audit.read")).await;
-    let items = reading.body["items"].as_array().unwrap();
+    let page = replica.get(&format!("{PATH}?kind=audit.read")).await;
+    let items = page.body["items"].as_array().unwrap();
     assert_eq!(items.len(), 1, "{items:?}");
     let filter = json!({"userId": "u-1", "kind": "token.reused", "from": "2026-01-01T00:00:00Z"});
     assert_eq!(
@@ -230,7 +232,7 @@ async fn a_reading_is_in_the_trail_before_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_trail_is_read_from_the_read_database_and_the_reading_recorded_on_the_primary() {
+async fn pages_come_from_the_read_database_and_reads_are_recorded_on_the_primary() {
     let world = World::new().await;
     let empty = create_database().await;
     let replica = world.replica_with(&[("READ_DATABASE_URL", &empty)]).await;
@@ -248,7 +250,7 @@ async fn the_trail_is_read_from_the_read_database_and_the_reading_recorded_on_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_takes_the_scope_and_only_get() {
+async fn reads_need_the_audit_scope_and_the_get_method() {
     use token_vendor::model::Scope;
     let world = World::new().await;
     let others: Vec<_> = Scope::ALL
@@ -259,11 +261,11 @@ async fn it_takes_the_scope_and_only_get() {
     world.add_client(("other", "secret"), &others).await;
     let replica = world.replica().await;
     let get = reqwest::Method::GET;
-    let refused = |request| async { send(request).await };
-    refused(replica.anonymous(get.clone(), PATH))
+    let rejected = |request| async { send(request).await };
+    rejected(replica.anonymous(get.clone(), PATH))
         .await
         .is_problem(401, "unauthenticated");
-    refused(replica.request_by(("other", "secret"), get, PATH))
+    rejected(replica.request_by(("other", "secret"), get, PATH))
         .await
         .is_problem(403, "forbidden");
     let post: Answer = send(replica.request(reqwest::Method::POST, PATH)).await;

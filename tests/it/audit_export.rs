@@ -1,4 +1,4 @@
-//! The trail as a file, from HTTP and from the command line.
+//! Exports of the audit log over HTTP and by the command line.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Executor};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::audit::{insert, seed, walk};
+use crate::audit::{insert, read_all_pages, seed};
 use crate::support::{ADMIN, Answer, Api, World, program, run};
 
 const PATH: &str = "/audit/events/export";
 
-/// A bound that all seeded events are before, and no reading.
-fn an_hour_ago() -> String {
+/// Returns a time after all seeded events and before the test's own reads.
+fn after_seeded_events() -> String {
     let to = Utc::now() - TimeDelta::minutes(50);
     to.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
@@ -28,8 +28,8 @@ async fn export(api: &Api, query: &str) -> Response {
     response
 }
 
-/// The objects of an NDJSON text.
-fn lines(text: &str) -> Vec<Value> {
+/// Parses NDJSON.
+fn parse_ndjson(text: &str) -> Vec<Value> {
     assert!(text.is_empty() || text.ends_with('\n'));
     let lines = text.lines();
     lines
@@ -37,8 +37,8 @@ fn lines(text: &str) -> Vec<Value> {
         .collect()
 }
 
-/// The records of a CSV text, by RFC 4180.
-fn records(text: &str) -> Vec<Vec<String>> {
+/// Parses CSV according to RFC 4180.
+fn parse_csv(text: &str) -> Vec<Vec<String>> {
     let (mut records, mut record, mut cell) = (Vec::new(), Vec::new(), String::new());
     let (mut quoted, mut characters) = (false, text.chars().peekable());
     while let Some(character) = characters.next() {
@@ -56,23 +56,23 @@ fn records(text: &str) -> Vec<Vec<String>> {
     }
     assert!(
         !quoted && cell.is_empty() && record.is_empty(),
-        "it ends with its last record"
+        "the last record is not terminated"
     );
     records
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_export_is_the_list() {
+async fn an_export_has_the_same_events_as_the_list() {
     let world = World::new().await;
     let replica = world.replica().await;
     let events = seed(&world, &mut Rng::with_seed(3), 4_500).await;
-    let to = format!("to={}", an_hour_ago());
+    let to = format!("to={}", after_seeded_events());
     for filter in [
         to.clone(),
         format!("{to}&client=c-1"),
         format!("{to}&kind=keys.rotated&userId=u-2"),
     ] {
-        let listed = walk(
+        let listed = read_all_pages(
             &replica,
             &format!("{filter}&order=asc&limit=500"),
             async || {},
@@ -86,11 +86,14 @@ async fn an_export_is_the_list() {
         );
         assert_eq!(ndjson.headers()["cache-control"], "no-store");
         assert!(ndjson.headers().contains_key("x-request-id"));
-        assert!(lines(&ndjson.text().await.unwrap()) == listed, "{filter}");
+        assert!(
+            parse_ndjson(&ndjson.text().await.unwrap()) == listed,
+            "{filter}"
+        );
 
         let csv = export(&replica, &format!("{filter}&format=csv")).await;
         assert_eq!(csv.headers()["content-type"], "text/csv; charset=utf-8");
-        let records = records(&csv.text().await.unwrap());
+        let records = parse_csv(&csv.text().await.unwrap());
         assert_eq!(records.len(), listed.len() + 1);
         for (record, item) in records[1..].iter().zip(&listed) {
             for (name, cell) in records[0].iter().zip(record) {
@@ -104,42 +107,42 @@ async fn an_export_is_the_list() {
         }
     }
     let all = export(&replica, &to).await.text().await.unwrap();
-    assert_eq!(lines(&all).len(), events.len());
+    assert_eq!(parse_ndjson(&all).len(), events.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_cell_is_a_formula() {
+async fn csv_cells_do_not_begin_like_a_formula() {
     let world = World::new().await;
     let replica = world.replica().await;
     let mut events = seed(&world, &mut Rng::with_seed(5), 20).await;
-    let begins = ["=", "+", "-", "@", "\t", "\r"];
-    for (event, begin) in events.iter_mut().zip(begins.iter().cycle()) {
+    let prefixes = ["=", "+", "-", "@", "\t", "\r"];
+    for (event, prefix) in events.iter_mut().zip(prefixes.iter().cycle()) {
         event.id = uuid::Uuid::new_v4();
-        event.user_id = Some(format!("{begin}cmd|' /C calc'!A0,\"x\""));
-        event.request_id = Some(format!("{begin}1"));
+        event.user_id = Some(format!("{prefix}cmd|' /C calc'!A0,\"x\""));
+        event.request_id = Some(format!("{prefix}1"));
     }
     insert(&world.db, &events).await;
     let text = export(&replica, "format=csv").await.text().await.unwrap();
-    let records = records(&text);
+    let records = parse_csv(&text);
     for cell in records.iter().flatten() {
         assert!(
             !cell.starts_with(['=', '+', '-', '@', '\t', '\r']),
             "{cell:?}"
         );
     }
-    let made_harmless = records
+    let escaped = records
         .iter()
         .flatten()
         .filter(|cell| cell.starts_with('\''));
-    assert_eq!(made_harmless.count(), 40);
+    assert_eq!(escaped.count(), 40);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_export_is_on_record_and_ends_where_it_began() {
+async fn an_export_is_recorded_and_excludes_its_own_event() {
     let world = World::new().await;
     let replica = world.replica().await;
     for _ in 0..2 {
-        let found = lines(
+        let found = parse_ndjson(
             &export(&replica, "kind=audit.read&format=ndjson")
                 .await
                 .text()
@@ -152,10 +155,10 @@ async fn an_export_is_on_record_and_ends_where_it_began() {
         assert_eq!(
             found.len() as i64,
             before - 1,
-            "its own is on record, and after its end"
+            "the export's own event is recorded but not exported"
         );
     }
-    let found = lines(
+    let found = parse_ndjson(
         &export(&replica, "kind=audit.read")
             .await
             .text()
@@ -172,7 +175,7 @@ async fn an_export_is_on_record_and_ends_where_it_began() {
         .text()
         .await
         .unwrap();
-    assert_eq!(records(&empty).len(), 1, "{empty}");
+    assert_eq!(parse_csv(&empty).len(), 1, "{empty}");
     assert_eq!(
         export(&replica, "kind=keys.rotated")
             .await
@@ -181,7 +184,7 @@ async fn an_export_is_on_record_and_ends_where_it_began() {
             .unwrap(),
         ""
     );
-    for (query, named) in [
+    for (query, expected) in [
         ("format=xml", "format"),
         ("format=", "format"),
         ("limit=1", "limit"),
@@ -192,7 +195,7 @@ async fn an_export_is_on_record_and_ends_where_it_began() {
     ] {
         let answer = replica.get(&format!("{PATH}?{query}")).await;
         answer.is_problem(400, "validation");
-        assert_eq!(answer.pointers(), [named]);
+        assert_eq!(answer.pointers(), [expected]);
     }
     let anonymous = Answer::of(replica.anonymous(Method::GET, PATH))
         .await
@@ -201,7 +204,7 @@ async fn an_export_is_on_record_and_ends_where_it_began() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_export_cannot_be_taken_for_a_whole_one() {
+async fn a_failed_export_breaks_the_response_instead_of_ending_it() {
     const EVENTS: usize = 40_000;
     let world = World::new().await;
     let replica = world.replica().await;
@@ -220,53 +223,53 @@ async fn a_broken_export_cannot_be_taken_for_a_whole_one() {
     let options: PgConnectOptions = world.url.parse().unwrap();
     let database = options.get_database().unwrap().to_owned();
     let mut admin = options.database("postgres").connect().await.unwrap();
-    let allow = |allow: bool| {
+    let allow_connections = |allow: bool| {
         sqlx::AssertSqlSafe(format!(
             "ALTER DATABASE {database} ALLOW_CONNECTIONS {allow}"
         ))
     };
-    admin.execute(allow(false)).await.unwrap();
+    admin.execute(allow_connections(false)).await.unwrap();
     sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1")
         .bind(&database)
         .execute(&mut admin)
         .await
         .unwrap();
-    let ended = loop {
+    let result = loop {
         match response.chunk().await {
             Ok(Some(chunk)) => read.extend(chunk),
-            ended => break ended,
+            result => break result,
         }
     };
-    assert!(ended.is_err(), "it ended as if it were whole");
-    let whole_lines = read.iter().filter(|byte| **byte == b'\n').count();
-    assert!(whole_lines < EVENTS, "{whole_lines}");
+    assert!(result.is_err(), "the response ended like a complete export");
+    let complete_lines = read.iter().filter(|byte| **byte == b'\n').count();
+    assert!(complete_lines < EVENTS, "{complete_lines}");
     replica
         .get(PATH)
         .await
         .is_problem(503, "database-unavailable");
-    admin.execute(allow(true)).await.unwrap();
+    admin.execute(allow_connections(true)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_writes_what_http_gives() {
+async fn the_command_and_http_write_the_same_export() {
     let world = World::new().await;
     let replica = world.replica().await;
     seed(&world, &mut Rng::with_seed(9), 2_500).await;
     let variables = world.variables(&[]);
-    let to = an_hour_ago();
+    let to = after_seeded_events();
     for format in ["ndjson", "csv"] {
         let query = format!("to={to}&client=c_2&format={format}");
         let expected = export(&replica, &query).await.text().await.unwrap();
         let arguments = [
             "audit", "export", "--to", &to, "--client", "c_2", "--format", format,
         ];
-        let ended = run(&arguments, &variables).await;
-        assert_eq!(ended.code, 0, "{}", ended.err);
-        assert!(ended.out == expected && expected.len() > 1000);
+        let output = run(&arguments, &variables).await;
+        assert_eq!(output.code, 0, "{}", output.err);
+        assert!(output.out == expected && expected.len() > 1000);
         assert!(
-            !ended.err.contains("events, up to"),
-            "no terminal: {}",
-            ended.err
+            !output.err.contains("events, up to"),
+            "progress without a terminal: {}",
+            output.err
         );
     }
     let actor: String = sqlx::query_scalar(
@@ -277,7 +280,7 @@ async fn the_command_writes_what_http_gives() {
     .await
     .unwrap();
     assert!(actor.starts_with("cli:") && actor.contains('@'), "{actor}");
-    for wrong in [
+    for invalid in [
         &["--format", "xml"][..],
         &["--from", "yesterday"],
         &["--kind", "token.sold"],
@@ -289,24 +292,24 @@ async fn the_command_writes_what_http_gives() {
             "2026-11-21T00:00:00Z",
         ],
     ] {
-        let ended = run(&[&["audit", "export"], wrong].concat(), &variables).await;
+        let output = run(&[&["audit", "export"], invalid].concat(), &variables).await;
         assert_eq!(
-            (ended.code, ended.out.as_str()),
+            (output.code, output.out.as_str()),
             (2, ""),
-            "{wrong:?}: {ended:?}"
+            "{invalid:?}: {output:?}"
         );
     }
     let empty = crate::support::cluster::create_database().await;
-    let ended = run(
+    let output = run(
         &["audit", "export"],
         &world.variables(&[("READ_DATABASE_URL", &empty)]),
     )
     .await;
-    assert_eq!((ended.code, ended.out.as_str()), (0, ""));
+    assert_eq!((output.code, output.out.as_str()), (0, ""));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_leaves_ends_the_command_without_a_panic() {
+async fn a_closed_pipe_ends_the_command_without_a_panic() {
     let world = World::new().await;
     seed(&world, &mut Rng::with_seed(13), 3_000).await;
     let mut child = program(&["audit", "export"], &world.variables(&[]))
@@ -316,10 +319,10 @@ async fn a_reader_that_leaves_ends_the_command_without_a_panic() {
     let mut line = String::new();
     out.read_line(&mut line).await.unwrap();
     drop(out);
-    let ended = tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await;
-    let ended = ended.unwrap().unwrap();
-    let err = String::from_utf8(ended.stderr).unwrap();
-    assert_eq!(ended.status.code(), Some(1), "{err}");
+    let output = tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await;
+    let output = output.unwrap().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(
         !err.contains("panicked") && err.contains("error: "),
         "{err}"

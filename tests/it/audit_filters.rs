@@ -1,4 +1,4 @@
-//! What a reading of the trail is narrowed to.
+//! The filters of audit reads, and the parameters of their requests.
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use fastrand::Rng;
@@ -6,76 +6,79 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use token_vendor::model::AuditEvent;
 
-use crate::audit::{PATH, seed, walk};
+use crate::audit::{PATH, read_all_pages, seed};
 use crate::support::{Answer, World};
 
-/// Some of the filters, by chance, as a query string and as a question to one event.
+/// Returns a random combination of filters, as a query string and as a predicate.
 fn random_filter(
     random: &mut Rng,
     events: &[AuditEvent],
 ) -> (String, impl Fn(&AuditEvent) -> bool + use<>) {
-    let like = random.choice(events).unwrap().clone();
+    let sample = random.choice(events).unwrap().clone();
     let (from, to) = {
         let mut time = || random.choice(events).unwrap().occurred_at;
         let (a, b) = (time(), time());
         (a.min(b), a.max(b))
     };
     let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
-    let mut parts = Vec::new();
-    let mut chosen = |name: &str, value: Option<String>| {
+    let mut parameters = Vec::new();
+    let mut choose = |name: &str, value: Option<String>| {
         let value = value.filter(|_| random.u8(..3) == 0);
         let encoded = value
             .as_ref()
             .map(|v| utf8_percent_encode(v, NON_ALPHANUMERIC));
-        parts.extend(encoded.map(|value| format!("{name}={value}")));
+        parameters.extend(encoded.map(|value| format!("{name}={value}")));
         value.is_some()
     };
-    let by_user = chosen("userId", like.user_id.clone());
-    let by_token = chosen("tokenId", like.token_id.map(|id| id.to_string()));
-    let by_client = chosen("client", like.client.clone());
-    let by_kind = chosen("kind", Some(like.kind.clone()));
-    let by_request = chosen("requestId", like.request_id.clone());
-    let by_fingerprint = chosen("fingerprint", like.fingerprint.clone());
-    let by_from = chosen("from", Some(text(from)));
-    // The newest of the seeded events is older than any that a reading leaves.
-    let to = if chosen("to", Some(text(to))) {
+    let by_user = choose("userId", sample.user_id.clone());
+    let by_token = choose("tokenId", sample.token_id.map(|id| id.to_string()));
+    let by_client = choose("client", sample.client.clone());
+    let by_kind = choose("kind", Some(sample.kind.clone()));
+    let by_request = choose("requestId", sample.request_id.clone());
+    let by_fingerprint = choose("fingerprint", sample.fingerprint.clone());
+    let by_from = choose("from", Some(text(from)));
+    // Excludes the events of the test's own reads. The newest seeded event is an hour old.
+    let to = if choose("to", Some(text(to))) {
         to
     } else {
         Utc::now() - TimeDelta::minutes(50)
     };
-    if !parts.iter().any(|part| part.starts_with("to=")) {
-        parts.push(format!("to={}", text(to)));
+    if !parameters
+        .iter()
+        .any(|parameter| parameter.starts_with("to="))
+    {
+        parameters.push(format!("to={}", text(to)));
     }
     let matches = move |event: &AuditEvent| {
-        (!by_user || event.user_id == like.user_id)
-            && (!by_token || event.token_id == like.token_id)
-            && (!by_client || event.client == like.client)
-            && (!by_kind || event.kind == like.kind)
-            && (!by_request || event.request_id == like.request_id)
-            && (!by_fingerprint || event.fingerprint == like.fingerprint)
+        (!by_user || event.user_id == sample.user_id)
+            && (!by_token || event.token_id == sample.token_id)
+            && (!by_client || event.client == sample.client)
+            && (!by_kind || event.kind == sample.kind)
+            && (!by_request || event.request_id == sample.request_id)
+            && (!by_fingerprint || event.fingerprint == sample.fingerprint)
             && (!by_from || event.occurred_at >= from)
             && event.occurred_at < to
     };
-    (parts.join("&"), matches)
+    (parameters.join("&"), matches)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_find_what_a_plain_search_finds() {
+async fn random_filters_return_exactly_the_matching_events_in_order() {
     let world = World::new().await;
     let replica = world.replica().await;
     let mut random = Rng::with_seed(7);
     let events = seed(&world, &mut random, 400).await;
-    let mut full = 0;
+    let mut with_events = 0;
     for round in 0..250 {
         let (filter, matches) = random_filter(&mut random, &events);
         let limit = random.choice([7, 100, 500]).unwrap();
         let mut expected: Vec<_> = events.iter().filter(|event| matches(event)).collect();
-        full += usize::from(!expected.is_empty());
+        with_events += usize::from(!expected.is_empty());
         let order = *random.choice(&["", "&order=asc", "&order=desc"]).unwrap();
         if order != "&order=asc" {
             expected.reverse();
         }
-        let found = walk(
+        let found = read_all_pages(
             &replica,
             &format!("{filter}{order}&limit={limit}"),
             async || {},
@@ -83,23 +86,26 @@ async fn filters_find_what_a_plain_search_finds() {
         .await;
         assert_eq!(json!(found), json!(expected), "{round}: {filter}{order}");
     }
-    assert!(full > 100, "{full}: the filters hardly ever match");
+    assert!(with_events > 100, "only {with_events} of 250 filters match");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_parameters_are_named() {
+async fn invalid_parameters_are_named_in_the_response() {
     let world = World::new().await;
     let replica = world.replica().await;
     let page = replica
         .get(&format!("{PATH}?order=asc&limit=1&to=2999-01-01T00:00:00Z"))
         .await;
     let cursor = page.text("nextCursor").to_owned();
-    assert!(cursor.is_empty(), "one event alone: {page:?}");
+    assert!(
+        cursor.is_empty(),
+        "a page with all events has no cursor: {page:?}"
+    );
     let page = replica.get(&format!("{PATH}?order=asc&limit=1")).await;
     let cursor = page.text("nextCursor").to_owned();
     assert!(!cursor.is_empty(), "{page:?}");
     let long = "x".repeat(129);
-    for (query, named) in [
+    for (query, expected) in [
         ("x=1&format=csv", &["x", "format"][..]),
         (
             "userId=&tokenId=1&client=&kind=&requestId=&fingerprint=&from=&to=&order=&limit=&cursor=",
@@ -165,12 +171,12 @@ async fn bad_parameters_are_named() {
     ] {
         let answer = replica.get(&format!("{PATH}?{query}")).await;
         answer.is_problem(400, "validation");
-        assert_eq!(answer.pointers(), named, "{query}");
+        assert_eq!(answer.pointers(), expected, "{query}");
     }
     let tokens = replica.get(&format!("/bank/tokens/?cursor={cursor}")).await;
     tokens.is_problem(400, "validation");
-    let good = format!("{PATH}/?order=asc&limit=500&cursor={cursor}");
-    assert_eq!(replica.get(&good).await.status, 200);
+    let valid = format!("{PATH}/?order=asc&limit=500&cursor={cursor}");
+    assert_eq!(replica.get(&valid).await.status, 200);
     let centuries = "from=0000-01-01T00:00:00Z&to=9999-12-31T23:59:59Z&kind=keys.rotated";
     assert_eq!(
         replica.get(&format!("{PATH}?{centuries}")).await.status,
@@ -178,17 +184,16 @@ async fn bad_parameters_are_named() {
     );
 }
 
-/// A handout is found by its token and by the string of it as long as it is kept, whatever else has gone.
 #[tokio::test(flavor = "multi_thread")]
-async fn token_and_fingerprint_find_handouts_without_the_mint_or_without_the_record() {
+async fn token_and_fingerprint_find_handouts_after_the_mint_event_or_the_token_is_removed() {
     let mut world = World::new().await;
     world.is_checked = false;
     let replica = world.replica().await;
     let minted = replica.issue(json!({"userId": "u-1"})).await;
     replica.issue(json!({"userId": "u-1"})).await;
     let (id, fingerprint) = (minted.text("id"), minted.text("fingerprint"));
-    let find = async |by: String| {
-        let found = replica.get(&format!("{PATH}?order=asc&{by}")).await;
+    let find = async |filter: String| {
+        let found = replica.get(&format!("{PATH}?order=asc&{filter}")).await;
         let items = found.body["items"].as_array().unwrap();
         let kinds = items
             .iter()
@@ -202,12 +207,12 @@ async fn token_and_fingerprint_find_handouts_without_the_mint_or_without_the_rec
     };
     let execute = async |statement| sqlx::raw_sql(statement).execute(&world.db).await.unwrap();
     assert_eq!(kinds().await, ["token.minted", "token.reused"]);
-    // As if it had been in a month that is past retention.
+    // Simulates that the month of the mint is past retention.
     execute("SET session_replication_role = replica; DELETE FROM audit_events WHERE kind = 'token.minted'").await;
     assert_eq!(kinds().await, ["token.reused"]);
     let path = format!("/bank/tokens/{id}/invalidate");
-    let ended = Answer::of(replica.post(&path, &json!({"reason": "used"}))).await;
-    assert_eq!(ended.unwrap().status, 200);
+    let invalidated = Answer::of(replica.post(&path, &json!({"reason": "used"}))).await;
+    assert_eq!(invalidated.unwrap().status, 200);
     execute("DELETE FROM tokens").await;
     assert_eq!(kinds().await, ["token.reused", "token.invalidated"]);
 }

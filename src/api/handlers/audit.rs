@@ -13,8 +13,8 @@ use crate::api::extract::cursor::Cursor;
 use crate::api::extract::event_query::{ExportEvents, ListEvents};
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
-use crate::db::audit_events::{self, EventPages, insert_audit_read};
-use crate::db::event_page::{AuditReadRecord, EventPage};
+use crate::db::audit_events::{self, AuditReadRecord, EventPages, insert_audit_read};
+use crate::db::event_page::EventPage;
 use crate::db::{Database, DbError};
 use crate::model::event_format::{EventFormat, push_json};
 use crate::model::{Caller, EventRef};
@@ -69,13 +69,12 @@ pub async fn read_events<T: Default + Send + 'static>(
         after: list.after.map(|cursor| (cursor.at, cursor.id)),
         limit: limit + 1,
     };
-    let reading = AuditReadRecord {
+    let record = AuditReadRecord {
         caller: Some(caller),
         detail: json!({"filter": list.filter, "order": list.order, "limit": list.limit}),
     };
     let primary = state.standby.is_some().then(|| state.db.pool().clone());
     let read = state.reads().run(move |pool| async move {
-        let mut connection = pool.acquire().await?;
         let (mut taken, mut count, mut last) = (T::default(), 0, None);
         let take = |event: &EventRef<'_>| {
             count += 1;
@@ -84,14 +83,12 @@ pub async fn read_events<T: Default + Send + 'static>(
                 last = Some((event.occurred_at, event.id));
             }
         };
-        // The read is recorded before the response: in the same statement as the page, or on the primary
+        // The read is recorded before the response: in the transaction of the page, or on the primary
         // after a read from a standby.
-        let with_it = primary.is_none().then_some(&reading);
-        let mut read_at =
-            audit_events::read_events(&mut connection, &filter, page, with_it, take).await?;
+        let with_page = primary.is_none().then_some(&record);
+        let mut read_at = audit_events::read_events(&pool, &filter, page, with_page, take).await?;
         if let Some(primary) = primary {
-            connection = primary.acquire().await?;
-            read_at = Some(insert_audit_read(&mut connection, &reading).await?);
+            read_at = Some(insert_audit_read(&primary, &record).await?);
         }
         Ok((taken, last.filter(|_| count > limit), read_at))
     });
@@ -116,15 +113,14 @@ pub async fn export_events(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let ExportEvents { mut filter, format } = ExportEvents::from_query(request.query_string())?;
-    let reading = AuditReadRecord {
+    let record = AuditReadRecord {
         caller: Some(authorized.into_caller()),
         detail: json!({"filter": filter, "format": format}),
     };
-    let record = state.db.run(|pool| async move {
-        let mut connection = pool.acquire().await?;
-        insert_audit_read(&mut connection, &reading).await
-    });
-    let read_at = record.await?;
+    let read_at = state
+        .db
+        .run(|pool| async move { insert_audit_read(&pool, &record).await })
+        .await?;
     filter.to = filter.to.or(Some(read_at));
 
     let mut rest = Box::pin(chunks(
