@@ -123,7 +123,10 @@ async fn repeat_statement(world: &World) -> Result<(u64, f64)> {
 pub async fn measure_memory(world: &World, section: &mut Section) -> Result<()> {
     let tokens = world.scale.tokens.min(1_000_000);
     let max_tokens = (2 * tokens).to_string();
-    let server = world.serve("filled", None, &[("CACHE_MAX_TOKENS", &max_tokens)])?;
+    // Tokens that the cleanups of the section `scale` expired are minted again.
+    let sandbox = world.sandbox(Duration::ZERO)?;
+    let variables = [("CACHE_MAX_TOKENS", &*max_tokens)];
+    let server = world.serve("filled", Some(sandbox.addr), &variables)?;
     let requests = all_requests(world.scale.tokens);
     let requests: Vec<&str> = requests.lines().take(tokens as usize).collect();
     let (warm_up, measured) = requests.split_at(1_000);

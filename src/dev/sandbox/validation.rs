@@ -14,7 +14,7 @@ pub(super) struct TokenRequest {
     /// Seconds, 0…2592000.
     pub lifetime: u32,
     pub country: Option<Country>,
-    /// At most 32 characters, trimmed like every text in the framework. The answer then has another bank than the
+    /// The bank, at most 32 characters. Trimmed like every text in the framework, so the answer may differ from the
     /// request.
     pub bank: Option<String>,
     pub access: Access,
