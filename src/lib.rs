@@ -120,7 +120,7 @@ pub mod config;
 pub mod crypto;
 pub mod db;
 pub mod dev;
-#[doc(hidden)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod jobs;
 pub mod metrics;

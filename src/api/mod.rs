@@ -12,6 +12,7 @@
 
 mod console;
 mod extract;
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod handlers;
 mod middleware;

@@ -2,6 +2,7 @@
 
 mod answer;
 mod circuit;
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 
 use std::time::Duration;

@@ -56,7 +56,7 @@ async fn every_failed_authentication_gets_the_same_response() {
     ];
     let mut answers = join_all(requests.map(send)).await;
     for answer in &mut answers {
-        answer.is_problem(401, "unauthenticated");
+        answer.assert_problem(401, "unauthenticated");
         assert_eq!(
             answer.header("www-authenticate"),
             r#"Basic realm="token-vendor", charset="UTF-8""#
@@ -106,7 +106,7 @@ async fn each_endpoint_requires_its_scope() {
             if *scope == needed {
                 assert_eq!(answer.status, 200, "{scope}: {answer:?}");
             } else {
-                answer.is_problem(403, "forbidden");
+                answer.assert_problem(403, "forbidden");
                 assert!(!answer.body.to_string().contains(minted.token()));
             }
         }
@@ -131,7 +131,7 @@ async fn unknown_paths_and_methods_are_rejected_before_authentication() {
     ] {
         send(with_invalid_body(replica.anonymous(method, path)))
             .await
-            .is_problem(404, "not-found");
+            .assert_problem(404, "not-found");
     }
     let one = format!("{PATH}{}", uuid::Uuid::nil());
     let other = Method::from_bytes(b"BREW").unwrap();
@@ -145,7 +145,7 @@ async fn unknown_paths_and_methods_are_rejected_before_authentication() {
         (Method::DELETE, "/health/ready/", "GET, HEAD"),
     ] {
         let answer = send(with_invalid_body(replica.anonymous(method, path))).await;
-        answer.is_problem(405, "method-not-allowed");
+        answer.assert_problem(405, "method-not-allowed");
         assert_eq!(answer.header("allow"), allow, "{path}");
     }
 }
@@ -165,33 +165,35 @@ async fn checks_run_in_the_documented_order() {
         replica.anonymous(Method::POST, "/nothing?x=1"),
     ))
     .await
-    .is_problem(404, "not-found");
+    .assert_problem(404, "not-found");
     send(with_invalid_body(replica.anonymous(Method::PUT, path)))
         .await
-        .is_problem(405, "method-not-allowed");
+        .assert_problem(405, "method-not-allowed");
     send(with_invalid_body(replica.anonymous(Method::POST, path)))
         .await
-        .is_problem(401, "unauthenticated");
+        .assert_problem(401, "unauthenticated");
     send(with_invalid_body(post(UNKNOWN)))
         .await
-        .is_problem(401, "unauthenticated");
+        .assert_problem(401, "unauthenticated");
     send(with_invalid_body(post(reader)))
         .await
-        .is_problem(403, "forbidden");
+        .assert_problem(403, "forbidden");
     send(with_invalid_body(post(ADMIN)))
         .await
-        .is_problem(415, "unsupported-media-type");
+        .assert_problem(415, "unsupported-media-type");
     send(post(ADMIN).header(json.0, json.1).body(large()))
         .await
-        .is_problem(413, "body-too-large");
+        .assert_problem(413, "body-too-large");
     send(post(ADMIN).header(json.0, json.1).body("x"))
         .await
-        .is_problem(400, "malformed");
+        .assert_problem(400, "malformed");
     send(post(ADMIN).header(json.0, json.1).body("{}"))
         .await
-        .is_problem(400, "validation");
+        .assert_problem(400, "validation");
     let invalid_list = replica.anonymous(Method::GET, "/bank/tokens/?limit=0");
-    send(invalid_list).await.is_problem(401, "unauthenticated");
+    send(invalid_list)
+        .await
+        .assert_problem(401, "unauthenticated");
     assert_eq!(world.sandbox.requests(), 0);
 }
 
@@ -213,7 +215,7 @@ async fn the_rate_limit_is_checked_after_the_scope_and_before_the_media_type() {
         join_all(requests).await
     };
     for answer in send_30_requests(reader).await {
-        answer.is_problem(403, "forbidden");
+        answer.assert_problem(403, "forbidden");
     }
     let (limited, accepted): (Vec<_>, Vec<_>) = send_30_requests(issuer)
         .await
@@ -225,10 +227,10 @@ async fn the_rate_limit_is_checked_after_the_scope_and_before_the_media_type() {
         limited.len()
     );
     for answer in accepted {
-        answer.is_problem(415, "unsupported-media-type");
+        answer.assert_problem(415, "unsupported-media-type");
     }
     for answer in limited {
-        answer.is_problem(429, "rate-limited");
+        answer.assert_problem(429, "rate-limited");
         assert!(answer.retry_after().unwrap() >= 1);
     }
     // Each client has its own limit. Health endpoints have none.

@@ -32,8 +32,8 @@ async fn a_token_response_has_exactly_the_documented_members() {
     let body = json!({"userId": "u-1", "lifetime": 600, "country": "LT", "bank": "Swedbank", "access": {"accounts": true}});
     let minted = replica.issue(body.clone()).await;
     let reused = replica.issue(body).await;
-    minted.is_minted("fwd=uri-miss; stored");
-    reused.is_reused(&minted);
+    minted.assert_minted("fwd=uri-miss; stored");
+    reused.assert_reused(&minted);
     let expected = json!({"userId": "u-1", "isValid": true, "country": "LT", "bank": "Swedbank", "lifetime": 600,
         "access": {"accounts": true, "balances": false, "transactions": false}});
     for answer in [&minted, &reused] {
@@ -198,7 +198,7 @@ async fn every_path_works_with_and_without_a_trailing_slash() {
     assert_eq!(minted.status, 201, "{minted:?}");
     send(replica.post("/bank/tokens/", &json!({"userId": "u"})))
         .await
-        .is_reused(&minted);
+        .assert_reused(&minted);
     let one = format!("/bank/tokens/{}", minted.text("id"));
     for path in [
         "/bank/tokens",

@@ -211,7 +211,7 @@ async fn each_read_is_recorded_before_its_response() {
     replica
         .get(&format!("{PATH}?limit=0"))
         .await
-        .is_problem(400, "validation");
+        .assert_problem(400, "validation");
     let page = replica.get(&format!("{PATH}?kind=audit.read")).await;
     let items = page.body["items"].as_array().unwrap();
     assert_eq!(items.len(), 1, "{items:?}");
@@ -264,12 +264,12 @@ async fn reads_need_the_audit_scope_and_the_get_method() {
     let rejected = |request| async { send(request).await };
     rejected(replica.anonymous(get.clone(), PATH))
         .await
-        .is_problem(401, "unauthenticated");
+        .assert_problem(401, "unauthenticated");
     rejected(replica.request_by(("other", "secret"), get, PATH))
         .await
-        .is_problem(403, "forbidden");
+        .assert_problem(403, "forbidden");
     let post: Answer = send(replica.request(reqwest::Method::POST, PATH)).await;
-    post.is_problem(405, "method-not-allowed");
+    post.assert_problem(405, "method-not-allowed");
     assert_eq!(
         world
             .count("SELECT count(*) FROM audit_events WHERE kind = 'audit.read'")

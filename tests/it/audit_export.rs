@@ -194,13 +194,13 @@ async fn an_export_is_recorded_and_excludes_its_own_event() {
         ("userId=%00", "userId"),
     ] {
         let answer = replica.get(&format!("{PATH}?{query}")).await;
-        answer.is_problem(400, "validation");
+        answer.assert_problem(400, "validation");
         assert_eq!(answer.pointers(), [expected]);
     }
     let anonymous = Answer::of(replica.anonymous(Method::GET, PATH))
         .await
         .unwrap();
-    anonymous.is_problem(401, "unauthenticated");
+    anonymous.assert_problem(401, "unauthenticated");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,7 +246,7 @@ async fn a_failed_export_breaks_the_response_instead_of_ending_it() {
     replica
         .get(PATH)
         .await
-        .is_problem(503, "database-unavailable");
+        .assert_problem(503, "database-unavailable");
     admin.execute(allow_connections(true)).await.unwrap();
 }
 

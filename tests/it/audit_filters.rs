@@ -170,11 +170,11 @@ async fn invalid_parameters_are_named_in_the_response() {
         ),
     ] {
         let answer = replica.get(&format!("{PATH}?{query}")).await;
-        answer.is_problem(400, "validation");
+        answer.assert_problem(400, "validation");
         assert_eq!(answer.pointers(), expected, "{query}");
     }
     let tokens = replica.get(&format!("/bank/tokens/?cursor={cursor}")).await;
-    tokens.is_problem(400, "validation");
+    tokens.assert_problem(400, "validation");
     let valid = format!("{PATH}/?order=asc&limit=500&cursor={cursor}");
     assert_eq!(replica.get(&valid).await.status, 200);
     let centuries = "from=0000-01-01T00:00:00Z&to=9999-12-31T23:59:59Z&kind=keys.rotated";

@@ -48,7 +48,7 @@ async fn replicas_share_one_hourly_budget() {
         (7, 33)
     );
     for refused in answers.iter().filter(|answer| answer.status == 503) {
-        refused.is_problem(503, "upstream-budget-spent");
+        refused.assert_problem(503, "upstream-budget-spent");
         assert!(refused.retry_after() >= Some(1), "{refused:?}");
     }
     let minted = answers
@@ -82,7 +82,7 @@ async fn every_attempt_counts_against_the_budget() {
         .await;
     world.sandbox.set_default(Upstream::status(500));
     let answer = replica.issue(json!({"userId": "u"})).await;
-    answer.is_problem(503, "upstream-budget-spent");
+    answer.assert_problem(503, "upstream-budget-spent");
     assert_eq!(world.sandbox.requests(), 2);
     let mint: Value = sqlx::query_scalar("SELECT to_jsonb(m) FROM mints m")
         .fetch_one(&world.db)
@@ -102,7 +102,7 @@ async fn a_budget_of_zero_means_no_limit() {
         .replica_with(&[("UPSTREAM_HOURLY_BUDGET", "1000000")])
         .await;
     let answers = issue_for_users(&[&limited], "limited", 1).await;
-    answers[0].is_problem(503, "upstream-budget-spent");
+    answers[0].assert_problem(503, "upstream-budget-spent");
     let unlimited = world.replica_with(&[("UPSTREAM_HOURLY_BUDGET", "0")]).await;
     assert_eq!(
         count_status(&issue_for_users(&[&unlimited], "free", 10).await, 201),
@@ -128,7 +128,7 @@ async fn the_circuit_opens_after_20_failures_and_closes_after_a_success() {
     );
     let calls = world.sandbox.requests();
     for answer in issue_for_users(&[&replica], "open", 10).await {
-        answer.is_problem(503, "upstream-unavailable");
+        answer.assert_problem(503, "upstream-unavailable");
         assert!(
             (1..=5).contains(&answer.retry_after().unwrap()),
             "{answer:?}"
@@ -168,7 +168,7 @@ async fn only_mints_beyond_the_in_flight_limit_are_shed() {
     };
     let (slow, (shed, joined)) = tokio::join!(replica.issue(body.clone()), others);
     for answer in shed {
-        answer.is_problem(503, "overloaded");
+        answer.assert_problem(503, "overloaded");
         assert!(answer.retry_after().is_some(), "{answer:?}");
     }
     assert_eq!((slow.status, joined.status), (201, 200));

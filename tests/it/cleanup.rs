@@ -279,7 +279,7 @@ async fn the_endpoint_runs_a_cleanup_and_names_invalid_members() {
         (json!({"dry_run": true}), "#/dry_run"),
     ] {
         let answer = post(body.clone()).await;
-        answer.is_problem(400, "validation");
+        answer.assert_problem(400, "validation");
         assert_eq!(answer.pointers(), [pointer], "{body}");
     }
     let dry = post(json!({"dryRun": true})).await;
@@ -292,7 +292,7 @@ async fn the_endpoint_runs_a_cleanup_and_names_invalid_members() {
     let ran = "SELECT count(*) FROM audit_events WHERE kind = 'cleanup.ran' AND client = 'admin'";
     assert_eq!(world.count(ran).await, 1);
     let refused = replica.request_by(("issuer", "x"), Method::GET, "/maintenance/cleanup");
-    send(refused).await.is_problem(403, "forbidden");
+    send(refused).await.assert_problem(403, "forbidden");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -406,7 +406,7 @@ async fn a_million_tokens_are_expired_while_the_service_hands_out_tokens() {
     });
     let mut handouts = 0;
     while !run.is_finished() {
-        replica.issue(body.clone()).await.is_reused(&minted);
+        replica.issue(body.clone()).await.assert_reused(&minted);
         handouts += 1;
     }
     let summary = run.await.unwrap();

@@ -23,7 +23,7 @@ async fn pages_escape_input_load_only_own_assets_and_show_no_token_string() {
     replica
         .issue(json!({"userId": hostile, "bank": "</td>\"'<b>&"}))
         .await
-        .is_reused(&minted);
+        .assert_reused(&minted);
     let (id, token) = (minted.text("id"), minted.token());
     let user: String = url::form_urlencoded::byte_serialize(hostile.as_bytes()).collect();
     let paths = [
@@ -388,7 +388,10 @@ async fn only_paths_below_console_return_problems_as_html() {
             ("text/html; charset=utf-8", "r<1")
         );
     }
-    replica.get("/consoles").await.is_problem(404, "not-found");
+    replica
+        .get("/consoles")
+        .await
+        .assert_problem(404, "not-found");
     assert_eq!(
         Page::of(replica.request(Method::HEAD, "/console/"))
             .await

@@ -108,7 +108,7 @@ async fn the_overview_sums_over_all_replicas() {
     let request = json!({"userId": "u"});
     let minted = replicas[0].issue(request.clone()).await;
     for replica in [&replicas[0], &replicas[1], &replicas[1]] {
-        replica.issue(request.clone()).await.is_reused(&minted);
+        replica.issue(request.clone()).await.assert_reused(&minted);
     }
     for replica in &replicas {
         let page = get_page(replica, "/console/").await;

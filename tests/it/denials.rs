@@ -30,31 +30,31 @@ async fn denied_requests_are_counted_by_client_and_route_and_recorded_at_shutdow
     let (tokens, events) = ("/bank/tokens/", "/audit/events");
     for _ in 0..7 {
         let refused = send(replica.request_by(reader, Method::GET, events)).await;
-        refused.is_problem(403, "forbidden");
+        refused.assert_problem(403, "forbidden");
     }
     // A trailing slash does not change the route.
     send(replica.request_by(reader, Method::GET, "/audit/events/?x=1"))
         .await
-        .is_problem(403, "forbidden");
+        .assert_problem(403, "forbidden");
     send(replica.request_by(reader, Method::POST, tokens))
         .await
-        .is_problem(403, "forbidden");
+        .assert_problem(403, "forbidden");
     for _ in 0..3 {
         let wrong = replica.request_by(("reader", "wrong"), Method::GET, tokens);
-        send(wrong).await.is_problem(401, "unauthenticated");
+        send(wrong).await.assert_problem(401, "unauthenticated");
         let unknown = replica.request_by(("nobody", "x"), Method::GET, tokens);
-        send(unknown).await.is_problem(401, "unauthenticated");
+        send(unknown).await.assert_problem(401, "unauthenticated");
         send(replica.anonymous(Method::GET, tokens))
             .await
-            .is_problem(401, "unauthenticated");
+            .assert_problem(401, "unauthenticated");
     }
     // These errors are not denials.
     send(replica.anonymous(Method::GET, "/nothing"))
         .await
-        .is_problem(404, "not-found");
+        .assert_problem(404, "not-found");
     send(replica.request_by(reader, Method::GET, "/bank/tokens/?x=1"))
         .await
-        .is_problem(400, "validation");
+        .assert_problem(400, "validation");
     replica.service.stop().await;
 
     let mut found = denials(&world).await;
@@ -116,13 +116,13 @@ async fn counts_that_cannot_be_written_are_kept_for_the_next_minute() {
     let send_denied = async || send(api.anonymous(Method::GET, "/bank/tokens/")).await;
     let execute = async |statement| sqlx::query(statement).execute(&world.db).await.unwrap();
     execute("ALTER TABLE audit_events RENAME TO elsewhere").await;
-    send_denied().await.is_problem(401, "unauthenticated");
+    send_denied().await.assert_problem(401, "unauthenticated");
     // The service logs this at the start of the next minute.
     process
         .logs_with("denied requests could not be recorded")
         .await;
     execute("ALTER TABLE elsewhere RENAME TO audit_events").await;
-    send_denied().await.is_problem(401, "unauthenticated");
+    send_denied().await.assert_problem(401, "unauthenticated");
     process.signal(Signal::SIGTERM);
     assert_eq!(process.child.wait().await.unwrap().code(), Some(0));
     let found = denials(&world).await;

@@ -41,11 +41,11 @@ async fn without_the_audit_log_a_warm_cache_answers_503() {
         .await
         .unwrap();
     let answer = replica.issue(body.clone()).await;
-    answer.is_problem(503, "database-unavailable");
+    answer.assert_problem(503, "database-unavailable");
     assert!(answer.retry_after().is_some());
     // A token whose mint event cannot be written is not handed out either.
     let answer = replica.issue(json!({"userId": "u-2"})).await;
-    answer.is_problem(503, "database-unavailable");
+    answer.assert_problem(503, "database-unavailable");
 
     world
         .db
@@ -74,7 +74,7 @@ async fn a_missing_partition_is_503_for_every_handout() {
         .unwrap();
     let answers = issue_at_once(&[&replica], repeat_n(body.clone(), 10)).await;
     for answer in answers {
-        answer.is_problem(503, "database-unavailable");
+        answer.assert_problem(503, "database-unavailable");
     }
 }
 
@@ -98,7 +98,7 @@ async fn a_stopped_postgres_is_503_with_a_warm_cache_until_it_runs_again() {
     postgres.stop().await.unwrap();
     let answers = issue_at_once(&[&replica], repeat_n(body.clone(), 20)).await;
     for answer in answers {
-        answer.is_problem(503, "database-unavailable");
+        answer.assert_problem(503, "database-unavailable");
         assert!(answer.retry_after().is_some());
     }
     let ready = replica.get("/health/ready").await;
@@ -237,7 +237,7 @@ async fn a_database_clock_that_steps_back_revives_no_token() {
     let new_replica = world.replica().await;
     for replica in [&replica, &new_replica] {
         let answer = replica.issue(body.clone()).await;
-        answer.is_problem(503, "database-unavailable");
+        answer.assert_problem(503, "database-unavailable");
     }
 }
 
@@ -259,7 +259,7 @@ async fn the_highest_database_time_seen_expires_cached_tokens() {
     replica
         .issue(body)
         .await
-        .is_problem(503, "database-unavailable");
+        .assert_problem(503, "database-unavailable");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -307,7 +307,7 @@ async fn the_writer_replaces_a_connection_that_hangs() {
     world.signal_backends(writer, Signal::SIGCONT).await;
     let [hung, next] = answers;
     if hung.status != 200 {
-        hung.is_problem(503, "database-unavailable");
+        hung.assert_problem(503, "database-unavailable");
     }
     assert_eq!((next.status, next.token()), (200, token.token()));
 }

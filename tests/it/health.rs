@@ -31,7 +31,7 @@ async fn health_needs_no_authentication() {
         replica
             .get(&format!("{path}?x=1"))
             .await
-            .is_problem(400, "validation");
+            .assert_problem(400, "validation");
     }
     let ready = get_readiness(&replica).await.unwrap();
     let checks = ready.body["checks"].as_object().unwrap();
@@ -84,7 +84,7 @@ async fn readiness_names_a_missing_partition() {
     execute(&world, detach).await;
     wait_for_failed_check(&replica, "partitions").await;
     let refused = replica.issue(json!({"userId": "u"})).await;
-    refused.is_problem(503, "database-unavailable");
+    refused.assert_problem(503, "database-unavailable");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -64,7 +64,7 @@ async fn all_waiting_requests_on_all_replicas_share_a_failure() {
 
     assert_eq!(world.sandbox.requests(), 1);
     for answer in &answers {
-        answer.is_problem(422, "upstream-rejected");
+        answer.assert_problem(422, "upstream-rejected");
         assert_eq!(answer.body["upstream"]["identifier"], "BAD_VALUE");
     }
     assert_eq!(world.kinds().await, ["token.mint_failed"]);
@@ -205,9 +205,12 @@ async fn a_request_that_a_stored_token_satisfies_does_not_wait_for_a_mint() {
         })
         .await;
         let plain = cold.issue(body.clone()).await;
-        plain.is_reused(&minted);
+        plain.assert_reused(&minted);
         assert!(!minting.is_finished(), "{cache_control}");
-        minting.await.unwrap().is_problem(504, "upstream-timeout");
+        minting
+            .await
+            .unwrap()
+            .assert_problem(504, "upstream-timeout");
         eventually("the cooldown ends", async || {
             let cooling_down =
                 "SELECT count(*) FROM slots WHERE cooldown_until > clock_timestamp()";

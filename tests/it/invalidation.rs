@@ -92,7 +92,7 @@ async fn a_token_string_finds_and_invalidates_its_record() {
         json!({"tokenString": "another"}),
     )
     .await;
-    other.is_problem(404, "not-found");
+    other.assert_problem(404, "not-found");
 
     let by_string = json!({"reason": "compromised", "tokenString": token_string});
     for expected in [1, 0] {
@@ -288,22 +288,22 @@ async fn invalid_members_are_named_and_scopes_are_checked() {
         ),
     ] {
         let answer = post(&replica, path, body.clone()).await;
-        answer.is_problem(400, "validation");
+        answer.assert_problem(400, "validation");
         assert_eq!(answer.pointers(), pointers, "{path} {body}");
     }
     let control_characters = "\0".repeat(3);
     let body = json!({"tokenString": control_characters});
     post(&replica, lookup, body)
         .await
-        .is_problem(404, "not-found");
+        .assert_problem(404, "not-found");
     let unknown = "/bank/tokens/0198b7a4-0000-7000-8000-000000000000/invalidate";
     post(&replica, unknown, json!({"reason": "used"}))
         .await
-        .is_problem(404, "not-found");
+        .assert_problem(404, "not-found");
     let not_a_uuid = "/bank/tokens/1/invalidate";
     post(&replica, not_a_uuid, json!({"reason": "used"}))
         .await
-        .is_problem(404, "not-found");
+        .assert_problem(404, "not-found");
 
     for (client, path, status) in [
         ("reader", one.as_str(), 403),

@@ -12,7 +12,7 @@ async fn assert_invalid(cases: &[(&str, &[&str])]) {
     let replica = world.replica().await;
     for (body, pointers) in cases {
         let answer = send(replica.post_body(PATH, body.to_string())).await;
-        answer.is_problem(400, "validation");
+        answer.assert_problem(400, "validation");
         assert_eq!(answer.pointers(), *pointers, "{body}");
     }
     assert_eq!(world.sandbox.requests(), 0);
@@ -275,7 +275,7 @@ async fn one_response_names_all_invalid_fields() {
     let body = json!({"userId": "", "lifetime": -1, "country": "lt", "bank": " ", "access": {"accounts": 1}, "x": 1});
     let request = replica.post("/bank/tokens/?y=1&min-fresh=2", &body);
     let answer = send(request.header("cache-control", "min-fresh=abc")).await;
-    answer.is_problem(400, "validation");
+    answer.assert_problem(400, "validation");
     let mut named = answer.pointers();
     named.sort_unstable();
     assert_eq!(

@@ -101,14 +101,14 @@ async fn invalid_parameters_are_named() {
         ),
     ] {
         let answer = replica.get(&format!("/bank/tokens/?{query}")).await;
-        answer.is_problem(400, "validation");
+        answer.assert_problem(400, "validation");
         assert_eq!(answer.pointers(), named, "{query}");
     }
     let too_long = "u".repeat(129);
     replica
         .get(&format!("/bank/tokens/?userId={too_long}"))
         .await
-        .is_problem(400, "validation");
+        .assert_problem(400, "validation");
 }
 
 #[tokio::test(flavor = "multi_thread")]

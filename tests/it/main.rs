@@ -24,7 +24,6 @@ mod console_forms;
 mod console_overview;
 mod denials;
 mod dev;
-mod fuzz_corpus;
 mod handouts;
 mod health;
 mod herd;

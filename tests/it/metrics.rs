@@ -52,7 +52,7 @@ async fn requests_handouts_mints_and_the_cache_are_counted() {
     replica
         .issue(json!({"userId": ""}))
         .await
-        .is_problem(400, "validation");
+        .assert_problem(400, "validation");
 
     let samples = scrape(&replica).await;
     for (name, value) in [

@@ -55,7 +55,7 @@ async fn the_document_and_the_route_table_have_the_same_paths() {
         }
         let path = path.replace("{id}", "01a204ea-985b-7711-8188-6bde09e642c2");
         let rejected = send(replica.anonymous(Method::DELETE, &path)).await;
-        rejected.is_problem(405, "method-not-allowed");
+        rejected.assert_problem(405, "method-not-allowed");
         assert_eq!(rejected.header("allow"), allowed.join(", "), "{path}");
         check(
             &document,
@@ -157,7 +157,7 @@ async fn every_operation_accepts_its_example_and_responds_as_documented() {
         check(&document, operation, &response);
 
         let invalid = send(request(&format!("{path}?x=1"))).await;
-        invalid.is_problem(400, "validation");
+        invalid.assert_problem(400, "validation");
         check(&document, operation, &invalid);
 
         let path = path.replace("{id}", minted.text("id"));
@@ -167,7 +167,7 @@ async fn every_operation_accepts_its_example_and_responds_as_documented() {
         let Some(scope) = scope else { continue };
         check(&document, operation, &anonymous);
         let forbidden = send(replica.request_by(unprivileged, method.clone(), &path)).await;
-        forbidden.is_problem(403, "forbidden");
+        forbidden.assert_problem(403, "forbidden");
         check(&document, operation, &forbidden);
         assert!(
             forbidden
@@ -176,10 +176,10 @@ async fn every_operation_accepts_its_example_and_responds_as_documented() {
         );
         if method == Method::POST {
             let malformed = send(replica.post_body(&path, "{")).await;
-            malformed.is_problem(400, "malformed");
+            malformed.assert_problem(400, "malformed");
             check(&document, operation, &malformed);
             let untyped = send(replica.request(Method::POST, &path)).await;
-            untyped.is_problem(415, "unsupported-media-type");
+            untyped.assert_problem(415, "unsupported-media-type");
             check(&document, operation, &untyped);
         }
         if path.contains(minted.text("id")) {
@@ -189,7 +189,7 @@ async fn every_operation_accepts_its_example_and_responds_as_documented() {
                 .header("content-type", "application/json")
                 .body(r#"{"reason": "used"}"#);
             let unknown = send(request).await;
-            unknown.is_problem(404, "not-found");
+            unknown.assert_problem(404, "not-found");
             check(&document, operation, &unknown);
         }
     }
@@ -248,5 +248,5 @@ async fn the_docs_page_loads_only_its_own_files() {
     }
     send(replica.anonymous(Method::GET, "/docs/nothing.js"))
         .await
-        .is_problem(404, "not-found");
+        .assert_problem(404, "not-found");
 }

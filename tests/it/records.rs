@@ -82,7 +82,7 @@ async fn a_read_by_id_accepts_only_uuids() {
         replica
             .get(&format!("/bank/tokens/{unknown}"))
             .await
-            .is_problem(404, "not-found");
+            .assert_problem(404, "not-found");
     }
     let simple = id.replace('-', "");
     let long = "a".repeat(2000);
@@ -98,12 +98,12 @@ async fn a_read_by_id_accepts_only_uuids() {
         &long,
     ] {
         let request = replica.anonymous(Method::GET, &format!("/bank/tokens/{not_a_uuid}"));
-        send(request).await.is_problem(404, "not-found");
+        send(request).await.assert_problem(404, "not-found");
     }
     let anonymous = replica.anonymous(Method::GET, &format!("/bank/tokens/{id}"));
-    send(anonymous).await.is_problem(401, "unauthenticated");
+    send(anonymous).await.assert_problem(401, "unauthenticated");
     let with_parameter = replica.get(&format!("/bank/tokens/{id}?x=1")).await;
-    with_parameter.is_problem(400, "validation");
+    with_parameter.assert_problem(400, "validation");
     assert_eq!(with_parameter.pointers(), ["x"]);
 }
 
@@ -130,7 +130,7 @@ async fn a_page_has_1_to_500_records() {
         "99999999999999999999",
     ] {
         let answer = replica.get(&format!("/bank/tokens/?limit={bad}")).await;
-        answer.is_problem(400, "validation");
+        answer.assert_problem(400, "validation");
         assert_eq!(answer.pointers(), ["limit"], "{bad}");
     }
 }
@@ -258,7 +258,7 @@ async fn a_cursor_is_valid_only_for_its_own_query() {
     }
     for query in invalid {
         let answer = replica.get(&format!("/bank/tokens/?{query}")).await;
-        answer.is_problem(400, "validation");
+        answer.assert_problem(400, "validation");
         assert_eq!(answer.pointers(), ["cursor"], "{query}");
     }
 }

@@ -33,7 +33,7 @@ async fn a_body_that_is_not_utf_8_json_is_malformed() {
     ];
     for body in cases {
         let answer = send(replica.post_body(PATH, body.to_vec())).await;
-        answer.is_problem(400, "malformed");
+        answer.assert_problem(400, "malformed");
     }
     assert_eq!(world.sandbox.requests(), 0);
 }
@@ -54,10 +54,10 @@ async fn a_body_over_16_kib_is_too_large_with_and_without_a_content_length() {
     for body in [longest.clone() + " ", megabyte] {
         send(replica.post_body(PATH, body.clone()))
             .await
-            .is_problem(413, "body-too-large");
+            .assert_problem(413, "body-too-large");
         send(replica.post_body(PATH, chunked(&body)))
             .await
-            .is_problem(413, "body-too-large");
+            .assert_problem(413, "body-too-large");
     }
     let declared = "POST /bank/tokens/ HTTP/1.1\r\nhost: x\r\nauthorization: Basic YWRtaW46YWRtaW4tc2VjcmV0\r\n\
                   content-type: application/json\r\ncontent-length: 1000000\r\nconnection: close\r\n\r\n";
@@ -110,7 +110,7 @@ async fn only_application_json_without_encoding_is_accepted() {
     for request in rejected {
         send(request)
             .await
-            .is_problem(415, "unsupported-media-type");
+            .assert_problem(415, "unsupported-media-type");
     }
     assert_eq!(world.sandbox.requests(), 0);
     for good in [json, "Application/JSON", "application/json; charset=utf-8"] {
@@ -137,13 +137,13 @@ async fn an_invalid_min_fresh_is_rejected_and_other_directives_are_ignored() {
         let answer = replica
             .issue_with(json!({"userId": "u", "lifetime": 100}), bad)
             .await;
-        answer.is_problem(400, "validation");
+        answer.assert_problem(400, "validation");
         assert_eq!(answer.pointers(), ["Cache-Control"], "{bad}");
     }
     let above_default_lifetime = replica
         .issue_with(json!({"userId": "u"}), "min-fresh=3601")
         .await;
-    above_default_lifetime.is_problem(400, "validation");
+    above_default_lifetime.assert_problem(400, "validation");
     assert_eq!(world.sandbox.requests(), 0);
 
     for good in [
@@ -176,7 +176,7 @@ async fn query_parameters_are_rejected_by_name() {
     ] {
         let request = replica.post(&format!("/bank/tokens/{query}"), &json!({"userId": "u"}));
         let answer = send(request).await;
-        answer.is_problem(400, "validation");
+        answer.assert_problem(400, "validation");
         assert_eq!(answer.pointers(), named, "{query}");
     }
     assert_eq!(world.sandbox.requests(), 0);

@@ -26,7 +26,7 @@ async fn absent_and_null_are_the_same_combination_and_other_values_are_not() {
         json!({"userId": "u", "bank": null, "access": {}}),
         json!({"userId": "u", "country": null, "bank": null, "access": none, "lifetime": 60}),
     ] {
-        replica.issue(same).await.is_reused(&unrestricted);
+        replica.issue(same).await.assert_reused(&unrestricted);
     }
     for other in [
         json!({"userId": "U"}),
@@ -39,7 +39,10 @@ async fn absent_and_null_are_the_same_combination_and_other_values_are_not() {
         json!({"userId": "u", "bank": "e\u{301}"}),
         json!({"userId": "u", "access": {"balances": true}}),
     ] {
-        replica.issue(other).await.is_minted("fwd=uri-miss; stored");
+        replica
+            .issue(other)
+            .await
+            .assert_minted("fwd=uri-miss; stored");
     }
 }
 
@@ -84,23 +87,23 @@ async fn min_fresh_requires_remaining_life_and_a_new_token_satisfies_it() {
     let first = replica
         .issue_with(json!({"userId": "u", "lifetime": 600}), "min-fresh=600")
         .await;
-    first.is_minted("fwd=uri-miss; stored");
+    first.assert_minted("fwd=uri-miss; stored");
     replica
         .issue_with(json!({"userId": "u"}), "min-fresh=300")
         .await
-        .is_reused(&first);
+        .assert_reused(&first);
     let second = replica
         .issue_with(json!({"userId": "u"}), "min-fresh=601")
         .await;
-    second.is_minted("fwd=stale; stored");
+    second.assert_minted("fwd=stale; stored");
     replica
         .issue(json!({"userId": "u"}))
         .await
-        .is_reused(&second);
+        .assert_reused(&second);
     replica
         .issue_with(json!({"userId": "u"}), "min-fresh=0")
         .await
-        .is_reused(&second);
+        .assert_reused(&second);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,7 +120,7 @@ async fn requests_that_wait_for_a_mint_share_it_regardless_of_min_fresh() {
     );
     let mut answers = [answers.0, answers.1, answers.2, answers.3];
     answers.sort_by_key(|answer| std::cmp::Reverse(answer.status));
-    answers[0].is_minted("fwd=uri-miss; stored");
+    answers[0].assert_minted("fwd=uri-miss; stored");
     for answer in &answers[1..] {
         assert_eq!(
             (answer.status, answer.text("outcome")),
@@ -140,7 +143,7 @@ async fn no_cache_mints_a_new_token_and_requires_its_scope() {
     let issuer = ("issuer", "secret");
     world.add_client(issuer, &[Scope::TokensIssue]).await;
     let first = replica.issue_with(json!({"userId": "u"}), "no-cache").await;
-    first.is_minted("fwd=uri-miss; stored");
+    first.assert_minted("fwd=uri-miss; stored");
 
     let without_scope = replica
         .request_by(issuer, Method::POST, "/bank/tokens/")
@@ -148,23 +151,26 @@ async fn no_cache_mints_a_new_token_and_requires_its_scope() {
         .header("cache-control", "no-cache")
         .header("pragma", "no-cache")
         .body(r#"{"userId": "u"}"#);
-    send(without_scope).await.is_reused(&first);
+    send(without_scope).await.assert_reused(&first);
 
     let second = replica
         .issue_with(json!({"userId": "u"}), "max-age=0, No-Cache")
         .await;
-    second.is_minted("fwd=request; stored");
+    second.assert_minted("fwd=request; stored");
     replica
         .issue(json!({"userId": "u"}))
         .await
-        .is_reused(&second);
+        .assert_reused(&second);
     let superseded = replica
         .get(&format!("/bank/tokens/{}", first.text("id")))
         .await;
     assert_eq!(superseded.body["isValid"], true);
     assert_eq!(superseded.body["invalidatedAt"], Value::Null);
     let other = world.replica().await;
-    other.issue(json!({"userId": "u"})).await.is_reused(&second);
+    other
+        .issue(json!({"userId": "u"}))
+        .await
+        .assert_reused(&second);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,19 +209,19 @@ async fn a_superseded_token_that_outlives_its_successor_is_reused() {
     let brief = replica
         .issue_with(json!({"userId": "u", "lifetime": 100}), "no-cache")
         .await;
-    brief.is_minted("fwd=request; stored");
+    brief.assert_minted("fwd=request; stored");
     replica
         .issue(json!({"userId": "u", "lifetime": 100}))
         .await
-        .is_reused(&brief);
+        .assert_reused(&brief);
     let again = replica
         .issue_with(json!({"userId": "u"}), "min-fresh=200")
         .await;
-    again.is_reused(&long);
+    again.assert_reused(&long);
     replica
         .issue(json!({"userId": "u", "lifetime": 100}))
         .await
-        .is_reused(&long);
+        .assert_reused(&long);
     assert_eq!(world.sandbox.minted(), 2);
 }
 
@@ -227,16 +233,19 @@ async fn a_token_with_too_little_life_left_is_not_handed_out_again() {
         .sandbox
         .script([sandbox::Answer::Expires { after_ms: 90_000 }]);
     let short = replica.issue(json!({"userId": "u"})).await;
-    short.is_minted("fwd=uri-miss; stored");
+    short.assert_minted("fwd=uri-miss; stored");
     assert!(short.body["expiresIn"].as_u64().unwrap() <= 90, "{short:?}");
     // A request with a short lifetime requires only half of that lifetime.
     replica
         .issue(json!({"userId": "u", "lifetime": 60}))
         .await
-        .is_reused(&short);
+        .assert_reused(&short);
     let long = replica.issue(json!({"userId": "u"})).await;
-    long.is_minted("fwd=stale; stored");
-    replica.issue(json!({"userId": "u"})).await.is_reused(&long);
+    long.assert_minted("fwd=stale; stored");
+    replica
+        .issue(json!({"userId": "u"}))
+        .await
+        .assert_reused(&long);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,7 +261,7 @@ async fn an_expired_token_is_replaced() {
     replica
         .issue(json!({"userId": "u"}))
         .await
-        .is_minted("fwd=stale; stored");
+        .assert_minted("fwd=stale; stored");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -362,7 +362,7 @@ async fn an_unreadable_token_is_503_and_other_tokens_are_handed_out() {
     let api = Api::at(process.base.clone());
     for (user, id) in &unreadable {
         let answer = api.issue(token_request(*user)).await;
-        answer.is_problem(503, "token-unreadable");
+        answer.assert_problem(503, "token-unreadable");
         assert!(answer.retry_after().is_some());
         let alarm = loop {
             let line = process.next_line().await;
@@ -399,6 +399,6 @@ async fn an_unreadable_token_is_503_and_other_tokens_are_handed_out() {
     new_key_only
         .issue(token_request(7))
         .await
-        .is_problem(503, "token-unreadable");
+        .assert_problem(503, "token-unreadable");
     assert_eq!(new_key_only.issue(token_request(70)).await.status, 201);
 }

@@ -73,7 +73,7 @@ async fn send_all_kinds_of_requests(world: &World, api: &Api) -> Vec<String> {
     for (key, secret) in [(ADMIN.0, WRONG_SECRET), ("unknown", ADMIN.1)] {
         let request = api.anonymous(Method::GET, "/bank/tokens/");
         let answer = send(request.basic_auth(key, Some(secret))).await;
-        answer.is_problem(401, "unauthenticated");
+        answer.assert_problem(401, "unauthenticated");
         answers.push(answer);
     }
     let reader = api

@@ -103,7 +103,7 @@ async fn a_minted_token_without_callers_is_recorded_before_exit() {
     caller
         .await
         .unwrap()
-        .is_problem(503, "database-unavailable");
+        .assert_problem(503, "database-unavailable");
     process.signal(Signal::SIGTERM);
     for message in [
         "readiness is off",

@@ -29,7 +29,10 @@ async fn the_mint_record_is_committed_before_the_upstream_call() {
         1
     );
 
-    waiting.await.unwrap().is_problem(504, "upstream-timeout");
+    waiting
+        .await
+        .unwrap()
+        .assert_problem(504, "upstream-timeout");
     assert_eq!(
         world
             .count("SELECT count(*) FROM mints WHERE outcome = 'unknown'")
@@ -164,7 +167,7 @@ async fn a_minted_token_that_cannot_be_recorded_in_time_is_503_and_reused_later(
     replica
         .issue(body.clone())
         .await
-        .is_problem(503, "database-unavailable");
+        .assert_problem(503, "database-unavailable");
     lock.rollback().await.unwrap();
 
     let answer = replica.issue(body).await;

@@ -191,7 +191,7 @@ async fn problems_contain_the_trace_id_and_failed_spans_have_an_error_status() {
     let (mut process, api) = serve(&world, &collector.start()).await;
     world.sandbox.script([sandbox::Answer::status(418)]);
     let failed = api.issue(json!({"userId": "u"})).await;
-    failed.is_problem(502, "upstream-failed");
+    failed.assert_problem(502, "upstream-failed");
     let trace = failed.text("traceId").to_owned();
     assert_eq!(
         next_request_line(&mut process).await["trace_id"],
@@ -218,7 +218,7 @@ async fn problems_contain_the_trace_id_and_failed_spans_have_an_error_status() {
         "\u{fc}",
     ] {
         let refused = issue(&api, json!({}), bad).await;
-        refused.is_problem(400, "validation");
+        refused.assert_problem(400, "validation");
         assert_eq!(refused.text("traceId").len(), 32, "{bad}");
     }
 }

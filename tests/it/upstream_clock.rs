@@ -78,7 +78,7 @@ async fn a_token_that_has_expired_on_arrival_is_a_timeout() {
     let replica = world.replica().await;
     world.sandbox.script([Upstream::Expires { after_ms: 5 }]);
     let answer = replica.issue(json!({"userId": "u"})).await;
-    answer.is_problem(504, "upstream-timeout");
+    answer.assert_problem(504, "upstream-timeout");
     assert!(answer.retry_after().is_some());
     assert_eq!(
         world.kinds().await,

@@ -154,7 +154,7 @@ async fn a_rejection_contains_the_identifier_and_the_message_of_the_provider() {
             body: body(identifier).to_string(),
         }]);
         let answer = replica.issue(token_request(identifier)).await;
-        answer.is_problem(422, "upstream-rejected");
+        answer.assert_problem(422, "upstream-rejected");
         let mut upstream = json!({"status": 400, "message": "No suchbank."});
         if !shown.is_null() {
             upstream["identifier"] = shown.clone();
@@ -273,7 +273,7 @@ async fn a_lost_response_ends_the_retries() {
     let script = [Upstream::status(500), Upstream::Reset];
     world.sandbox.script(script);
     let answer = replica.issue(token_request("u")).await;
-    answer.is_problem(502, "upstream-failed");
+    answer.assert_problem(502, "upstream-failed");
     assert_eq!(world.sandbox.requests(), 2);
     let mint = find_mint(&world, "u").await;
     assert_eq!(

@@ -49,7 +49,7 @@ impl Answer {
 
     /// Asserts that the response contains a new token and has this `Cache-Status`.
     #[track_caller]
-    pub fn is_minted(&self, cache_status: &str) {
+    pub fn assert_minted(&self, cache_status: &str) {
         assert_eq!(
             (self.status, self.text("outcome")),
             (201, "minted"),
@@ -61,7 +61,7 @@ impl Answer {
 
     /// Asserts that the response contains the same token as the earlier one, from the cache.
     #[track_caller]
-    pub fn is_reused(&self, earlier: &Answer) {
+    pub fn assert_reused(&self, earlier: &Answer) {
         assert_eq!(
             (self.status, self.text("outcome")),
             (200, "reused"),
@@ -109,7 +109,7 @@ impl Answer {
 
     /// Asserts the status and the slug of a problem.
     #[track_caller]
-    pub fn is_problem(&self, status: u16, slug: &str) {
+    pub fn assert_problem(&self, status: u16, slug: &str) {
         assert_eq!((self.status, self.problem()), (status, slug), "{self:?}");
     }
 

@@ -1,7 +1,10 @@
-//! Property checks for the fuzz targets in `fuzz/` and for `tests/it/fuzz_corpus.rs`.
+//! Property checks for the fuzz targets in `fuzz/`. Unit tests run them over the corpus. No other build has them.
 //!
 //! Each function takes any input and panics if a property does not hold. The functions are public only because the
 //! code that they check is private.
+
+#[cfg(test)]
+mod tests;
 
 use uuid::Uuid;
 

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::{TARGETS, Target};
 use fastrand::Rng;
-use token_vendor::fuzzing::{TARGETS, Target};
 
 const MUTATIONS: usize = 5_000;
 
