@@ -24,7 +24,7 @@ use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig};
 use crate::crypto::KeyRing;
 use crate::db::clock::DatabaseClock;
 use crate::db::handouts::WriterConnection;
-use crate::db::{Database, partitions, schema};
+use crate::db::{Database, fitness, partitions, schema};
 use crate::jobs::cleanup::{Cleaner, Retention};
 use crate::jobs::denials::DenialCounter;
 use crate::metrics::Families;
@@ -72,8 +72,9 @@ impl Service {
         let max_wait = config.database.startup_wait;
         let mut connection = schema::wait_for_database(&options, max_wait).await?;
         schema::check_fitness(&mut connection).await?;
-        // The handout writer uses one of the allowed connections.
-        let pool = schema::open_pool(options.clone(), config.database.max_connections - 1);
+        let options = fitness::negotiate_session(options).await?;
+        let shared = config.database.max_connections - WriterConnection::MAX_CONNECTIONS;
+        let pool = schema::open_pool(options.clone(), shared);
         let db = Database::new(pool);
         let (_, (now, newest)) = try_join(
             partitions::create_partitions(db.pool()),
@@ -85,7 +86,7 @@ impl Service {
             None => None,
         };
         let standby = standby
-            .map(|options| schema::open_pool(options, config.database.max_connections))
+            .map(|options| schema::open_standby_pool(options, config.database.max_connections))
             .map(Database::new);
 
         let clock = Arc::new(DatabaseClock::starting_at(now.max(newest)));

@@ -74,7 +74,7 @@ families! {
     cache_lookups_total: IntCounterVec ["result"],
         "Cache lookups by result: hit or miss.";
     database_up: CountGauge,
-        "1 if the primary answered the last query for metrics, otherwise 0.";
+        "1 if the primary answered the last query for metrics and commits handouts, otherwise 0.";
     database_connections: CountGaugeVec ["state"],
         "Pooled database connections by state: idle or used.";
     audit_partitions_ahead_months: Gauge,

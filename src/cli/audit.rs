@@ -68,7 +68,7 @@ pub(super) async fn run(AuditCommand::Export(args): AuditCommand) -> Result<(), 
     start_logs(config.log.format)?;
     let primary = connect(&config.database, 1).await?;
     let read_pool = match &config.database.read_url {
-        Some(url) => schema::open_pool(schema::connect_options(url)?, 1),
+        Some(url) => schema::open_standby_pool(schema::connect_options(url)?, 1),
         None => primary.clone(),
     };
     let mut filter = EventFilter {

@@ -29,6 +29,7 @@ use url::Url;
 use crate::app::openapi_document;
 use crate::config::{ConfigError, DatabaseCommandConfig, DatabaseConfig, Flags, LogFormat, Source};
 use crate::db::PgPool;
+use crate::db::fitness;
 use crate::db::schema::{self, DatabaseUnsuitable};
 use crate::telemetry::{self, Traces};
 
@@ -228,7 +229,10 @@ async fn connect(database: &DatabaseConfig, max_connections: u32) -> Result<PgPo
     let options = schema::connect_options(&database.url)?;
     let max_wait = database.startup_wait;
     schema::check_fitness(&mut schema::wait_for_database(&options, max_wait).await?).await?;
-    Ok(schema::open_pool(options, max_connections))
+    Ok(schema::open_pool(
+        fitness::negotiate_session(options).await?,
+        max_connections,
+    ))
 }
 
 /// Returns the operator of this command for the audit log, such as `cli:root@host`.

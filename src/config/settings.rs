@@ -82,8 +82,8 @@ settings! {
     database: DatabaseConfig("Database") {
         /// The URL of the database, postgres://user:password@host:5432/database. Postgres 15 or later.
         url: SecretString = "DATABASE_URL", SecretUrl, None, parse_database_url;
-        /// The maximum number of database connections per process, at least 2.
-        max_connections: u32 = "DATABASE_MAX_CONNECTIONS", Public, Some("16"), integer(2..=1000);
+        /// The maximum number of database connections per process, at least 3.
+        max_connections: u32 = "DATABASE_MAX_CONNECTIONS", Public, Some("16"), integer(3..=1000);
         /// The URL of a standby. Audit queries, lists and exports then read from it and may lag.
         read_url: Option<SecretString> = "READ_DATABASE_URL", SecretUrl, Some(""), optional(parse_database_url);
         /// The time to wait for the database at startup.

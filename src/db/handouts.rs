@@ -4,14 +4,16 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, PgConnection};
 use uuid::Uuid;
 
-use super::DbError;
+use super::{DbError, fitness};
 use crate::model::{Caller, EventKind};
 
 /// A query that inserts the events of the handouts whose tokens may be handed out.
+///
+/// It commits durably whatever the defaults of the server, the database and the role are at this moment.
 macro_rules! insert {
     ($head:literal, $rows:literal, $on_conflict:literal, $returning:literal, $($value:expr),+ $(,)?) => {
         sqlx::query_scalar!(
@@ -25,6 +27,7 @@ macro_rules! insert {
                 + r#" AS r(event_id, occurred_at, user_id, token_id, client, request_id, source_ip, min_life)
                      JOIN tokens t ON t.user_id = r.user_id AND t.id = r.token_id
                      WHERE t.is_valid AND t.superseded_at IS NULL
+                       AND (SELECT set_config('synchronous_commit', 'on', true)) = 'on'
                        AND t.ends_at > greatest(clock_timestamp(), $9) + make_interval(secs => r.min_life)
                      "#
                 + $on_conflict
@@ -154,35 +157,97 @@ pub async fn find_handouts(
     Ok(ids.into_iter().collect())
 }
 
-/// The connection of the handout writer. It is opened on demand.
+/// The connection of the handout writer, opened on demand, and at most one more whose statement is overdue.
+///
+/// An overdue statement may wait in its COMMIT for a synchronous standby. A new connection would then only wait too,
+/// and leave one more server process behind. So a new connection is used only if the server says that the overdue
+/// process does not wait in a COMMIT.
 #[derive(Debug)]
 pub struct WriterConnection {
     options: PgConnectOptions,
-    connection: Option<PgConnection>,
+    current: Option<ServerConnection>,
+    overdue: Option<ServerConnection>,
+}
+
+#[derive(Debug)]
+struct ServerConnection {
+    connection: PgConnection,
+    /// The id of the server process.
+    process: i32,
 }
 
 impl WriterConnection {
+    /// The most connections that it has open at the same time.
+    pub const MAX_CONNECTIONS: u32 = 2;
+
     /// Stores the options. Opens no connection.
     pub fn new(options: PgConnectOptions) -> Self {
         WriterConnection {
             options,
-            connection: None,
+            current: None,
+            overdue: None,
         }
     }
 
-    /// Returns the connection. Opens it if there is none.
+    /// Returns the connection. Opens and checks it if there is none.
+    ///
+    /// # Errors
+    /// Returns [`DbError::Unfit`] for a server that must not be used, and [`DbError::CommitPending`] while the overdue
+    /// statement waits in its COMMIT.
     pub async fn get(&mut self) -> Result<&mut PgConnection, DbError> {
-        if self.connection.is_none() {
-            self.connection = Some(self.options.connect().await?);
+        if self.current.is_none() {
+            let mut connection = fitness::connect(&self.options).await?;
+            if let Some(overdue) = &self.overdue
+                && waits_in_commit(&mut connection, overdue.process).await?
+            {
+                return Err(DbError::CommitPending);
+            }
+            self.overdue = None;
+            let process = sqlx::query_scalar!(r#"SELECT pg_backend_pid() AS "process!""#);
+            let process = process.fetch_one(&mut connection).await?;
+            self.current = Some(ServerConnection {
+                connection,
+                process,
+            });
         }
-        Ok(self.connection.as_mut().expect("it was just opened"))
+        let current = self.current.as_mut().expect("it was just opened");
+        Ok(&mut current.connection)
     }
 
-    /// Drops a connection with an unknown state, without cancelling its statement. A COMMIT that is cancelled while it
-    /// waits for a synchronous standby reports success.
-    pub fn abandon(&mut self) {
-        self.connection = None;
+    /// Closes the connection.
+    pub fn close(&mut self) {
+        self.current = None;
     }
+
+    /// Gives up waiting for a statement without cancelling it. A COMMIT that is cancelled while it waits for a
+    /// synchronous standby reports success.
+    pub fn abandon(&mut self) {
+        if let Some(current) = self.current.take() {
+            self.overdue.get_or_insert(current);
+        }
+    }
+
+    /// Checks that the server can be used, and that it commits a write.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn check(&mut self) -> Result<(), DbError> {
+        let connection = self.get().await?;
+        fitness::check_primary(connection).await?;
+        // Writes a record to the write-ahead log and nothing to a table. Its COMMIT waits as that of an event.
+        sqlx::query("SELECT pg_logical_emit_message(true, 'token-vendor', 'check')")
+            .execute(connection)
+            .await?;
+        Ok(())
+    }
+}
+
+async fn waits_in_commit(connection: &mut PgConnection, process: i32) -> Result<bool, DbError> {
+    let waits = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep') AS "waits!""#,
+        process
+    );
+    Ok(waits.fetch_one(connection).await?)
 }
 
 /// Handouts as one array per column, the parameters of a batch.

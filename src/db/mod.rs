@@ -6,6 +6,7 @@ pub mod cleanup;
 pub mod clients;
 pub mod clock;
 pub mod event_page;
+pub mod fitness;
 pub mod handouts;
 pub mod invalidation;
 pub mod keys;
@@ -20,6 +21,7 @@ pub mod tokens;
 use std::future::Future;
 use std::time::Duration;
 
+use fitness::Unfit;
 pub use sqlx::PgPool;
 pub use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
@@ -33,6 +35,12 @@ pub enum DbError {
     /// There was no answer within the time limit. The outcome is unknown.
     #[error("the database did not answer within {0:?}")]
     TimedOut(Duration),
+    /// The server must not be used.
+    #[error("the database cannot be used: {0}")]
+    Unfit(#[from] Unfit),
+    /// An earlier COMMIT still waits for a synchronous standby.
+    #[error("a COMMIT waits for a synchronous standby")]
+    CommitPending,
     /// The runtime stopped before the work finished. The outcome is unknown.
     #[error("the service is shutting down")]
     ShuttingDown,
@@ -47,9 +55,19 @@ pub enum DbError {
 }
 
 impl DbError {
+    /// Returns the cause in one word, for readiness.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            DbError::Unfit(unfit) => unfit.cause(),
+            DbError::CommitPending => "commit-pending",
+            _ => "unavailable",
+        }
+    }
+
     /// Returns what the user can do if a connection cannot be opened.
     pub fn hint(&self) -> &'static str {
         let code = match self {
+            DbError::Unfit(unfit) => return unfit.hint(),
             DbError::Sqlx(sqlx::Error::Database(error)) => error.code().unwrap_or_default(),
             _ => Default::default(),
         };

@@ -7,10 +7,10 @@ use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::{ConnectOptions, PgConnection, PgPool};
 
-use super::DbError;
 use super::partitions::count_ahead;
+use super::{DbError, fitness};
 
 /// The migrations of this version.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
@@ -69,9 +69,6 @@ pub enum DatabaseUnsuitable {
         /// The newest migration of this version.
         needed: i64,
     },
-    /// The database can lose a committed transaction, or it is read-only.
-    #[error("the database does not keep what it commits: {0}")]
-    NotDurable(String),
     /// A statement failed.
     #[error(transparent)]
     Failed(#[from] DbError),
@@ -90,9 +87,6 @@ impl DatabaseUnsuitable {
             DatabaseUnsuitable::TooOld(_) => "upgrade the server",
             DatabaseUnsuitable::OldSchema { .. } => {
                 "the previous version also works on the newer schema"
-            }
-            DatabaseUnsuitable::NotDurable(_) => {
-                "connect to the primary, and set fsync and synchronous_commit to on"
             }
         }
     }
@@ -121,13 +115,14 @@ pub fn is_local(options: &PgConnectOptions) -> bool {
             .is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-/// The idle time after which a connection is pinged before use.
+/// The idle time after which a connection is checked before use.
 ///
-/// A ping takes as long as a statement. A connection that was idle for less is used without one. If it is broken, its
+/// A check takes as long as a statement. A connection that was idle for less is used without one. If it is broken, its
 /// statement fails and the caller gets the error.
-const PING_IF_IDLE: Duration = Duration::from_secs(1);
+const CHECK_IF_IDLE: Duration = Duration::from_secs(1);
 
-/// Creates a pool, which opens connections on demand.
+/// Creates a pool of connections to the primary, which opens them on demand. Each one is checked when it opens and
+/// before it is used after it was idle.
 pub fn open_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(max_connections)
@@ -135,22 +130,40 @@ pub fn open_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
         .test_before_acquire(false)
         .before_acquire(|connection, last| {
             Box::pin(async move {
-                if last.idle_for > PING_IF_IDLE {
-                    connection.ping().await?;
+                if last.idle_for > CHECK_IF_IDLE {
+                    return is_fit(connection).await;
                 }
                 Ok(true)
             })
         })
         .after_connect(|connection, _| {
             Box::pin(async move {
-                // No statement of the service takes this long. Without a limit, a lock that is never released would
-                // block every connection of the pool.
-                sqlx::raw_sql("SET statement_timeout = '5s'; SET lock_timeout = '2s'")
-                    .execute(connection)
-                    .await
-                    .map(|_| ())
+                match is_fit(connection).await? {
+                    true => Ok(()),
+                    false => Err(sqlx::Error::Protocol("the server must not be used".into())),
+                }
             })
         })
+        .connect_lazy_with(options)
+}
+
+/// Checks a connection of the pool. Logs why an unfit one is closed.
+async fn is_fit(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    match fitness::check_primary(connection).await {
+        Ok(()) => Ok(true),
+        Err(DbError::Sqlx(error)) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "a connection is closed");
+            Ok(false)
+        }
+    }
+}
+
+/// Creates a pool of connections to a standby, which opens them on demand.
+pub fn open_standby_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(Duration::from_secs(2))
         .connect_lazy_with(options)
 }
 
@@ -236,36 +249,19 @@ async fn renew_earlier_checksums(connection: &mut PgConnection) -> Result<(), Db
 /// Checks that the service can use the database.
 ///
 /// # Errors
-/// Returns an error if the server or the schema is too old, or if the server does not keep what it commits.
+/// Returns an error if the server or the schema is too old, or if the server is not fit (see [`fitness`]).
 pub async fn check_fitness(connection: &mut PgConnection) -> Result<(), DatabaseUnsuitable> {
-    let row = sqlx::query!(
-        r#"SELECT current_setting('server_version_num')::int AS "version!",
-                  current_setting('server_version') AS "version_text!",
-                  current_setting('fsync') AS "fsync!",
-                  current_setting('synchronous_commit') AS "synchronous_commit!",
-                  pg_is_in_recovery() OR current_setting('transaction_read_only')::bool AS "read_only!""#
-    )
-    .fetch_one(&mut *connection)
-    .await
-    .map_err(DbError::from)?;
-    if row.version < 150_000 {
-        return Err(DatabaseUnsuitable::TooOld(row.version_text));
+    let version = sqlx::query!(
+        r#"SELECT current_setting('server_version_num')::int AS "number!", current_setting('server_version') AS "text!""#
+    );
+    let version = version
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(DbError::from)?;
+    if version.number < 150_000 {
+        return Err(DatabaseUnsuitable::TooOld(version.text));
     }
-    if row.read_only {
-        return Err(DatabaseUnsuitable::NotDurable("it is read-only".into()));
-    }
-    if row.fsync != "on" {
-        return Err(DatabaseUnsuitable::NotDurable(format!(
-            "fsync is {}",
-            row.fsync
-        )));
-    }
-    if !matches!(row.synchronous_commit.as_str(), "on" | "remote_apply") {
-        let setting = row.synchronous_commit;
-        return Err(DatabaseUnsuitable::NotDurable(format!(
-            "synchronous_commit is {setting} instead of on or remote_apply"
-        )));
-    }
+    fitness::check_primary(connection).await?;
     let (found, needed) = (find_schema_version(connection).await?, required_version());
     if found < needed {
         return Err(DatabaseUnsuitable::OldSchema { found, needed });

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::runtime::Builder;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -28,6 +28,8 @@ const QUEUE_CAPACITY: usize = 16_384;
 const MAX_BATCH: usize = 500;
 /// Time limit of one statement. After it the outcome is unknown.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Interval of the checks that the writer can commit.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A queued handout.
 #[derive(Debug)]
@@ -58,6 +60,8 @@ impl Handout {
 #[derive(Clone, Debug)]
 pub struct HandoutWriter {
     queue: mpsc::Sender<Handout>,
+    /// The reason why the writer cannot commit.
+    failure: watch::Receiver<Option<&'static str>>,
     /// The clock that dates the events.
     pub(super) clock: Arc<DatabaseClock>,
 }
@@ -75,6 +79,7 @@ impl HandoutWriter {
         stop: CancellationToken,
     ) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
         let (queue, queued) = mpsc::channel(QUEUE_CAPACITY);
+        let (failure_sender, failure) = watch::channel(None);
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (ended, end) = oneshot::channel();
         let writer_clock = clock.clone();
@@ -84,6 +89,7 @@ impl HandoutWriter {
                 timeout: ReusableTimeout::new(),
                 clock: writer_clock,
                 metrics,
+                failure: failure_sender,
             };
             task.run(queued, stop).await;
         };
@@ -93,7 +99,12 @@ impl HandoutWriter {
                 runtime.block_on(run);
                 let _ = ended.send(());
             })?;
-        Ok((HandoutWriter { queue, clock }, end))
+        let writer = HandoutWriter {
+            queue,
+            failure,
+            clock,
+        };
+        Ok((writer, end))
     }
 
     /// Records the handout if the token is valid at this moment and has at least `min_life` left.
@@ -130,9 +141,13 @@ impl HandoutWriter {
         self.queue.max_capacity() - self.queue.capacity()
     }
 
-    /// Returns whether the writer accepts handouts.
-    pub fn is_running(&self) -> bool {
-        !self.queue.is_closed()
+    /// Returns why handouts cannot be recorded: `stopped`, or the cause of the last failed flush or check. Checks run
+    /// every 2 s.
+    pub fn failure(&self) -> Option<&'static str> {
+        if self.queue.is_closed() {
+            return Some("stopped");
+        }
+        *self.failure.borrow()
     }
 }
 
@@ -141,15 +156,19 @@ struct WriterTask {
     timeout: ReusableTimeout,
     clock: Arc<DatabaseClock>,
     metrics: Metrics,
+    failure: watch::Sender<Option<&'static str>>,
 }
 
 impl WriterTask {
     /// Flushes the handouts that were queued during the previous flush, without waiting for more.
     async fn run(mut self, mut queued: mpsc::Receiver<Handout>, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(MAX_BATCH);
+        let mut check = interval(CHECK_INTERVAL);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
+                _ = check.tick() => self.check().await,
                 received = queued.recv_many(&mut batch, MAX_BATCH) => if received == 0 { break },
                 () = stop.cancelled(), if !queued.is_closed() => queued.close(),
             }
@@ -160,6 +179,38 @@ impl WriterTask {
                 let _flush_timer = self.metrics.audit_flush_seconds.start_timer();
                 self.flush(std::mem::take(&mut batch)).await;
             }
+        }
+    }
+
+    /// Checks that the server can be used and commits. Opens the connection if there is none.
+    async fn check(&mut self) {
+        let checked = self.timeout.run(self.connection.check()).await;
+        if let Err(error) = &checked {
+            self.give_up_connection(error);
+        }
+        self.note(checked.as_ref().err());
+    }
+
+    /// Closes the connection, or leaves it open if its statement may be in a COMMIT.
+    fn give_up_connection(&mut self, error: &DbError) {
+        match error {
+            DbError::TimedOut(_) => self.connection.abandon(),
+            _ => self.connection.close(),
+        }
+    }
+
+    /// Publishes the failure of a flush or a check, and logs it if it is a new one.
+    fn note(&self, error: Option<&DbError>) {
+        let cause = error.map(DbError::cause);
+        let has_changed = self
+            .failure
+            .send_if_modified(|known| std::mem::replace(known, cause) != cause);
+        match error {
+            Some(error) if has_changed => {
+                tracing::error!(%error, "the handout writer cannot commit; readiness fails")
+            }
+            None if has_changed => tracing::info!("the handout writer can commit again"),
+            _ => {}
         }
     }
 
@@ -179,6 +230,7 @@ impl WriterTask {
                     parts.extend([part, second_half]);
                 }
                 Err(error) => {
+                    self.note(Some(&error));
                     tracing::error!(%error, handouts = part.len(), "recording handouts failed; their callers get 503");
                     part.into_iter().for_each(|handout| {
                         let _ = handout.reply.send(Err(Failure::database()));
@@ -194,10 +246,10 @@ impl WriterTask {
         match self.insert(rows).await {
             Err(error) if !error.is_data_error() => {
                 tracing::warn!(%error, handouts = rows.len(), "the outcome of a flush is unknown; replaying it");
-                self.connection.abandon();
+                self.give_up_connection(&error);
                 let replayed = self.replay(rows).await;
-                if replayed.is_err() {
-                    self.connection.abandon();
+                if let Err(error) = &replayed {
+                    self.give_up_connection(error);
                 }
                 replayed
             }

@@ -211,9 +211,9 @@ impl Vendor {
         Ok(Some(limit.saturating_sub(attempts)))
     }
 
-    /// Returns whether the handout writer runs.
-    pub fn is_recording(&self) -> bool {
-        self.handouts.is_running()
+    /// Returns in one word why handouts cannot be recorded, at most 4 s late.
+    pub fn recording_failure(&self) -> Option<&'static str> {
+        self.handouts.failure()
     }
 }
 

@@ -22,6 +22,7 @@ mod completions;
 mod console;
 mod console_forms;
 mod console_overview;
+mod database_faults;
 mod denials;
 mod dev;
 mod handouts;

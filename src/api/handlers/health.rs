@@ -48,13 +48,17 @@ async fn check_readiness(state: &ApiState) -> ReadinessView {
     let health = state.database_check.latest_health(&state.db).await;
     let is_current = health.map(|health| health.is_schema_current);
     let has_partition = health.map(|health| health.partitions_ahead >= 0);
-    let is_recording = state.vendor.is_recording();
+    let recording_failure = state.vendor.recording_failure();
     let is_stopping = state.stopping.load(Ordering::Relaxed);
     let checks = [
         check("database", Some(health.is_some()), "unavailable"),
         check("schema", is_current, "outdated"),
         check("partitions", has_partition, "missing"),
-        check("writer", Some(is_recording), "stopped"),
+        check(
+            "writer",
+            Some(recording_failure.is_none()),
+            recording_failure.unwrap_or(OK),
+        ),
         check("shutdown", Some(!is_stopping), "stopping"),
     ];
     let is_ready = checks.iter().all(|(_, result)| *result == OK);

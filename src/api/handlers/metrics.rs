@@ -36,7 +36,8 @@ async fn measure_database(state: &ApiState) {
     let metrics = &state.metrics;
     let health = state.database_check.latest_health(&state.db);
     let (probe, health) = join(probe_metrics(state), health).await;
-    metrics.database_up.set(u64::from(probe.is_some()));
+    let is_up = probe.is_some() && state.vendor.recording_failure().is_none();
+    metrics.database_up.set(u64::from(is_up));
     let (budget, overdue, oldest, last_success) = match probe {
         None => (f64::NAN, f64::NAN, f64::NAN, f64::NAN),
         Some((budget, backlog)) => {
