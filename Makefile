@@ -1,7 +1,8 @@
-.PHONY: run test e2e bench openapi lint deny prepare prepare-check postgres sqlx-cli cargo-deny
+.PHONY: run test e2e bench fuzz openapi lint deny prepare prepare-check postgres sqlx-cli cargo-deny cargo-fuzz
 
 SQLX_VERSION = 0.9.0
 DENY_VERSION = 0.20.2
+FUZZ_VERSION = 0.13.2
 
 # Runs everything on this machine: `make run ARGS=--fresh`. Uses the dev profile, which builds faster.
 run: postgres
@@ -18,6 +19,16 @@ e2e: postgres
 bench: postgres
 	benches/speed/find-tools target/bench
 	PATH="$$(scripts/find-postgres):$$PATH" cargo bench --locked --bench speed -- $(ARGS)
+
+# Runs each fuzz target for a minute: `make fuzz FUZZ_SECONDS=600`. Needs a nightly toolchain. New inputs go to
+# fuzz/target/corpus, and an input that fails goes to fuzz/artifacts. Copy inputs worth keeping to fuzz/corpus.
+FUZZ_SECONDS = 60
+fuzz: cargo-fuzz
+	for target in $$(cargo +nightly fuzz list); do \
+		mkdir -p fuzz/target/corpus/$$target && \
+		cargo +nightly fuzz run $$target fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=16384 || exit; \
+	done
 
 # Writes docs/openapi.json from the code. A test compares the two.
 openapi:
@@ -54,3 +65,8 @@ sqlx-cli:
 cargo-deny:
 	@cargo deny --version 2>/dev/null | grep -qxF 'cargo-deny $(DENY_VERSION)' || \
 		cargo install cargo-deny --version $(DENY_VERSION) --locked
+
+# Installs one version for all, because the options of `cargo fuzz` change.
+cargo-fuzz:
+	@cargo fuzz --version 2>/dev/null | grep -qxF 'cargo-fuzz $(FUZZ_VERSION)' || \
+		cargo install cargo-fuzz --version $(FUZZ_VERSION) --locked
