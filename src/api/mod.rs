@@ -4,8 +4,8 @@
 //!
 //! 1. `middleware::request_context` assigns the request id, writes the log line and formats problems.
 //! 2. `router` finds the handler (404, 405).
-//! 3. [`Authorized`](extract::authorization::Authorized) checks the caller (401, 403, 429).
-//! 4. [`Body`](extract::body::Body) reads the body (415, 413, 408, 400).
+//! 3. `extract::authorization` checks the caller (401, 403, 429).
+//! 4. `extract::body` reads the body (415, 413, 408, 400).
 //! 5. A function in `handlers` or `console` answers.
 //!
 //! `openapi` generates the OpenAPI document from the same route table.
