@@ -226,6 +226,7 @@ fn upstream_settings(config: &Config) -> UpstreamSettings {
         base_url: config.upstream.base_url.clone(),
         api_key: config.upstream.api_key.clone(),
         api_secret: config.upstream.api_secret.clone(),
+        proxy: config.upstream.proxy.clone(),
         max_in_flight: config.upstream.max_in_flight,
     }
 }

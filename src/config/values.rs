@@ -165,6 +165,20 @@ fn has_several_hosts(text: &str) -> bool {
         })
 }
 
+/// Parses the URL of an HTTP proxy: scheme, host and port, perhaps with credentials.
+pub(super) fn parse_proxy_url(text: &str) -> Parsed<SecretString> {
+    let url = Url::parse(text).ok().filter(|url| {
+        ["http", "https"].contains(&url.scheme())
+            && url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+    });
+    match url {
+        Some(_) => Ok(text.into()),
+        None => Err("must be a URL like http://user:password@host:3128; percent-encode /, ?, # and @ in the password".into()),
+    }
+}
+
 pub(super) fn parse_web_url(text: &str) -> Parsed<Url> {
     let url = Url::parse(text).ok().filter(|url| {
         ["http", "https"].contains(&url.scheme())
