@@ -161,11 +161,11 @@ impl Service {
         self.addr
     }
 
-    /// Serves until `signal` resolves, then stops.
+    /// Serves until `signal` resolves, then stops. Returns the end of `SHUTDOWN_TIMEOUT`.
     ///
     /// # Errors
     /// Fails if the handout writer or the HTTP server ends before the signal.
-    pub async fn run_until(mut self, signal: impl Future<Output = ()>) -> anyhow::Result<()> {
+    pub async fn run_until(mut self, signal: impl Future<Output = ()>) -> anyhow::Result<Instant> {
         tokio::select! {
             () = signal => {}
             _ = &mut self.writer => bail!("the handout writer ended unexpectedly"),
@@ -174,13 +174,12 @@ impl Service {
                 bail!("the HTTP server ended unexpectedly");
             }
         }
-        self.stop().await;
-        Ok(())
+        Ok(self.stop().await)
     }
 
     /// Stops the service. Turns readiness off, waits `SHUTDOWN_DELAY`, then accepts no more requests.
-    /// Requests, mints and events in progress finish within `SHUTDOWN_TIMEOUT`.
-    pub async fn stop(self) {
+    /// Requests, mints and events in progress finish within `SHUTDOWN_TIMEOUT`, whose end is returned.
+    pub async fn stop(self) -> Instant {
         self.stopping.store(true, Ordering::Relaxed);
         self.stop_cleaning.cancel();
         tracing::info!("stopping; readiness is off");
@@ -207,6 +206,7 @@ impl Service {
             tracing::warn!("the database connections did not close in time and were dropped");
         }
         tracing::info!("stopped");
+        deadline
     }
 }
 
@@ -227,6 +227,7 @@ fn upstream_settings(config: &Config) -> UpstreamSettings {
         base_url: config.upstream.base_url.clone(),
         api_key: config.upstream.api_key.clone(),
         api_secret: config.upstream.api_secret.clone(),
+        proxy: config.upstream.proxy.clone(),
         max_in_flight: config.upstream.max_in_flight,
     }
 }

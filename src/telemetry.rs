@@ -2,13 +2,16 @@
 
 use std::env;
 use std::io::{self, IsTerminal};
-use std::time::Duration;
+use std::mem;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter as SdkSpanExporter};
 use tokio::task::spawn_blocking;
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
@@ -24,8 +27,11 @@ use crate::config::LogFormat;
 const DEFAULT_FILTER: &str = "info,sqlx=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,\
                               actix_server=warn,actix_http=warn";
 
-/// Time limit for sending the last traces.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time limit for sending the last traces. A collector in the same network needs a few milliseconds.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The minimum time between two log lines about failed exports.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Installs the process-wide subscriber. It writes records of `tracing` and `log` to stderr, and sends
 /// spans to the collector if there is one.
@@ -52,13 +58,74 @@ pub fn init(format: LogFormat, collector: Option<&Url>) -> Result<Traces, String
 pub struct Traces(Option<SdkTracerProvider>);
 
 impl Traces {
-    /// Sends the remaining spans. Waits at most 2 s for the collector.
-    pub async fn flush(self) {
+    /// Sends the remaining spans. Waits for the collector until the deadline, at most 500 ms.
+    pub async fn flush(self, deadline: Option<tokio::time::Instant>) {
         let Some(provider) = self.0 else { return };
-        let result = spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
+        let left = deadline.map(|at| at.saturating_duration_since(tokio::time::Instant::now()));
+        let max_wait = left.unwrap_or(FLUSH_TIMEOUT).min(FLUSH_TIMEOUT);
+        let result = spawn_blocking(move || provider.shutdown_with_timeout(max_wait)).await;
         if let Ok(Err(error)) = result {
-            tracing::warn!(%error, "sending the last traces failed");
+            tracing::warn!(%error, ?max_wait, "the last traces could not be sent");
         }
+    }
+}
+
+/// An exporter that logs failures itself, at most once a minute. The SDK would log each of them.
+#[derive(Debug)]
+struct QuietExporter<E> {
+    exporter: E,
+    failures: Mutex<Failures>,
+}
+
+/// The failed exports since the last log line about them.
+#[derive(Debug, Default)]
+struct Failures {
+    spans: usize,
+    logged_at: Option<Instant>,
+}
+
+impl<E> QuietExporter<E> {
+    /// Counts the spans as lost, and logs their number if the last line is a minute old.
+    fn record_failure(&self, error: &OTelSdkError, spans: usize, now: Instant) {
+        let mut failures = self
+            .failures
+            .lock()
+            .expect("nothing panics under this lock");
+        failures.spans += spans;
+        if failures
+            .logged_at
+            .is_none_or(|at| now - at >= WARN_INTERVAL)
+        {
+            let lost_spans = mem::take(&mut failures.spans);
+            failures.logged_at = Some(now);
+            tracing::warn!(%error, lost_spans, "traces could not be sent; check OTEL_EXPORTER_OTLP_ENDPOINT");
+        }
+    }
+}
+
+impl<E: SdkSpanExporter> SdkSpanExporter for QuietExporter<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        if let Err(error) = self.exporter.export(batch).await {
+            self.record_failure(&error, spans, Instant::now());
+        }
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn shutdown(&self) -> OTelSdkResult {
+        self.exporter.shutdown()
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
     }
 }
 
@@ -71,6 +138,10 @@ fn tracer_provider(collector: &Url) -> Result<SdkTracerProvider, String> {
         .with_endpoint(endpoint)
         .build()
         .map_err(|error| format!("OTEL_EXPORTER_OTLP_ENDPOINT: {error}"))?;
+    let exporter = QuietExporter {
+        exporter,
+        failures: Mutex::default(),
+    };
     #[expect(
         clippy::disallowed_methods,
         reason = "OpenTelemetry defines this variable"
@@ -90,10 +161,12 @@ fn tracer_provider(collector: &Url) -> Result<SdkTracerProvider, String> {
 /// `RUST_LOG` says.
 ///
 /// At `trace`, libraries log data on the wire. The warnings of sqlx about connection options quote them,
-/// including passwords of `.pgpass`.
+/// including passwords of `.pgpass`. The OTLP exporter logs each failed export, at `debug` with the collector's response.
+/// [`QuietExporter`] logs failures instead.
 fn is_safe_event(metadata: &Metadata<'_>) -> bool {
     let max_level = match metadata.target() {
         target if target.starts_with("sqlx_postgres::options") => Level::ERROR,
+        target if target.starts_with("opentelemetry-otlp") => Level::ERROR,
         target if target.starts_with(env!("CARGO_CRATE_NAME")) => Level::TRACE,
         _ => Level::DEBUG,
     };

@@ -30,6 +30,7 @@ pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
     start_logs(config.log.format)?;
     let mut report = Report::new();
     report.print_line(config.render_masked().trim_end());
+    note_ignored_proxy(&config, &mut report);
     if args.online {
         check_database(&config, &mut report).await?;
         check_upstream(&config, &mut report).await;
@@ -126,16 +127,43 @@ async fn check_keys(config: &Config, pool: &PgPool) -> anyhow::Result<usize> {
 
 async fn check_upstream(config: &Config, report: &mut Report) {
     let (url, max_wait) = (&config.upstream.base_url, config.upstream.timeout);
-    match upstream::probe(url, max_wait, false).await {
+    let proxy = config.upstream.proxy.as_ref();
+    let route = if proxy.is_some() {
+        " through UPSTREAM_PROXY"
+    } else {
+        ""
+    };
+    match upstream::probe(url, max_wait, proxy, false).await {
         Ok(status) => report.pass(
             "upstream",
-            format!("{url} responds with status {status}; only a mint shows whether the provider accepts the credentials"),
+            format!("{url} responds with status {status}{route}; only a mint shows whether the provider accepts the credentials"),
         ),
         Err(error) => report.fail(
             "upstream",
             error,
-            "check UPSTREAM_BASE_URL, DNS, the firewall and the root certificates of this machine",
+            "check UPSTREAM_BASE_URL, UPSTREAM_PROXY, DNS, the firewall and the root certificates of this machine",
         ),
+    }
+}
+
+/// Notes a proxy of the environment, which many programs use and this service does not.
+fn note_ignored_proxy(config: &Config, report: &mut Report) {
+    const IGNORED: [&str; 6] = [
+        "HTTPS_PROXY",
+        "HTTP_PROXY",
+        "ALL_PROXY",
+        "https_proxy",
+        "http_proxy",
+        "all_proxy",
+    ];
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if config.upstream.proxy.is_none()
+        && let Some(name) = IGNORED.into_iter().find(is_set)
+    {
+        report.note(
+            "proxy",
+            format_args!("calls to the provider ignore {name}; to use a proxy, set UPSTREAM_PROXY"),
+        );
     }
 }
 

@@ -97,8 +97,8 @@ pub(super) async fn run(args: DevArgs) -> Result<(), CliError> {
     add_client(&options).await?;
     let service = Service::start(config).await?;
     print_welcome(service.addr(), sandbox.addr())?;
-    service.run_until(shutdown).await?;
-    traces.flush().await;
+    let deadline = service.run_until(shutdown).await?;
+    traces.flush(Some(deadline)).await;
     sandbox.stop().await;
     if let Some(postgres) = postgres {
         postgres.stop().await?;

@@ -26,7 +26,7 @@ pub(super) async fn run(args: HealthArgs) -> Result<(), CliError> {
     let url = Url::parse(&format!("{scheme}://{address}/health/ready"))
         .context("LISTEN_ADDR gives no valid URL")?;
     // Accepts any certificate: the service's own does not name this address.
-    match upstream::probe(&url, TIMEOUT, true).await? {
+    match upstream::probe(&url, TIMEOUT, None, true).await? {
         status if status.is_success() => Ok(()),
         status => Err(anyhow!("{url} responds with status {status}").into()),
     }

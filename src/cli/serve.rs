@@ -37,7 +37,8 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
         () = &mut shutdown => return Ok(()),
     };
     tracing::info!(address = %service.addr(), "service started");
-    let result = service.run_until(shutdown).await;
-    traces.flush().await;
-    Ok(result?)
+    let stopped = service.run_until(shutdown).await;
+    traces.flush(stopped.as_ref().ok().copied()).await;
+    stopped?;
+    Ok(())
 }

@@ -100,6 +100,9 @@ settings! {
         api_key: SecretString = "UPSTREAM_API_KEY", Secret, None, parse_username;
         /// The API secret for the provider.
         api_secret: SecretString = "UPSTREAM_API_SECRET", Secret, None, parse_password;
+        /// The URL of an HTTP proxy for calls to the provider, http://user:password@host:3128.
+        /// HTTPS_PROXY and HTTP_PROXY have no effect on these calls.
+        proxy: Option<SecretString> = "UPSTREAM_PROXY", Secret, Some(""), optional(parse_proxy_url);
         /// The time limit of one mint, all attempts together.
         timeout: Duration = "UPSTREAM_TIMEOUT", Public, Some("8s"), duration("100ms", "1m");
         /// The maximum number of attempts per mint. Only retryable failures are retried.

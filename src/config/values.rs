@@ -132,6 +132,9 @@ pub(super) fn parse_networks(text: &str) -> Parsed<Vec<IpNet>> {
 }
 
 pub(super) fn parse_database_url(text: &str) -> Parsed<SecretString> {
+    if has_several_hosts(text) {
+        return Err("must name one host, without target_session_attrs; use a DNS name or a proxy that leads to the primary".into());
+    }
     let url = Url::parse(text).ok().filter(|url| {
         // A password with an unescaped / or # would end up in the path or fragment, which `check`
         // shows.
@@ -143,6 +146,36 @@ pub(super) fn parse_database_url(text: &str) -> Parsed<SecretString> {
     match url {
         Some(_) => Ok(text.into()),
         None => Err("must be a URL like postgres://user:password@host:5432/database; percent-encode /, ?, # and @ in the password".into()),
+    }
+}
+
+/// Returns whether a database URL uses libpq's choice between hosts, which the service does not support.
+fn has_several_hosts(text: &str) -> bool {
+    let after_scheme = text.split_once("://").map_or("", |(_, rest)| rest);
+    let (authority, query) = match after_scheme.split_once('?') {
+        Some((before, query)) => (before, query),
+        None => (after_scheme, ""),
+    };
+    let authority = authority.split('/').next().unwrap_or_default();
+    let hosts = authority.rsplit('@').next().unwrap_or_default();
+    hosts.contains(',')
+        || url::form_urlencoded::parse(query.as_bytes()).any(|(name, value)| match &*name {
+            "host" | "hostaddr" | "port" => value.contains(','),
+            name => ["target_session_attrs", "load_balance_hosts"].contains(&name),
+        })
+}
+
+/// Parses the URL of an HTTP proxy: scheme, host and port, perhaps with credentials.
+pub(super) fn parse_proxy_url(text: &str) -> Parsed<SecretString> {
+    let url = Url::parse(text).ok().filter(|url| {
+        ["http", "https"].contains(&url.scheme())
+            && url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+    });
+    match url {
+        Some(_) => Ok(text.into()),
+        None => Err("must be a URL like http://user:password@host:3128; percent-encode /, ?, # and @ in the password".into()),
     }
 }
 

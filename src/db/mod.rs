@@ -18,20 +18,24 @@ pub mod slots;
 mod standalone_event;
 pub mod tokens;
 
+use std::borrow::Cow;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use fitness::Unfit;
 pub use sqlx::PgPool;
+use sqlx::migrate::MigrateError;
 pub use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
 
 /// The failure of a statement, or its unknown outcome.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    /// Postgres or the connection to it failed.
-    #[error(transparent)]
-    Sqlx(#[from] sqlx::Error),
+    /// Postgres or the connection to it failed. The error is not a source: its own text has a line number of
+    /// Postgres's source.
+    #[error("{}", describe(.0))]
+    Sqlx(sqlx::Error),
     /// There was no answer within the time limit. The outcome is unknown.
     #[error("the database did not answer within {0:?}")]
     TimedOut(Duration),
@@ -54,6 +58,33 @@ pub enum DbError {
     },
 }
 
+impl From<sqlx::Error> for DbError {
+    fn from(error: sqlx::Error) -> Self {
+        DbError::Sqlx(error)
+    }
+}
+
+impl From<MigrateError> for DbError {
+    fn from(error: MigrateError) -> Self {
+        DbError::Sqlx(error.into())
+    }
+}
+
+/// Describes an error without the line number of Postgres's source.
+fn describe(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Migrate(error) => match &**error {
+            MigrateError::Execute(error) => describe(error),
+            MigrateError::ExecuteMigration(error, version) => {
+                format!("migration {version}: {}", describe(error))
+            }
+            other => other.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
 impl DbError {
     /// Returns the cause in one word, for readiness.
     pub fn cause(&self) -> &'static str {
@@ -64,15 +95,41 @@ impl DbError {
         }
     }
 
+    /// Returns true if a later attempt to connect can succeed: the server is down, starting or stopping, or it has no
+    /// free connection. `is_socket` tells whether the server is reached by a Unix socket, which a starting server
+    /// creates.
+    pub fn is_temporary(&self, is_socket: bool) -> bool {
+        match self {
+            DbError::TimedOut(_) => true,
+            DbError::Sqlx(sqlx::Error::Io(error)) => match error.kind() {
+                // TLS reports a refused certificate as invalid data. A missing file is a certificate.
+                ErrorKind::InvalidData | ErrorKind::PermissionDenied => false,
+                ErrorKind::NotFound => is_socket,
+                _ => true,
+            },
+            // Class 08 comes from a pooler whose server is down.
+            _ => {
+                let code = self.sqlstate();
+                ["53300", "57P01", "57P02", "57P03"].contains(&&*code) || code.starts_with("08")
+            }
+        }
+    }
+
+    /// Returns the SQLSTATE of an error from Postgres, otherwise an empty text.
+    fn sqlstate(&self) -> Cow<'_, str> {
+        match self {
+            DbError::Sqlx(sqlx::Error::Database(error)) => error.code().unwrap_or_default(),
+            _ => Cow::default(),
+        }
+    }
+
     /// Returns what the user can do if a connection cannot be opened.
     pub fn hint(&self) -> &'static str {
-        let code = match self {
-            DbError::Unfit(unfit) => return unfit.hint(),
-            DbError::Sqlx(sqlx::Error::Database(error)) => error.code().unwrap_or_default(),
-            _ => Default::default(),
-        };
+        if let DbError::Unfit(unfit) = self {
+            return unfit.hint();
+        }
         // The first two characters are the class of the SQLSTATE (PostgreSQL documentation, appendix A).
-        match code.get(..2) {
+        match self.sqlstate().get(..2) {
             Some("28") => {
                 "correct the role and password in its URL, or allow this machine in pg_hba.conf"
             }
@@ -89,10 +146,7 @@ impl DbError {
     /// Returns true if the data of one row caused the error: SQLSTATE classes 22 and 23, except 23514. A missing
     /// partition gives 23514.
     pub fn is_data_error(&self) -> bool {
-        let DbError::Sqlx(sqlx::Error::Database(error)) = self else {
-            return false;
-        };
-        let code = error.code().unwrap_or_default();
+        let code = self.sqlstate();
         (code.starts_with("22") || code.starts_with("23")) && code != "23514"
     }
 }

@@ -1,13 +1,14 @@
 //! Connects to the database, migrates it, and checks that the service can use it.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{Migrate, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 use super::partitions::count_ahead;
 use super::{DbError, fitness};
@@ -56,6 +57,9 @@ pub enum DatabaseUnsuitable {
         /// The error of the last attempt.
         last: DbError,
     },
+    /// The database refused the connection for a reason that a later attempt does not change.
+    #[error("the database refused the connection: {}; {}", .0, .0.hint())]
+    Refused(DbError),
     /// The version of the server is not supported.
     #[error("Postgres 15 or later is required, but the server has version {0}")]
     TooOld(String),
@@ -81,9 +85,9 @@ impl DatabaseUnsuitable {
             DatabaseUnsuitable::Address => {
                 "write it as postgres://user:password@host:5432/database"
             }
-            DatabaseUnsuitable::Unreachable { last, .. } | DatabaseUnsuitable::Failed(last) => {
-                last.hint()
-            }
+            DatabaseUnsuitable::Unreachable { last: error, .. }
+            | DatabaseUnsuitable::Refused(error)
+            | DatabaseUnsuitable::Failed(error) => error.hint(),
             DatabaseUnsuitable::TooOld(_) => "upgrade the server",
             DatabaseUnsuitable::OldSchema { .. } => {
                 "the previous version also works on the newer schema"
@@ -94,10 +98,18 @@ impl DatabaseUnsuitable {
 
 /// Parses the address of a database into connection options. Statements that take over 1 s are logged.
 pub fn connect_options(url: &SecretString) -> Result<PgConnectOptions, DatabaseUnsuitable> {
-    let options: PgConnectOptions = url
+    let mut options: PgConnectOptions = url
         .expose_secret()
         .parse()
         .map_err(|_| DatabaseUnsuitable::Address)?;
+    // sqlx keeps the brackets of an IPv6 address in a URL and would resolve them as a name.
+    let address = options
+        .get_host()
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    if let Some(address) = address.map(str::to_owned) {
+        options = options.host(&address);
+    }
     Ok(options
         .application_name("token-vendor")
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1)))
@@ -105,14 +117,16 @@ pub fn connect_options(url: &SecretString) -> Result<PgConnectOptions, DatabaseU
 
 /// Returns true if the database is on this machine: a loopback address or a Unix socket.
 pub fn is_local(options: &PgConnectOptions) -> bool {
-    // The host of an IPv6 address includes the brackets.
-    let host = options.get_host().trim_matches(['[', ']']);
-    options.get_socket().is_some()
-        || host.starts_with('/')
+    let host = options.get_host();
+    has_socket(options)
         || host == "localhost"
         || host
             .parse()
             .is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+fn has_socket(options: &PgConnectOptions) -> bool {
+    options.get_socket().is_some() || options.get_host().starts_with('/')
 }
 
 /// The idle time after which a connection is checked before use.
@@ -170,7 +184,8 @@ pub fn open_standby_pool(options: PgConnectOptions, max_connections: u32) -> PgP
 /// Retries every 200 ms until the database accepts a connection.
 ///
 /// # Errors
-/// Returns [`DatabaseUnsuitable::Unreachable`] after `max_wait`.
+/// Returns [`DatabaseUnsuitable::Unreachable`] after `max_wait`, and [`DatabaseUnsuitable::Refused`] at once for an
+/// error that a retry cannot fix, such as a wrong password.
 pub async fn wait_for_database(
     options: &PgConnectOptions,
     max_wait: Duration,
@@ -180,6 +195,9 @@ pub async fn wait_for_database(
         let left = max_wait.saturating_sub(started.elapsed());
         let error = match try_connect(options, left.max(MIN_CONNECT_TIMEOUT)).await {
             Ok(connection) => return Ok(connection),
+            Err(error) if !error.is_temporary(has_socket(options)) => {
+                return Err(DatabaseUnsuitable::Refused(error));
+            }
             Err(error) => error,
         };
         if started.elapsed() >= max_wait {
@@ -208,18 +226,55 @@ pub async fn try_connect(
     }
 }
 
-/// Applies the pending migrations. Replicas that do so at the same time wait for each other.
-pub async fn migrate(options: &PgConnectOptions) -> Result<(), DatabaseUnsuitable> {
-    let mut connection = options.connect().await.map_err(DbError::from)?;
-    renew_earlier_checksums(&mut connection).await?;
+/// Applies the pending migrations. Programs that do so at the same time wait for each other.
+///
+/// The lock is sqlx's own, so `sqlx migrate run` waits too. A connection of its own takes and releases it inside one
+/// transaction: a pooler that shares connections between transactions keeps the server's connection for it, and closes
+/// that connection if this program ends early.
+pub async fn migrate(options: &PgConnectOptions) -> Result<(), DbError> {
+    let mut connection = try_connect(options, CONNECT_TIMEOUT).await?;
+    // A long wait for the lock has its own message.
+    let unlogged = options.clone().disable_statement_logging();
+    let mut lock_connection = try_connect(&unlogged, CONNECT_TIMEOUT).await?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the connection is not pooled: dropping it ends the transaction"
+    )]
+    let mut lock = lock_connection.begin().await?;
+    // The transaction waits for the lock, and is idle while the migrations run.
+    let no_limits = "SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0; \
+                     SET LOCAL lock_timeout = 0";
+    sqlx::raw_sql(no_limits).execute(&mut *lock).await?;
+    let message = "waiting for another migration, which holds the advisory lock of this database";
+    warn_if_slow(message, lock.lock()).await?;
+    let message = "the migrations still run; if they wait for a lock, pg_blocking_pids() names the sessions that hold it";
+    let applied = warn_if_slow(message, apply_migrations(&mut connection)).await;
+    // The end of the transaction does not release the lock, so it is released after a failure too.
+    lock.unlock().await?;
+    lock.commit().await?;
+    applied
+}
+
+/// Applies the pending migrations. The caller holds the lock.
+async fn apply_migrations(connection: &mut PgConnection) -> Result<(), DbError> {
+    renew_earlier_checksums(connection).await?;
     let mut migrator = Migrator::with_migrations(MIGRATOR.iter().cloned().collect());
     // A newer version may have applied migrations that this one does not know.
     migrator.set_ignore_missing(true);
-    migrator
-        .run(&mut connection)
-        .await
-        .map_err(|error| DbError::from(sqlx::Error::from(error)))?;
-    Ok(())
+    migrator.set_locking(false);
+    Ok(migrator.run(connection).await?)
+}
+
+/// Logs the message if the work takes longer than [`WARN_AFTER`].
+async fn warn_if_slow<T>(message: &str, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    match tokio::time::timeout(WARN_AFTER, work.as_mut()).await {
+        Ok(result) => result,
+        Err(_) => {
+            tracing::warn!("{message}");
+            work.await
+        }
+    }
 }
 
 /// Replaces the stored [`EARLIER_CHECKSUMS`] with those of this version. Any other checksum stays and is refused.

@@ -11,8 +11,9 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::BytesMut;
 use chrono::Utc;
+use percent_encoding::percent_decode_str;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderValue};
-use reqwest::{Client, Response, StatusCode, Url, redirect, retry};
+use reqwest::{Client, ClientBuilder, Proxy, Response, StatusCode, Url, redirect, retry};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -39,6 +40,8 @@ pub struct UpstreamSettings {
     pub api_key: SecretString,
     /// The password of HTTP Basic.
     pub api_secret: SecretString,
+    /// The URL of the HTTP proxy for all calls. The system's proxy settings are never used.
+    pub proxy: Option<SecretString>,
     /// The maximum number of calls in flight.
     pub max_in_flight: usize,
 }
@@ -50,6 +53,8 @@ pub struct Upstream {
     url: Url,
     api_key: SecretString,
     api_secret: SecretString,
+    /// The texts that no failure may contain: credentials for the provider and for the proxy.
+    secrets: Vec<SecretString>,
     in_flight: std::sync::Arc<Semaphore>,
     /// The circuit breaker, which stops calls to a provider that is down.
     pub circuit: Circuit,
@@ -81,13 +86,10 @@ struct BankTokenRequest<'a> {
 impl Upstream {
     /// Builds the client. Opens no connection.
     pub fn new(settings: UpstreamSettings) -> anyhow::Result<Self> {
-        // Sets the TLS implementation of the process. Fails if it is set already, which is fine.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
+        let (client, mut secrets) = client_builder(settings.proxy.as_ref())?;
+        let client = client
             .http1_only()
-            .redirect(redirect::Policy::none())
             .retry(retry::never())
-            .no_proxy()
             .referer(false)
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(IDLE_TIMEOUT)
@@ -95,11 +97,17 @@ impl Upstream {
             .build()?;
         // `Url::join` would drop the last segment of a base address without a final slash.
         let base = settings.base_url.as_str().trim_end_matches('/');
+        let (key, secret) = (
+            settings.api_key.expose_secret(),
+            settings.api_secret.expose_secret(),
+        );
+        secrets.extend([key.into(), secret.into(), encode_basic(key, secret).into()]);
         Ok(Upstream {
             client,
             url: Url::parse(&format!("{base}/bank/tokens/"))?,
             api_key: settings.api_key,
             api_secret: settings.api_secret,
+            secrets,
             in_flight: std::sync::Arc::new(Semaphore::new(settings.max_in_flight)),
             circuit: Circuit::default(),
         })
@@ -156,17 +164,54 @@ impl Upstream {
         minted
     }
 
-    /// Returns true if a text of the provider contains the credentials. Such a text is never passed on.
+    /// Returns true if a text of the provider or the proxy contains credentials. Such a text is never passed on.
     fn leaks_credentials(&self, text: &str) -> bool {
-        let (key, secret) = (
-            self.api_key.expose_secret(),
-            self.api_secret.expose_secret(),
-        );
-        let basic = BASE64_STANDARD.encode(format!("{key}:{secret}"));
-        [key, secret, &basic]
+        self.secrets
             .iter()
-            .any(|credential| text.contains(credential))
+            .any(|secret| text.contains(secret.expose_secret()))
     }
+}
+
+/// Encodes credentials for HTTP Basic.
+fn encode_basic(username: &str, password: &str) -> String {
+    BASE64_STANDARD.encode(format!("{username}:{password}"))
+}
+
+/// Creates a client that follows no redirect and uses only the given proxy. Returns the secrets of the proxy too.
+///
+/// The proxy's address loses its credentials, and their header is marked as sensitive. No log line and no `Debug`
+/// output of a library can then contain them.
+fn client_builder(
+    proxy: Option<&SecretString>,
+) -> anyhow::Result<(ClientBuilder, Vec<SecretString>)> {
+    // Sets the TLS implementation of the process. Fails if it is set already, which is fine.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::builder()
+        .redirect(redirect::Policy::none())
+        .no_proxy();
+    let Some(proxy) = proxy else {
+        return Ok((client, Vec::new()));
+    };
+    let mut url = Url::parse(proxy.expose_secret())?;
+    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let username = decode(url.username());
+    let password = decode(url.password().unwrap_or_default());
+    let _ = (url.set_username(""), url.set_password(None));
+    let proxy = Proxy::all(url)?;
+    if username.is_empty() && password.is_empty() {
+        return Ok((client.proxy(proxy), Vec::new()));
+    }
+    let basic = encode_basic(&username, &password);
+    let mut header = HeaderValue::try_from(format!("Basic {basic}"))?;
+    header.set_sensitive(true);
+    // Some proxies take a key as the username, without a password.
+    let secret = if password.is_empty() {
+        username
+    } else {
+        password
+    };
+    let client = client.proxy(proxy.custom_http_auth(header));
+    Ok((client, vec![secret.into(), basic.into()]))
 }
 
 async fn read_answer(
@@ -217,6 +262,11 @@ impl CallError {
         let (kind, detail) = match code {
             400 | 409 | 422 => (UpstreamRejected, "the provider rejected this request"),
             401..=404 => (UpstreamRefused, "the provider refused this service"),
+            // Only a proxy sends it (RFC 9110, section 15.5.8).
+            407 => (
+                UpstreamUnavailable,
+                "the proxy to the provider refused this service",
+            ),
             429 => (
                 UpstreamUnavailable,
                 "the provider limits the rate of this service",
@@ -233,7 +283,7 @@ impl CallError {
         CallError {
             failure: error.failure.with_upstream(answer::read_error(code, body)),
             is_retryable: matches!(code, 429 | 500 | 502 | 503),
-            may_have_minted: !matches!(code, 300..=404 | 409 | 422 | 429 | 503),
+            may_have_minted: !matches!(code, 300..=404 | 407 | 409 | 422 | 429 | 503),
             ..error
         }
     }
@@ -285,19 +335,35 @@ impl CallError {
     }
 }
 
-/// Sends a GET without credentials and returns the status. Accepts any certificate if `trusts_all` is true.
-pub async fn probe(url: &Url, max_wait: Duration, trusts_all: bool) -> anyhow::Result<StatusCode> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = Client::builder()
-        .redirect(redirect::Policy::none())
-        .no_proxy()
+/// Sends a GET without credentials of the provider and returns the status. Accepts any certificate if `trusts_all` is
+/// true.
+///
+/// # Errors
+/// Fails if there is no answer, or if the proxy refuses its credentials.
+pub async fn probe(
+    url: &Url,
+    max_wait: Duration,
+    proxy: Option<&SecretString>,
+    trusts_all: bool,
+) -> anyhow::Result<StatusCode> {
+    let (client, _) = client_builder(proxy)?;
+    let client = client
         .timeout(max_wait)
         .tls_danger_accept_invalid_certs(trusts_all)
         .build()?;
-    match client.get(url.clone()).send().await {
-        Ok(response) => Ok(response.status()),
-        Err(error) => anyhow::bail!("{url} cannot be reached: {}", transport_cause(&error)),
-    }
+    let reason = match client.get(url.clone()).send().await {
+        Ok(response) if response.status() != StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            return Ok(response.status());
+        }
+        Ok(_) => "the proxy requires other credentials".to_owned(),
+        Err(error) => transport_cause(&error),
+    };
+    let route = if proxy.is_some() {
+        " through UPSTREAM_PROXY"
+    } else {
+        ""
+    };
+    anyhow::bail!("{url} cannot be reached{route}: {reason}")
 }
 
 /// Returns the innermost cause, because the text of the outer errors repeats the address.

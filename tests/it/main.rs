@@ -55,4 +55,5 @@ mod traces;
 mod upstream_answers;
 mod upstream_clock;
 mod upstream_faults;
+mod upstream_proxy;
 mod vend;

@@ -10,6 +10,7 @@ use serde_json::json;
 use token_vendor::dev::sandbox::Answer as Upstream;
 use token_vendor::model::Scope;
 
+use crate::support::proxy::{PROXY_CREDENTIALS, Proxy};
 use crate::support::{ADMIN, Api, Process, World, send};
 
 const USER: &str = "user-that-no-log-contains";
@@ -32,10 +33,20 @@ async fn send_all_kinds_of_requests(world: &World, api: &Api) -> Vec<String> {
     let mut answers = vec![record, list];
 
     let echo = format!("{} {} are invalid", UPSTREAM.0, UPSTREAM.1);
-    let basic = BASE64_STANDARD.encode(format!("{}:{}", UPSTREAM.0, UPSTREAM.1));
+    let basic = basic_of(UPSTREAM);
     for (number, fault) in [
         Upstream::error(401, "UNAUTHORIZED", &echo),
         Upstream::error(400, "BAD_VALUE", format!("not with Basic {basic}")),
+        Upstream::error(
+            400,
+            "BAD_VALUE",
+            format!("not through {}", PROXY_CREDENTIALS.1),
+        ),
+        Upstream::error(
+            400,
+            "BAD_VALUE",
+            format!("not with {}", basic_of(PROXY_CREDENTIALS)),
+        ),
         Upstream::Raw {
             status: 402,
             content_type: "text/html".into(),
@@ -102,10 +113,13 @@ fn collect_secrets(world: &World, variables: &[(String, String)]) -> Vec<(String
         ("a wrong secret".into(), WRONG_SECRET.into()),
         ("the upstream's key".into(), UPSTREAM.0.into()),
         ("the upstream's secret".into(), UPSTREAM.1.into()),
+        ("the proxy's username".into(), PROXY_CREDENTIALS.0.into()),
+        ("the proxy's password".into(), PROXY_CREDENTIALS.1.into()),
+        ("the proxy's encoded password".into(), "proxy%2F".into()),
     ];
-    for (key, secret) in [ADMIN, UPSTREAM, (ADMIN.0, WRONG_SECRET)] {
-        let basic = BASE64_STANDARD.encode(format!("{key}:{secret}"));
-        secrets.push((format!("the credentials of {key}"), basic));
+    for credentials in [ADMIN, UPSTREAM, PROXY_CREDENTIALS, (ADMIN.0, WRONG_SECRET)] {
+        let description = format!("the credentials of {}", credentials.0);
+        secrets.push((description, basic_of(credentials)));
     }
     for (name, value) in variables {
         if name == "TOKEN_KEYS" || name == "FINGERPRINT_KEY" {
@@ -121,6 +135,11 @@ fn collect_secrets(world: &World, variables: &[(String, String)]) -> Vec<(String
         .filter_map(|entry| entry.token_string);
     secrets.extend(tokens.map(|token| ("a token".into(), token)));
     secrets
+}
+
+/// Encodes credentials for HTTP Basic.
+fn basic_of((key, secret): (&str, &str)) -> String {
+    BASE64_STANDARD.encode(format!("{key}:{secret}"))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -163,7 +182,9 @@ async fn assert_no_secret_leaks(log_format: &str) {
     world
         .add_client(("reader", WRONG_SECRET), &[Scope::TokensRead])
         .await;
+    let proxy = Proxy::start().await;
     let variables = world.variables(&[
+        ("UPSTREAM_PROXY", &proxy.url()),
         ("RUST_LOG", "trace"),
         ("LOG_FORMAT", log_format),
         ("MINT_COOLDOWN", "0s"),
@@ -194,12 +215,10 @@ async fn assert_no_secret_leaks(log_format: &str) {
     assert!(logs.len() > 50, "{logs:?}");
     assert_no_secret_in(&secrets, "the log", &logs);
 
+    assert!(!proxy.requests().is_empty());
     for entry in world.sandbox.ledger() {
-        let basic = BASE64_STANDARD.encode(format!("{}:{}", UPSTREAM.0, UPSTREAM.1));
-        assert_eq!(
-            entry.header("authorization"),
-            Some(&*format!("Basic {basic}"))
-        );
+        let basic = format!("Basic {}", basic_of(UPSTREAM));
+        assert_eq!(entry.header("authorization"), Some(&*basic));
         let names: Vec<&str> = entry.headers.iter().map(|(name, _)| &**name).collect();
         for name in [
             "traceparent",
@@ -207,6 +226,7 @@ async fn assert_no_secret_leaks(log_format: &str) {
             "baggage",
             "cookie",
             "x-request-id",
+            "proxy-authorization",
         ] {
             assert!(!names.contains(&name), "{names:?}");
         }

@@ -3,10 +3,50 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
+use sqlx::migrate::Migrate;
+use sqlx::{Connection, PgConnection, PgPool};
 use token_vendor::dev::postgres::{LocalPostgres, LocalPostgresOptions};
+use tokio::io::{AsyncBufReadExt, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, UnixStream};
 
 use crate::support::cluster::{create_empty_database, own_folder};
-use crate::support::{Api, Process, World, run};
+use crate::support::{Api, Process, World, eventually, program, run};
+
+async fn execute(db: &PgPool, statement: &'static str) {
+    sqlx::raw_sql(statement).execute(db).await.unwrap();
+}
+
+async fn is_true(db: &PgPool, query: &'static str) -> bool {
+    sqlx::query_scalar(query).fetch_one(db).await.unwrap()
+}
+
+async fn database_name(db: &PgPool) -> String {
+    let name = sqlx::query_scalar("SELECT current_database()::text");
+    name.fetch_one(db).await.unwrap()
+}
+
+/// Makes a database that has only a Unix socket reachable at a TCP address, and returns its URL there.
+async fn behind_tcp(bind: &str, url: &str) -> String {
+    let url = reqwest::Url::parse(url).unwrap();
+    let find = |name: &str| {
+        let pair = url.query_pairs().find(|(found, _)| found == name);
+        pair.unwrap().1.into_owned()
+    };
+    let socket = format!("{}/.s.PGSQL.{}", find("host"), find("port"));
+    let listener = TcpListener::bind(bind).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = UnixStream::connect(&socket).await.unwrap();
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    let database = url.path().trim_start_matches('/');
+    format!(
+        "postgres://{}@{address}/{database}?application_name=t",
+        find("user")
+    )
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn serve_rejects_an_unsuitable_database() {
@@ -36,10 +76,7 @@ async fn serve_rejects_an_unsuitable_database() {
         ("default_transaction_read_only = on", "read-only"),
     ] {
         let other = World::new().await;
-        let name: String = sqlx::query_scalar("SELECT current_database()::text")
-            .fetch_one(&other.db)
-            .await
-            .unwrap();
+        let name = database_name(&other.db).await;
         let alter = format!("ALTER DATABASE {name} SET {setting}");
         sqlx::raw_sql(sqlx::AssertSqlSafe(alter))
             .execute(&other.db)
@@ -53,6 +90,209 @@ async fn serve_rejects_an_unsuitable_database() {
             assert_eq!(migrated.err.matches(expected).count(), 1, "{migrated:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permanent_database_error_ends_a_command_at_once() {
+    let world = World::new().await;
+    let database = database_name(&world.db).await;
+    execute(&world.db, "DO $$ BEGIN CREATE ROLE no_free_connection LOGIN CONNECTION LIMIT 0; EXCEPTION WHEN duplicate_object THEN END $$").await;
+    let absent_database = world.url.replace(&database, "no_such_database");
+    let absent_role = world.url.replace("user=postgres", "user=no_such_role");
+    let without_tls = format!(
+        "{}&sslmode=require",
+        behind_tcp("127.0.0.1:0", &world.url).await
+    );
+    let absent_file = format!("{without_tls}&sslrootcert=/nonexistent&sslmode=verify-full");
+    // Every command that connects would wait an hour for an error that passes.
+    for (url, reason, hint) in [
+        (
+            &absent_database,
+            "\"no_such_database\" does not exist",
+            "create the database",
+        ),
+        (
+            &absent_role,
+            "\"no_such_role\" does not exist",
+            "correct the role",
+        ),
+        (&without_tls, "server does not support TLS", "sslmode"),
+        (&absent_file, "server does not support TLS", "sslmode"),
+    ] {
+        let variables = world.variables(&[("DATABASE_URL", url), ("STARTUP_WAIT", "1h")]);
+        for command in [
+            &["serve"][..],
+            &["serve", "--migrate"],
+            &["migrate"],
+            &["client", "list"],
+        ] {
+            let ended = run(command, &variables).await;
+            ended.refused(1, "the database refused the connection: ");
+            assert!(
+                ended.err.contains(reason) && ended.err.contains(hint),
+                "{ended:?}"
+            );
+            assert!(!ended.err.contains("at line"), "{ended:?}");
+        }
+        let checked = run(&["check", "--online"], &variables).await;
+        assert!(
+            checked.out.contains(reason) && !checked.out.contains("at line"),
+            "{checked:?}"
+        );
+    }
+    let no_free_connection = world
+        .url
+        .replace("user=postgres", "user=no_free_connection");
+    let settings = [
+        ("DATABASE_URL", &*no_free_connection),
+        ("STARTUP_WAIT", "300ms"),
+    ];
+    let ended = run(&["serve"], &world.variables(&settings)).await;
+    ended.refused(1, "could not be reached within 300ms: too many connections");
+    assert!(!ended.err.contains("at line"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_ends_serve_at_once() {
+    let world = World::new().await;
+    let data_dir = own_folder();
+    let postgres = LocalPostgres::start(LocalPostgresOptions {
+        data_dir: data_dir.clone(),
+        ..LocalPostgresOptions::default()
+    })
+    .await
+    .unwrap();
+    let url = postgres.url("postgres");
+    let admin = PgPool::connect(&url).await.unwrap();
+    execute(&admin, "CREATE ROLE service LOGIN PASSWORD 'right'").await;
+    let hba: String = sqlx::query_scalar("SHOW hba_file")
+        .fetch_one(&admin)
+        .await
+        .unwrap();
+    std::fs::write(
+        hba,
+        "local all postgres trust\nlocal all all scram-sha-256\n",
+    )
+    .unwrap();
+    execute(&admin, "SELECT pg_reload_conf()").await;
+    let url = url.replace("user=postgres", "user=service&password=wrong-secret");
+    let variables = world.variables(&[("DATABASE_URL", &url), ("STARTUP_WAIT", "1h")]);
+    eventually("the server asks for a password", async || {
+        let ended = run(&["serve"], &variables).await;
+        assert!(
+            !ended.err.contains("at line") && !ended.err.contains("wrong-secret"),
+            "{ended:?}"
+        );
+        ended.err.contains("password authentication failed")
+    })
+    .await;
+    admin.close().await;
+    postgres.stop().await.unwrap();
+    token_vendor::dev::postgres::remove(&data_dir).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ipv6_address_in_the_database_url_works() {
+    let world = World::new().await;
+    let url = behind_tcp("[::1]:0", &world.url).await;
+    assert!(url.contains("@[::1]:"), "{url}");
+    let variables = world.variables(&[("DATABASE_URL", &url), ("READ_DATABASE_URL", &url)]);
+    let checked = run(&["check", "--online"], &variables).await;
+    assert_eq!(checked.code, 0, "{checked:?}");
+    let process = Process::serve(&variables).await;
+    let api = Api::at(process.base.clone());
+    assert_eq!(api.issue(json!({"userId": "u"})).await.status, 201);
+    assert_eq!(api.get("/bank/tokens/?userId=u").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_hosts_in_a_database_url_are_refused() {
+    let world = World::new().await;
+    for url in [
+        "postgres://u:pass-word@a,b/d",
+        "postgres://u:pass-word@a:5432,b:5432/d",
+        "postgres://u:pass-word@[::1],[::2]/d",
+        "postgres://u:pass-word@/d?host=a,b",
+        "postgres://u:pass-word@a/d?port=5432,5433",
+        "postgres://u:pass-word@a/d?sslmode=require&target_session_attrs=read-write",
+    ] {
+        for variable in ["DATABASE_URL", "READ_DATABASE_URL"] {
+            let ended = run(&["serve"], &world.variables(&[(variable, url)])).await;
+            ended.refused(2, &format!("{variable}: must name one host"));
+            assert!(!ended.err.contains("pass-word"), "{ended:?}");
+        }
+    }
+    let comma_elsewhere = "postgres://u,v:pass,word@127.0.0.1:1/d,e";
+    let checked = run(
+        &["check"],
+        &world.variables(&[("DATABASE_URL", comma_elsewhere)]),
+    )
+    .await;
+    assert_eq!(checked.code, 0, "{checked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_says_that_it_waits_for_another_migration() {
+    let url = create_empty_database().await;
+    let db = PgPool::connect(&url).await.unwrap();
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    // The lock of `sqlx migrate run`.
+    Migrate::lock(&mut other).await.unwrap();
+    let variables = World::new().await.variables(&[("DATABASE_URL", &url)]);
+    let mut migrate = program(&["migrate"], &variables).spawn().unwrap();
+    let mut lines = BufReader::new(migrate.stderr.take().unwrap()).lines();
+    let line = lines.next_line().await.unwrap().unwrap();
+    assert!(line.contains("waiting for another migration"), "{line}");
+    let applied = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+    assert!(!is_true(&db, applied).await);
+    Migrate::unlock(&mut other).await.unwrap();
+    assert!(migrate.wait().await.unwrap().success());
+    assert!(is_true(&db, applied).await);
+}
+
+/// A pooler that shares connections between transactions gives the lock and its release different connections, unless
+/// one transaction has both.
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_holds_its_lock_only_within_a_transaction() {
+    let url = create_empty_database().await;
+    let db = PgPool::connect(&url).await.unwrap();
+    execute(&db, "CREATE TABLE tokens (id int)").await;
+    let variables = World::new().await.variables(&[("DATABASE_URL", &url)]);
+    let mut blocker = db.begin().await.unwrap();
+    // Creating the table of migrations waits for this index entry.
+    sqlx::raw_sql("CREATE TABLE _sqlx_migrations (version bigint)")
+        .execute(&mut *blocker)
+        .await
+        .unwrap();
+    let mut migrate = program(&["migrate"], &variables).spawn().unwrap();
+    let mut lines = BufReader::new(migrate.stderr.take().unwrap()).lines();
+    while !lines
+        .next_line()
+        .await
+        .unwrap()
+        .expect("it still runs")
+        .contains("the migrations still run")
+    {}
+    let holder =
+        "SELECT state = 'idle in transaction' FROM pg_locks JOIN pg_stat_activity USING (pid)
+                  WHERE locktype = 'advisory' AND granted AND datname = current_database()";
+    assert!(is_true(&db, holder).await);
+    blocker.rollback().await.unwrap();
+    // The table that the test made is in the way of the first migration.
+    assert_eq!(migrate.wait().await.unwrap().code(), Some(1));
+    let mut errors = Vec::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        errors.extend(line.starts_with("error: ").then_some(line));
+    }
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(
+        errors[0].contains("migration 20261122000001: "),
+        "{errors:?}"
+    );
+    assert!(!errors[0].contains("at line"), "{errors:?}");
+    let no_lock = "SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory'
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    assert!(is_true(&db, no_lock).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,19 +18,36 @@ const PARENT: &str = "00f067aa0ba902b7";
 
 /// An OTLP receiver that stores the request bodies.
 #[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<web::Bytes>>>);
+struct Collector {
+    bodies: Arc<Mutex<Vec<web::Bytes>>>,
+    /// Tells whether every export gets the status 400.
+    refuses: bool,
+}
 
 impl Collector {
+    /// Creates a receiver that refuses every export.
+    fn refusing() -> Collector {
+        Collector {
+            refuses: true,
+            ..Collector::default()
+        }
+    }
+
     /// Starts the receiver and returns its base URL.
     fn start(&self) -> String {
-        let bodies = self.0.clone();
+        let (bodies, refuses) = (self.bodies.clone(), self.refuses);
         let server = HttpServer::new(move || {
             let bodies = bodies.clone();
             App::new().route(
                 "/v1/traces",
                 web::post().to(move |body: web::Bytes| {
                     bodies.lock().unwrap().push(body);
-                    async { HttpResponse::Ok().finish() }
+                    async move {
+                        match refuses {
+                            true => HttpResponse::BadRequest().finish(),
+                            false => HttpResponse::Ok().finish(),
+                        }
+                    }
                 }),
             )
         });
@@ -44,9 +61,14 @@ impl Collector {
         format!("http://{address}")
     }
 
+    /// Returns the number of received exports.
+    fn exports(&self) -> usize {
+        self.bodies.lock().unwrap().len()
+    }
+
     /// Decodes all received spans.
     fn spans(&self) -> Vec<Span> {
-        let bodies = self.0.lock().unwrap();
+        let bodies = self.bodies.lock().unwrap();
         let requests = bodies
             .iter()
             .map(|body| ExportTraceServiceRequest::decode(&**body).unwrap());
@@ -59,7 +81,7 @@ impl Collector {
 
     /// Tells whether the text occurs in the received bytes.
     fn has_received(&self, text: &str) -> bool {
-        let bodies = self.0.lock().unwrap();
+        let bodies = self.bodies.lock().unwrap();
         bodies
             .iter()
             .any(|body| body.windows(text.len()).any(|part| part == text.as_bytes()))
@@ -220,6 +242,61 @@ async fn problems_contain_the_trace_id_and_failed_spans_have_an_error_status() {
         let refused = issue(&api, json!({}), bad).await;
         refused.assert_problem(400, "validation");
         assert_eq!(refused.text("traceId").len(), 32, "{bad}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_exports_are_logged_at_most_once_a_minute() {
+    let (world, collector) = (World::new().await, Collector::refusing());
+    let (mut process, api) = serve(&world, &collector.start()).await;
+    for user in 0..5 {
+        assert_eq!(
+            api.issue(json!({"userId": user.to_string()})).await.status,
+            201
+        );
+        eventually("another export fails", async || collector.exports() > user).await;
+    }
+    process.signal(Signal::SIGTERM);
+    let mut lines = Vec::new();
+    while let Some(line) = process.logs.recv().await {
+        lines.push(line);
+    }
+    assert_eq!(process.child.wait().await.unwrap().code(), Some(0));
+    let failures = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(failures("traces could not be sent"), 1, "{lines:#?}");
+    assert_eq!(failures("\"target\":\"opentelemetry"), 0, "{lines:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_waits_for_traces_within_its_own_time_limit() {
+    let world = World::new().await;
+    // The collector accepts connections and never answers.
+    let collector = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", collector.local_addr().unwrap());
+    for (shutdown_timeout, max_wait) in [("0s", "0ns"), ("20s", "500ms")] {
+        let variables = world.variables(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+            ("SHUTDOWN_TIMEOUT", shutdown_timeout),
+            ("LOG_FORMAT", "json"),
+        ]);
+        let mut process = Process::serve(&variables).await;
+        let api = Api::at(process.base.clone());
+        assert_eq!(
+            api.issue(json!({"userId": shutdown_timeout})).await.status,
+            201
+        );
+        let _export = collector.accept().await.unwrap();
+        process.signal(Signal::SIGTERM);
+        let line = loop {
+            let line = process.next_line().await;
+            if line.contains("the last traces could not be sent") {
+                break line;
+            }
+        };
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["max_wait"], max_wait);
+        assert_eq!(process.child.wait().await.unwrap().code(), Some(0));
     }
 }
 

@@ -7,6 +7,7 @@ mod invariants;
 pub mod page;
 mod poll;
 mod process;
+pub mod proxy;
 mod wire;
 mod world;
 
