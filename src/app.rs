@@ -1,5 +1,7 @@
 //! Builds the shared components once, from the configuration, and stops them in order.
 
+mod listener;
+
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use futures_util::future::try_join;
 use secrecy::ExposeSecret;
-use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -20,7 +21,7 @@ use crate::api::state::rate_limit::RateLimit;
 use crate::api::state::{ApiState, DatabaseProbe, MetricsProbe};
 use crate::api::{self, ServerHandle};
 use crate::auth::Authenticator;
-use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig};
+use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig, ServerCertificate};
 use crate::crypto::KeyRing;
 use crate::db::clock::DatabaseClock;
 use crate::db::handouts::WriterConnection;
@@ -35,13 +36,14 @@ use crate::vending::{VendingSettings, Vendor};
 /// Time limit for closing the database connections at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Maximum number of connections that wait to be accepted. The system may lower it.
-const BACKLOG: u32 = 8_192;
+/// Time for the callers of the last connections to send their request, at most `SHUTDOWN_DELAY`.
+const LAST_REQUESTS: Duration = Duration::from_secs(1);
 
 /// A running service.
 #[derive(Debug)]
 pub struct Service {
     addr: SocketAddr,
+    listener: TcpListener,
     server: ServerHandle,
     serving: JoinHandle<std::io::Result<()>>,
     stopping: Arc<AtomicBool>,
@@ -64,7 +66,7 @@ impl Service {
     /// Fails if a setting cannot be used, if the database is unreachable or unsuitable, or if the address
     /// cannot be listened on.
     pub async fn start(config: Config) -> anyhow::Result<Service> {
-        let tls = config.http.read_tls().transpose()?;
+        let certificate = config.http.read_certificate().transpose()?.map(Arc::new);
         // Reading the root certificates takes as long as the steps on the database, so they overlap.
         let upstream = upstream_settings(&config);
         let upstream = spawn_blocking(|| Upstream::new(upstream));
@@ -112,6 +114,10 @@ impl Service {
         let stop_cleaning = CancellationToken::new();
         let eviction = vendor.clone().evict_periodically();
         tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(eviction));
+        if let Some(certificate) = &certificate {
+            let reloading = certificate.clone().reload_periodically();
+            tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(reloading));
+        }
         let cleaner = Cleaner::new(
             db.clone(),
             retention(&config.retention),
@@ -136,12 +142,18 @@ impl Service {
             metrics_probe: MetricsProbe::default(),
         };
         let listen_addr = config.http.listen_addr;
-        let listener = listen(listen_addr)
+        let listener = listener::listen(listen_addr)
             .with_context(|| format!("LISTEN_ADDR: {listen_addr} cannot be listened on"))?;
         let addr = listener.local_addr()?;
-        let server = api::serve(state, listener, tls, config.http.shutdown_timeout)?;
+        let server = api::serve(
+            state,
+            listener.try_clone()?,
+            certificate.map(ServerCertificate::server_config),
+            config.http.shutdown_timeout - last_requests(&config.http),
+        )?;
         Ok(Service {
             addr,
+            listener,
             server: server.handle(),
             serving: tokio::spawn(server),
             stopping,
@@ -177,7 +189,8 @@ impl Service {
         Ok(self.stop().await)
     }
 
-    /// Stops the service. Turns readiness off, waits `SHUTDOWN_DELAY`, then accepts no more requests.
+    /// Stops the service. Turns readiness off and lets every response close its connection. Waits
+    /// `SHUTDOWN_DELAY`, then refuses new connections and, up to 1 s later, accepts no more requests.
     /// Requests, mints and events in progress finish within `SHUTDOWN_TIMEOUT`, whose end is returned.
     pub async fn stop(self) -> Instant {
         self.stopping.store(true, Ordering::Relaxed);
@@ -185,6 +198,15 @@ impl Service {
         tracing::info!("stopping; readiness is off");
         sleep(self.http.shutdown_delay).await;
         let deadline = Instant::now() + self.http.shutdown_timeout;
+        let last_requests = last_requests(&self.http);
+        if last_requests.is_zero() {
+            drop(self.listener);
+        } else {
+            // The server drops connections that it has accepted and not read from. A caller that connected
+            // at the last moment must not lose its request.
+            listener::close(self.listener, &self.server).await;
+            sleep(last_requests).await;
+        }
         self.server.stop(true).await;
         let _ = self.serving.await;
         // A minted token must be recorded even if its caller hung up.
@@ -210,16 +232,12 @@ impl Service {
     }
 }
 
-/// Binds like the standard library, with a larger backlog. With the usual 128, a burst of callers loses
-/// connection attempts, which are repeated only after a second.
-fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = match addr {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    socket.set_reuseaddr(true)?;
-    socket.bind(addr)?;
-    socket.listen(BACKLOG)?.into_std()
+/// Returns the time between the refusal of new connections and the end of the HTTP server. It is part of
+/// `SHUTDOWN_TIMEOUT`.
+fn last_requests(http: &HttpConfig) -> Duration {
+    LAST_REQUESTS
+        .min(http.shutdown_delay)
+        .min(http.shutdown_timeout)
 }
 
 fn upstream_settings(config: &Config) -> UpstreamSettings {

@@ -73,6 +73,9 @@ pub fn serve(
     // A client that sends its request head too slowly gets 408.
     .client_request_timeout(Duration::from_secs(5))
     .client_disconnect_timeout(Duration::from_secs(2))
+    // A FIN of the caller drops its request. The cost: a caller that closes only its sending side
+    // after the request gets no response.
+    .h1_allow_half_closed(false)
     .tls_handshake_timeout(Duration::from_secs(5))
     // Per worker. Further connections wait in the backlog of the listener.
     .max_connections(10_000)

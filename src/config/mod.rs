@@ -23,6 +23,7 @@ pub use settings::{
     SETTINGS, TracesConfig, UpstreamConfig, VendingConfig,
 };
 pub use source::Source;
+pub use tls::ServerCertificate;
 pub use values::{LogFormat, TokenKey, is_key_id};
 
 /// A setting: an environment variable and, unless it is secret, a flag.

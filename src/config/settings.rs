@@ -10,7 +10,7 @@ use secrecy::{SecretBox, SecretString};
 use url::Url;
 
 use super::source::Source;
-use super::tls::read_tls;
+use super::tls::ServerCertificate;
 use super::values::*;
 use super::{CommandConfig, Secrecy::*, Setting};
 
@@ -199,8 +199,9 @@ impl HttpConfig {
 
     /// Reads the certificate and key of HTTPS, if they are set. Fails only if the files changed after
     /// validation.
-    pub fn read_tls(&self) -> Option<anyhow::Result<rustls::ServerConfig>> {
-        Some(read_tls(self.tls_cert.as_ref()?, self.tls_key.as_ref()?))
+    pub fn read_certificate(&self) -> Option<anyhow::Result<ServerCertificate>> {
+        let (cert, key) = (self.tls_cert.as_ref()?, self.tls_key.as_ref()?);
+        Some(ServerCertificate::read(cert, key))
     }
 }
 
@@ -231,7 +232,7 @@ fn check_combinations(source: &mut Source) {
     } else if [cert, key]
         .iter()
         .all(|path| parse_readable_file(path).is_ok())
-        && let Err(error) = read_tls(cert.as_ref(), key.as_ref())
+        && let Err(error) = ServerCertificate::read(cert.as_ref(), key.as_ref())
     {
         source.problems.push(format!("{error:#}"));
     }

@@ -6,6 +6,7 @@
 )]
 
 mod access;
+mod amplification;
 mod answers;
 mod audit;
 mod audit_export;
@@ -26,6 +27,7 @@ mod database_faults;
 mod denials;
 mod dev;
 mod handouts;
+mod hang_up;
 mod health;
 mod herd;
 mod invalidation;
@@ -50,6 +52,7 @@ mod source_ip;
 mod startup;
 mod support;
 mod takeover;
+mod tls;
 mod token_plans;
 mod traces;
 mod upstream_answers;

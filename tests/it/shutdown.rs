@@ -1,13 +1,22 @@
 //! Graceful shutdown: accepted requests and events are not lost, and the shutdown takes bounded time.
 
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Barrier;
 
-use crate::support::{Answer, Api, Process, World, eventually, program, send_signal};
+use crate::support::{
+    Answer, Api, KeepAlive, Process, World, eventually, http_client, program, send_signal,
+    token_request,
+};
 
 /// Waits until the process exits and returns its exit code, or `None` if a signal ended it.
 async fn exit_code(process: &mut Process) -> Option<i32> {
@@ -186,4 +195,171 @@ async fn a_service_that_waits_for_its_database_stops_at_sigterm() {
     let exit = tokio::time::timeout(Duration::from_secs(30), serve.wait());
     assert!(exit.await.expect("the process exits").unwrap().success());
     drop(connection);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_response_closes_its_connection_from_sigterm_on() {
+    let world = World::new().await;
+    let process = Process::serve(&world.variables(&[("SHUTDOWN_DELAY", "1h")])).await;
+    let api = Api::at(process.base.clone());
+    let json = |body: &str| api.post_body("/bank/tokens/", body.to_owned());
+    let requests = || {
+        let paths = [
+            "/health/live",
+            "/health/ready",
+            "/metrics",
+            "/openapi.json",
+            "/docs/",
+            "/docs/none",
+            "/none",
+            "/console/",
+            "/console/none",
+            "/console/assets/console.css",
+            "/bank/tokens/",
+            "/bank/tokens/?x=1",
+            "/audit/events",
+            "/audit/events/export",
+            "/audit/events/export?format=csv",
+        ];
+        let gets = paths.map(|path| api.request(Method::GET, path));
+        let heads = paths.map(|path| api.request(Method::HEAD, path));
+        let anonymous = paths.map(|path| api.anonymous(Method::GET, path));
+        let others = [
+            json(r#"{"userId": "u"}"#),
+            json(r#"{"userId": "u"}"#),
+            json("{}"),
+            json("{"),
+            json(&" ".repeat(17_000)),
+            json("{}").header("content-encoding", "gzip"),
+            json("").header("content-type", "text/plain"),
+            api.request(Method::DELETE, "/bank/tokens/"),
+            api.post("/bank/tokens/lookup", &json!({"tokenString": "none"})),
+            api.post(
+                "/bank/tokens/invalidate",
+                &json!({"userId": "u", "reason": "used"}),
+            ),
+        ];
+        gets.into_iter().chain(heads).chain(anonymous).chain(others)
+    };
+    assert_eq!(api.get("/health/live").await.header("connection"), "");
+    process.signal(Signal::SIGTERM);
+    eventually("readiness fails", async || {
+        let ready = Answer::of(api.request(Method::GET, "/health/ready")).await;
+        ready.is_some_and(|answer| answer.status == 503)
+    })
+    .await;
+    for request in requests() {
+        let request = request.build().unwrap();
+        let (method, url) = (request.method().clone(), request.url().clone());
+        let response = http_client().execute(request).await.unwrap();
+        let connection = response.headers().get("connection");
+        let connection = connection.map(|value| value.to_str().unwrap());
+        assert_eq!(connection, Some("close"), "{method} {url}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keep_alive_callers_lose_no_request_during_the_shutdown_delay() {
+    const CALLERS: usize = 40;
+    let world = World::new().await;
+    let mut process = Process::serve(&world.variables(&[("SHUTDOWN_DELAY", "2s")])).await;
+    let address = process.address();
+    Api::at(process.base.clone())
+        .issue(json!({"userId": "u"}))
+        .await;
+    let warm = Arc::new(Barrier::new(CALLERS + 1));
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|index| {
+            let warm = warm.clone();
+            tokio::spawn(async move {
+                let mut connection = KeepAlive::open(address).await.unwrap();
+                for count in 0.. {
+                    // Some callers are idle for most of the time.
+                    tokio::time::sleep(Duration::from_millis(20 * index as u64)).await;
+                    let response = connection.exchange(&token_request("u")).await;
+                    let (status, head) = response.expect("a response");
+                    assert_eq!(status, 200);
+                    if head.contains("connection: close") {
+                        break;
+                    }
+                    if count == 1 {
+                        warm.wait().await;
+                    }
+                }
+            })
+        })
+        .collect();
+    warm.wait().await;
+    process.signal(Signal::SIGTERM);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert_eq!(exit_code(&mut process).await, Some(0));
+}
+
+/// Forwards connections to the first of the addresses that accepts them, as a balancer that knows
+/// neither HTTP nor readiness. Returns its own address.
+async fn start_balancer(targets: Arc<Mutex<Vec<SocketAddr>>>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut caller, _) = listener.accept().await.unwrap();
+            let targets = targets.lock().unwrap().clone();
+            tokio::spawn(async move {
+                for target in targets {
+                    if let Ok(mut server) = TcpStream::connect(target).await {
+                        let _ = copy_bidirectional(&mut caller, &mut server).await;
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_behind_a_tcp_balancer_lose_no_request_when_replicas_restart() {
+    const CALLERS: usize = 16;
+    let world = World::new().await;
+    let variables = world.variables(&[("SHUTDOWN_DELAY", "500ms")]);
+    let mut serving = Process::serve(&variables).await;
+    Api::at(serving.base.clone())
+        .issue(json!({"userId": "u"}))
+        .await;
+    let targets = Arc::new(Mutex::new(Vec::new()));
+    let balancer = start_balancer(targets.clone()).await;
+    let is_done = Arc::new(AtomicBool::new(false));
+    let mut callers = Vec::new();
+    for _ in 0..5 {
+        let next = Process::serve(&variables).await;
+        *targets.lock().unwrap() = vec![serving.address(), next.address()];
+        if callers.is_empty() {
+            callers.extend((0..CALLERS).map(|_| {
+                let is_done = is_done.clone();
+                tokio::spawn(async move {
+                    while !is_done.load(Ordering::Relaxed) {
+                        let mut connection = KeepAlive::open(balancer).await.unwrap();
+                        loop {
+                            let response = connection.exchange(&token_request("u")).await;
+                            let (status, head) = response.expect("a response");
+                            assert_eq!(status, 200);
+                            if head.contains("connection: close") || is_done.load(Ordering::Relaxed)
+                            {
+                                break;
+                            }
+                        }
+                    }
+                })
+            }));
+        }
+        serving.signal(Signal::SIGTERM);
+        assert_eq!(exit_code(&mut serving).await, Some(0));
+        serving = next;
+    }
+    is_done.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.unwrap();
+    }
 }

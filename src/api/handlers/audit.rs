@@ -1,5 +1,9 @@
 //! `/audit/events`: pages and exports of the audit log. Each read is itself an event.
+//!
+//! `HEAD` returns no event. Therefore it reads none and records no read.
 
+use actix_web::body;
+use actix_web::http::Method;
 use actix_web::http::header::{
     self, ContentDisposition, ContentType, DispositionParam, DispositionType,
 };
@@ -29,6 +33,11 @@ pub async fn list_events(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let list = ListEvents::from_query(request.query_string())?;
+    if request.method() == Method::HEAD {
+        return Ok(HttpResponse::Ok()
+            .content_type(ContentType::json())
+            .body(body::None::new()));
+    }
     let take = |items: &mut Vec<u8>, event: &EventRef<'_>| {
         if !items.is_empty() {
             items.push(b',');
@@ -113,6 +122,16 @@ pub async fn export_events(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let ExportEvents { mut filter, format } = ExportEvents::from_query(request.query_string())?;
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header((header::CONTENT_TYPE, format.media_type()))
+        .insert_header(ContentDisposition {
+            disposition: DispositionType::Attachment,
+            parameters: vec![DispositionParam::Filename(format!("audit-events.{format}"))],
+        });
+    if request.method() == Method::HEAD {
+        return Ok(response.body(body::None::new()));
+    }
     let record = AuditReadRecord {
         caller: Some(authorized.into_caller()),
         detail: json!({"filter": filter, "format": format}),
@@ -135,13 +154,7 @@ pub async fn export_events(
         .head()
         .map(|head| Bytes::from_static(head.as_bytes()));
     let body = stream::iter(head.into_iter().chain(first).map(Ok)).chain(rest);
-    Ok(HttpResponse::Ok()
-        .insert_header((header::CONTENT_TYPE, format.media_type()))
-        .insert_header(ContentDisposition {
-            disposition: DispositionType::Attachment,
-            parameters: vec![DispositionParam::Filename(format!("audit-events.{format}"))],
-        })
-        .streaming(body))
+    Ok(response.streaming(body))
 }
 
 /// The initial capacity of a chunk, in bytes. Most pages of an export are smaller.

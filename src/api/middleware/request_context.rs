@@ -3,13 +3,14 @@
 use std::cell::{Cell, OnceCell};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use actix_web::body::BoxBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::dev::{ResponseHead, ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, web};
 use futures_util::FutureExt;
@@ -20,7 +21,6 @@ use super::header::single_header;
 use super::trace::Trace;
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
-use crate::metrics::Metrics;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -74,12 +74,6 @@ impl RequestContext {
             self.route.set(route);
         }
     }
-
-    /// Sets the headers that every response has.
-    fn set_headers(&self, headers: &mut HeaderMap) {
-        headers.insert(header::CACHE_CONTROL, NO_STORE);
-        headers.insert(X_REQUEST_ID, self.request_id.clone());
-    }
 }
 
 /// The outcome of a request in its log line. A handler stores it in the extensions of its response.
@@ -109,7 +103,7 @@ pub async fn request_context(
         route: Cell::new("unmatched"),
     });
     let state: &web::Data<ApiState> = request.app_data().expect("the state is registered");
-    let mut line = LogLine::start(method, Rc::clone(&context), state.metrics.clone());
+    let mut line = LogLine::start(method, Rc::clone(&context), state.clone());
     request.extensions_mut().insert(Rc::clone(&context));
     let handled = AssertUnwindSafe(async { next.call(request).await }).catch_unwind();
     let handled = handled.instrument(context.trace.span.clone()).await;
@@ -123,7 +117,7 @@ pub async fn request_context(
             let outcome = response.response().extensions().get().copied();
             line.outcome = outcome.map_or("ok", |LoggedOutcome(outcome)| outcome);
             line.status = Some(response.status());
-            context.set_headers(response.headers_mut());
+            line.set_headers(response.response_mut().head_mut());
             Ok(response)
         }
         // An error or a panic consumed the request, so the response travels inside an error.
@@ -159,22 +153,37 @@ struct LogLine {
     method: &'static str,
     started: Instant,
     context: Rc<RequestContext>,
-    metrics: Metrics,
+    state: web::Data<ApiState>,
     status: Option<StatusCode>,
     outcome: &'static str,
     cause: Option<Box<str>>,
 }
 
 impl LogLine {
-    fn start(method: &'static str, context: Rc<RequestContext>, metrics: Metrics) -> Self {
+    fn start(
+        method: &'static str,
+        context: Rc<RequestContext>,
+        state: web::Data<ApiState>,
+    ) -> Self {
         LogLine {
             method,
             started: Instant::now(),
             context,
-            metrics,
+            state,
             status: None,
             outcome: "hung-up",
             cause: None,
+        }
+    }
+
+    /// Sets the headers that every response has. During shutdown, each response closes its connection, so
+    /// that the caller sends its next request to another replica.
+    fn set_headers(&self, head: &mut ResponseHead) {
+        let request_id = self.context.request_id.clone();
+        head.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
+        head.headers_mut().insert(X_REQUEST_ID, request_id);
+        if self.state.stopping.load(Ordering::Relaxed) {
+            head.set_connection_type(ConnectionType::Close);
         }
     }
 
@@ -200,7 +209,7 @@ impl LogLine {
             None => problem.to_response(self.context.request_id(), trace.id()),
         };
         self.status = Some(response.status());
-        self.context.set_headers(response.headers_mut());
+        self.set_headers(response.head_mut());
         response
     }
 }
@@ -211,14 +220,14 @@ impl Drop for LogLine {
             method,
             outcome,
             context,
-            metrics,
+            state,
             ..
         } = self;
         let (route, elapsed) = (context.route.get(), self.started.elapsed());
         let status = self.status.as_ref().map_or("hung-up", StatusCode::as_str);
-        let requests = &metrics.http_requests_total;
+        let requests = &state.metrics.http_requests_total;
         requests.with_label_values(&[route, method, status]).inc();
-        let duration = &metrics.http_request_duration_seconds;
+        let duration = &state.metrics.http_request_duration_seconds;
         let duration = duration.with_label_values(&[route]);
         duration.observe(elapsed.as_secs_f64());
         let status = self.status.map(|status| status.as_u16());

@@ -53,11 +53,12 @@ fn operation_doc(id: &str) -> Value {
             "requestBody": json_body("InvalidateTokens"), "responses": {"200": json_response("The number of tokens that were invalidated.", "Invalidated", &[])}}),
         "list_events" => json!({"tags": ["audit"], "summary": "Lists audit events",
             "description": "Returns the events that match all given filters, in pages. The list may be read from a standby and may lag \
-                behind. The service records the request as an `audit.read` event.",
+                behind. The service records the request as an `audit.read` event. `HEAD` reads no events and is not recorded.",
             "parameters": LIST, "responses": {"200": json_response("A page of events.", "AuditEventPage", &[])}}),
         "export_events" => json!({"tags": ["audit"], "summary": "Exports audit events",
             "description": "Streams every event that matches all given filters, oldest first. If the export fails, the service closes the \
-                connection before the final chunk. The service records the request as an `audit.read` event.",
+                connection before the final chunk. The service records the request as an `audit.read` event. `HEAD` reads no events \
+                and is not recorded.",
             "parameters": EXPORT,
             "responses": {"200": response("The matching events.", &["Content-Disposition"], json!({
                 "application/x-ndjson": {"schema": {"type": "string", "description": "One `AuditEvent` per line."}},

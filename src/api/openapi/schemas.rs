@@ -173,7 +173,7 @@ fn problem() -> Value {
             "traceId": {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "The trace id of the request. Absent if the request is not traced."},
             "errors": {
                 "type": "array",
-                "description": "The invalid fields of the request. Each entry names its field in `pointer`, `parameter` or `header`.",
+                "description": "The invalid fields of the request, at most 20. If there are more, `detail` says how many. Each entry names its field in `pointer`, `parameter` or `header`.",
                 "items": {
                     "type": "object",
                     "properties": {

@@ -9,6 +9,12 @@ use serde::Serialize;
 /// The characters that RFC 3986 §3.5 allows in a fragment, besides letters and digits.
 const FRAGMENT: &[u8] = b"-._~!$&'()*+,;=:@/?";
 
+/// The maximum number of errors in a response. More would make it many times larger than its request.
+const MAX_LISTED: usize = 20;
+
+/// The maximum length of a name that the caller chose, in characters. The response has no more of it.
+const MAX_NAME: usize = 128;
+
 /// A rule that the field breaks, such as "must be a UUID". It reads as a sentence after the field's name.
 pub type Detail = Cow<'static, str>;
 
@@ -41,9 +47,12 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// The field errors of a request that were found so far.
+/// The field errors of a request that were found so far. The first 20 are kept, the others are counted.
 #[derive(Default, Debug)]
-pub struct FieldErrors(Vec<FieldError>);
+pub struct FieldErrors {
+    listed: Vec<FieldError>,
+    unlisted: usize,
+}
 
 impl FieldErrors {
     /// Adds an error in the body.
@@ -53,7 +62,8 @@ impl FieldErrors {
 
     /// Adds an error in a query parameter.
     pub fn add_parameter(&mut self, name: impl Into<String>, detail: impl Into<Detail>) {
-        self.add(Location::Parameter(name.into()), detail.into());
+        let name = shorten(&name.into()).into_owned();
+        self.add(Location::Parameter(name), detail.into());
     }
 
     /// Adds an error in a header field.
@@ -86,27 +96,35 @@ impl FieldErrors {
     }
 
     fn add(&mut self, location: Location, detail: Detail) {
-        self.0.push(FieldError { detail, location });
+        match self.listed.len() {
+            MAX_LISTED => self.unlisted += 1,
+            _ => self.listed.push(FieldError { detail, location }),
+        }
     }
 
     /// Returns the value if there are no errors. A `value` of `None` requires at least one error.
     pub fn into_result<T>(self, value: Option<T>) -> Result<T, FieldErrors> {
         match value {
-            Some(value) if self.0.is_empty() => Ok(value),
+            Some(value) if self.listed.is_empty() => Ok(value),
             _ => Err(self),
         }
     }
 
-    /// Returns the errors in the order in which they were added.
+    /// Returns the number of errors after the first 20.
+    pub fn unlisted(&self) -> usize {
+        self.unlisted
+    }
+
+    /// Returns the first 20 errors in the order in which they were added.
     pub fn into_vec(self) -> Vec<FieldError> {
-        self.0
+        self.listed
     }
 }
 
 /// Returns the pointer to a member of the object at `parent`, escaped as in RFC 6901 §3 and §6.
 pub fn member_pointer(parent: &str, name: &str) -> String {
     let mut pointer = format!("{parent}/");
-    for byte in name.replace('~', "~0").replace('/', "~1").bytes() {
+    for byte in shorten(name).replace('~', "~0").replace('/', "~1").bytes() {
         if byte.is_ascii_alphanumeric() || FRAGMENT.contains(&byte) {
             pointer.push(char::from(byte));
         } else {
@@ -114,6 +132,14 @@ pub fn member_pointer(parent: &str, name: &str) -> String {
         }
     }
     pointer
+}
+
+/// Cuts a name after 128 characters.
+fn shorten(name: &str) -> Cow<'_, str> {
+    match name.char_indices().nth(MAX_NAME) {
+        Some((end, _)) => format!("{}…", &name[..end]).into(),
+        None => name.into(),
+    }
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ pub struct Problem {
     pub kind: ProblemKind,
     /// One sentence for the caller.
     pub detail: Cow<'static, str>,
-    /// Every invalid field, parameter and header of the request.
+    /// The invalid fields, parameters and headers of the request, at most 20.
     pub errors: Vec<FieldError>,
     upstream: Option<Box<UpstreamAnswer>>,
     retry_after: Option<u32>,
@@ -249,6 +249,10 @@ struct ProblemView<'a> {
 impl From<FieldErrors> for Problem {
     fn from(errors: FieldErrors) -> Self {
         let detail = "correct each entry of `errors` and send the request again";
+        let detail = match errors.unlisted() {
+            0 => Cow::from(detail),
+            more => format!("{detail}; {more} more errors are not listed").into(),
+        };
         Problem {
             errors: errors.into_vec(),
             ..Problem::new(ProblemKind::Validation, detail)

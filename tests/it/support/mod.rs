@@ -14,5 +14,5 @@ mod world;
 pub use answer::{Answer, send};
 pub use poll::eventually;
 pub use process::{Ended, Process, program, run, send_signal};
-pub use wire::send_raw;
+pub use wire::{KeepAlive, send_raw, token_request};
 pub use world::{ADMIN, Api, Replica, World, http_client, issue_at_once};

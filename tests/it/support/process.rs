@@ -1,5 +1,6 @@
 //! Runs the program as a child process.
 
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -84,6 +85,12 @@ impl Process {
     /// Waits for a log line that contains the text.
     pub async fn logs_with(&mut self, text: &str) {
         while !self.next_line().await.contains(text) {}
+    }
+
+    /// Returns the address that the process serves.
+    pub fn address(&self) -> SocketAddr {
+        let (_, address) = self.base.rsplit_once('/').unwrap();
+        address.parse().unwrap()
     }
 
     /// Returns the process id.
