@@ -1,13 +1,19 @@
 //! Startup checks of `serve`, and `migrate`.
 
+use std::time::Duration;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use sqlx::migrate::Migrate;
 use sqlx::{Connection, PgConnection, PgPool};
 use token_vendor::dev::postgres::{LocalPostgres, LocalPostgresOptions};
-use tokio::io::{AsyncBufReadExt, BufReader, copy_bidirectional};
+use tokio::io::{
+    AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines, copy_bidirectional,
+};
 use tokio::net::{TcpListener, UnixStream};
+use tokio::process::ChildStderr;
+use tokio::time::timeout;
 
 use crate::support::cluster::{create_empty_database, own_folder};
 use crate::support::{Api, Process, World, eventually, program, run};
@@ -23,6 +29,25 @@ async fn is_true(db: &PgPool, query: &'static str) -> bool {
 async fn database_name(db: &PgPool) -> String {
     let name = sqlx::query_scalar("SELECT current_database()::text");
     name.fetch_one(db).await.unwrap()
+}
+
+/// Starts a server that accepts TLS and then breaks the handshake, and returns a URL that requires TLS.
+async fn listen_with_broken_tls() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let _ = client.write_all(b"Sthis is no TLS record").await;
+            tokio::spawn(async move { client.read_to_end(&mut Vec::new()).await });
+        }
+    });
+    format!("postgres://u@{address}/x?sslmode=verify-full")
+}
+
+/// Waits for a log line that contains the text.
+async fn logs_with(lines: &mut Lines<BufReader<ChildStderr>>, text: &str) {
+    let search = async { while !lines.next_line().await.unwrap().unwrap().contains(text) {} };
+    timeout(Duration::from_secs(60), search).await.expect(text);
 }
 
 /// Makes a database that has only a Unix socket reachable at a TCP address, and returns its URL there.
@@ -103,7 +128,8 @@ async fn a_permanent_database_error_ends_a_command_at_once() {
         "{}&sslmode=require",
         behind_tcp("127.0.0.1:0", &world.url).await
     );
-    let absent_file = format!("{without_tls}&sslrootcert=/nonexistent&sslmode=verify-full");
+    let broken_tls = listen_with_broken_tls().await;
+    let absent_file = format!("{broken_tls}&sslrootcert=/nonexistent");
     // Every command that connects would wait an hour for an error that passes.
     for (url, reason, hint) in [
         (
@@ -117,7 +143,8 @@ async fn a_permanent_database_error_ends_a_command_at_once() {
             "correct the role",
         ),
         (&without_tls, "server does not support TLS", "sslmode"),
-        (&absent_file, "server does not support TLS", "sslmode"),
+        (&broken_tls, "received corrupt message", "sslmode"),
+        (&absent_file, "No such file", "sslmode"),
     ] {
         let variables = world.variables(&[("DATABASE_URL", url), ("STARTUP_WAIT", "1h")]);
         for command in [
@@ -241,8 +268,7 @@ async fn migrate_says_that_it_waits_for_another_migration() {
     let variables = World::new().await.variables(&[("DATABASE_URL", &url)]);
     let mut migrate = program(&["migrate"], &variables).spawn().unwrap();
     let mut lines = BufReader::new(migrate.stderr.take().unwrap()).lines();
-    let line = lines.next_line().await.unwrap().unwrap();
-    assert!(line.contains("waiting for another migration"), "{line}");
+    logs_with(&mut lines, "waiting for another migration").await;
     let applied = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
     assert!(!is_true(&db, applied).await);
     Migrate::unlock(&mut other).await.unwrap();
@@ -266,13 +292,7 @@ async fn migrate_holds_its_lock_only_within_a_transaction() {
         .unwrap();
     let mut migrate = program(&["migrate"], &variables).spawn().unwrap();
     let mut lines = BufReader::new(migrate.stderr.take().unwrap()).lines();
-    while !lines
-        .next_line()
-        .await
-        .unwrap()
-        .expect("it still runs")
-        .contains("the migrations still run")
-    {}
+    logs_with(&mut lines, "the migrations still run").await;
     let holder =
         "SELECT state = 'idle in transaction' FROM pg_locks JOIN pg_stat_activity USING (pid)
                   WHERE locktype = 'advisory' AND granted AND datname = current_database()";
