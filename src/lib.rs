@@ -80,15 +80,18 @@
 //! # Where to look
 //!
 //! - **Validity of a token:** the `WHERE` of the statement in [`db::handouts`]. After a miss,
-//!   [`db::slots::find_slot`].
-//! - **Fencing of a mint:** [`db::mints::finish_mint`] and [`db::mints::fail_mint`] compare holder and
+//!   [`db::slots::find_slot`], [`db::slots::point_slot`] for another stored token, and
+//!   [`db::mints::finish_mint`] for a new one.
+//! - **Fencing of a mint:** [`db::mints::finish_mint`] and [`db::mints::fail_mint`] compare mint id and
 //!   epoch. [`db::mints::claim_mint`] takes the lease.
 //! - **Invalidation:** `api/handlers/invalidation.rs`, `vending/invalidation.rs`, [`db::invalidation`].
 //! - **Audit queries:** `api/handlers/audit.rs`, [`db::audit_events`]. [`db::event_page`] builds the
 //!   statement of a page.
 //! - **A new audit filter:** the parameter in `api/extract/event_query.rs`, the condition and index in
 //!   [`db::event_page`] and `migrations/`, the flag in `cli/audit.rs`, the schema in
-//!   `api/openapi/members.rs`, the cases in `tests/it/audit_filters.rs` and `tests/it/audit_plans.rs`.
+//!   `api/openapi/members.rs` and `components.rs` (then `make openapi`), the form field in
+//!   `templates/console/audit.html`, the cases in `tests/it/audit_filters.rs` and
+//!   `tests/it/audit_plans.rs`.
 //! - **Console:** `api/console/` and `templates/console/`. Its counts per minute are in [`db::overview`].
 //! - **Cleanup:** [`jobs::cleanup`], for the command, the schedule and the endpoint; [`db::cleanup`],
 //!   [`db::partitions`].
@@ -103,7 +106,8 @@
 //! - A token is handed out only after its record and the event of this handout are committed.
 //! - A committed mint record precedes every call to the provider.
 //! - A combination has at most one mint in flight over all replicas. The lease is a row, not a lock.
-//! - A token is valid while `is_valid and ends_at > now`, by the database clock. Every handout checks it.
+//! - A token is valid while `is_valid and ends_at > now`. *Now* is the later of the database clock and
+//!   its lower bound. Every reuse checks it.
 //! - Rows are locked in one order: slots, then tokens, then mints.
 //! - Secrets have types whose `Debug` is redacted. The audit log names a token by its fingerprint.
 

@@ -9,8 +9,8 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 /// slow therefore stays ahead of the lower bound.
 const LOWER_BOUND_RATE: f64 = 0.999;
 
-/// The maximum lag of the database's clock behind the lower bound. Nothing is minted beyond it, because a token with
-/// the time of such a clock could expire before its handout.
+/// The maximum lag of the database's clock behind the lower bound. Beyond it, the replica mints nothing, because the
+/// life of a token would count from the lagging clock.
 pub const STEP_TOLERANCE: TimeDelta = TimeDelta::seconds(2);
 
 /// Remembers the latest time of the database, and estimates its time between two observations.
@@ -43,7 +43,7 @@ impl DatabaseClock {
         }
     }
 
-    /// Returns the earliest time that the database's clock can show now, unless it stepped back.
+    /// Returns the highest time seen, plus 0.999 of the monotonic time since then.
     pub fn lower_bound(&self) -> DateTime<Utc> {
         self.observation().lower_bound(Instant::now())
     }

@@ -18,7 +18,7 @@ pub struct Claim {
     /// The lifetime to request from the provider, in seconds.
     pub lifetime: i32,
     /// The id of this replica.
-    pub holder: Uuid,
+    pub replica: Uuid,
     /// The caller whose request starts the mint.
     pub caller: Caller,
     /// The database's clock when the slot was read.
@@ -87,7 +87,7 @@ pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, D
         claim.renew_since,
         EventKind::TokenMintUnknown.name(),
         claim.lifetime,
-        claim.holder.to_string(),
+        claim.replica.to_string(),
         claim.caller.client,
         claim.caller.request_id,
         claim.caller.source_ip,
@@ -147,7 +147,7 @@ pub struct Finished {
 
 /// Records the token, the pointer of the slot, the outcome of the mint and its event, in one statement.
 ///
-/// The fence is holder and epoch, never time. A holder that lost the lease records its token as surplus, without the
+/// The fence is mint id and epoch, never time. A mint that lost the lease records its token as surplus, without the
 /// pointer. A replay changes nothing and returns the same result. Returns `None` if the slot was deleted.
 pub async fn finish_mint(pool: &PgPool, finish: &Finish) -> Result<Option<Finished>, DbError> {
     let Finish { claim, calls, .. } = finish;

@@ -32,8 +32,8 @@ use tokio::runtime::Handle;
 /// The failure of a statement, or its unknown outcome.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    /// Postgres or the connection to it failed. The error is not a source: its own text has a line number of
-    /// Postgres's source.
+    /// Postgres or the connection to it failed. `source()` omits the error, because its text contains a line number
+    /// of the Postgres source code.
     #[error("{}", describe(.0))]
     Sqlx(sqlx::Error),
     /// There was no answer within the time limit. The outcome is unknown.
@@ -102,7 +102,7 @@ impl DbError {
         match self {
             DbError::TimedOut(_) => true,
             DbError::Sqlx(sqlx::Error::Io(error)) => match error.kind() {
-                // TLS reports a refused certificate as invalid data. A missing file is a certificate.
+                // TLS reports a refused certificate as invalid data. Over TCP, a missing file is a certificate.
                 ErrorKind::InvalidData | ErrorKind::PermissionDenied => false,
                 ErrorKind::NotFound => is_socket,
                 _ => true,
@@ -123,7 +123,7 @@ impl DbError {
         }
     }
 
-    /// Returns what the user can do if a connection cannot be opened.
+    /// Returns a hint for a connection that cannot be opened.
     pub fn hint(&self) -> &'static str {
         if let DbError::Unfit(unfit) = self {
             return unfit.hint();

@@ -11,7 +11,7 @@ const COUNTRIES: [&str; 28] = [
     "LT", "LU", "MT", "NL", "NO", "PL", "PT", "RO", "SK", "SI", "ES", "SE",
 ];
 
-/// One of the 28 countries in which the provider verifies banks.
+/// One of the 28 country codes that the provider accepts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Country(u8);
 

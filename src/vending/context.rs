@@ -57,7 +57,7 @@ pub(super) struct Context {
     pub clock: Arc<DatabaseClock>,
     pub settings: VendingSettings,
     pub metrics: Metrics,
-    /// The id of this replica, which names the holder of a lease.
+    /// The id of this replica, for the mint records.
     pub replica: Uuid,
     pub tracker: TaskTracker,
 }

@@ -1,6 +1,6 @@
 //! A mint: claim it, call the provider, finish or fail it.
 //!
-//! The claim commits a mint record and a lease before the call. The finish is fenced by the holder and
+//! The claim commits a mint record and a lease before the call. The finish is fenced by the mint id and
 //! the epoch of the lease: a mint that lost its lease cannot change the pointer of the slot.
 
 use std::sync::Arc;
@@ -61,7 +61,7 @@ pub(super) async fn try_mint(
         mint_id: Uuid::now_v7(),
         combination: request.combination.clone(),
         lifetime: request.lifetime,
-        holder: context.replica,
+        replica: context.replica,
         caller: caller.clone(),
         now: slot.now,
         lease_until: slot.now + lease_length,

@@ -43,7 +43,7 @@ async fn sleep_randomly(max_ms: u64) {
 }
 
 /// Reads the slot and tries to claim a mint, as a flight does.
-async fn claim(db: &PgPool, combination: &Combination, holder: Uuid) -> Option<(Claim, Lease)> {
+async fn claim(db: &PgPool, combination: &Combination, replica: Uuid) -> Option<(Claim, Lease)> {
     let min_life = Duration::from_millis(fastrand::u64(0..40));
     let slot = find_slot(db, combination, Utc::now() - TimeDelta::days(1), min_life)
         .await
@@ -53,7 +53,7 @@ async fn claim(db: &PgPool, combination: &Combination, holder: Uuid) -> Option<(
         mint_id: Uuid::now_v7(),
         combination: combination.clone(),
         lifetime: 1,
-        holder,
+        replica,
         caller: caller(),
         now: slot.now,
         lease_until: slot.now + TimeDelta::milliseconds(30),
@@ -65,7 +65,7 @@ async fn claim(db: &PgPool, combination: &Combination, holder: Uuid) -> Option<(
 }
 
 /// Runs one random action of a replica, with random delays.
-async fn run_random_action(db: &PgPool, holder: Uuid) {
+async fn run_random_action(db: &PgPool, replica: Uuid) {
     let combination = combination(fastrand::u32(0..COMBINATIONS));
     match fastrand::u32(0..10) {
         0 => {
@@ -86,7 +86,7 @@ async fn run_random_action(db: &PgPool, holder: Uuid) {
         }
         2 => hand_out(db, &combination).await,
         _ => {
-            let Some((claim, lease)) = claim(db, &combination, holder).await else {
+            let Some((claim, lease)) = claim(db, &combination, replica).await else {
                 return sleep_randomly(10).await;
             };
             sleep_randomly(60).await;
@@ -164,10 +164,10 @@ async fn random_concurrent_mints_leave_the_database_consistent() {
         (pool().await.unwrap(), Uuid::new_v4()),
     ];
     let flights = (0..16).map(|n| {
-        let (db, holder) = replicas[n % 2].clone();
+        let (db, replica) = replicas[n % 2].clone();
         tokio::spawn(async move {
             while Instant::now() < ends {
-                run_random_action(&db, holder).await;
+                run_random_action(&db, replica).await;
             }
         })
     });

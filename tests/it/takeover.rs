@@ -190,7 +190,7 @@ async fn exactly_one_of_forty_simultaneous_claims_wins() {
                     access: Access::default(),
                 },
                 lifetime: 3600,
-                holder: Uuid::now_v7(),
+                replica: Uuid::now_v7(),
                 caller: Caller {
                     client: "test".into(),
                     request_id: "test".into(),

@@ -51,7 +51,10 @@ impl Invalidation {
                 .check_parameter("userId", fields::user_id(text))
                 .map(Target::User),
             _ => {
-                errors.add_parameter("tokenId", "or userId is required, but not both");
+                errors.add_parameter(
+                    "tokenId",
+                    "is required, or userId is; give exactly one of them",
+                );
                 None
             }
         };

@@ -34,7 +34,7 @@ struct OverviewPage {
     missing: usize,
 }
 
-/// The figures of a number of minutes up to now.
+/// The figures of one time range that ends now.
 struct Range {
     id: &'static str,
     title: &'static str,
