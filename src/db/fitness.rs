@@ -33,7 +33,7 @@ pub enum Unfit {
     NotDurable {
         /// The name of the setting.
         setting: &'static str,
-        /// Its value.
+        /// The value of the setting.
         value: String,
     },
     /// Concurrent requests would fail with serialization errors.

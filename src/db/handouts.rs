@@ -230,7 +230,7 @@ impl WriterConnection {
     /// Checks that the server can be used, and that it commits a write.
     ///
     /// # Errors
-    /// As [`get`](Self::get).
+    /// Returns the errors of [`get`](Self::get), and fails if the record does not commit.
     pub async fn check(&mut self) -> Result<(), DbError> {
         let connection = self.get().await?;
         fitness::check_primary(connection).await?;
