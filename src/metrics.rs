@@ -56,7 +56,7 @@ families! {
     handouts_total: IntCounterVec ["outcome"],
         "Valid token requests by outcome: minted, reused, or the slug of the problem.";
     mints_total: IntCounterVec ["outcome"],
-        "Mints by outcome: minted, voided (invalidated during the mint), unrecorded, failed or unknown.";
+        "Mints by outcome: minted, voided (invalidated during the mint), unrecorded, abandoned (before any call), failed or unknown.";
     mint_duration_seconds: Histogram in buckets(0.01, 11),
         "Seconds that a mint spends on calls to the provider, all attempts together.";
     upstream_budget_remaining: Gauge,

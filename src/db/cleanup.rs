@@ -42,7 +42,9 @@ pub async fn expire_tokens(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
     Ok(done.rows_affected())
 }
 
-/// Marks abandoned mints as unknown and inserts an event for each. Returns how many.
+/// Closes abandoned mints and inserts an event for each. Returns how many.
+///
+/// A mint that started no call failed. The outcome of the others is unknown.
 pub async fn abandon_mints(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "WITH due AS (
@@ -50,19 +52,25 @@ pub async fn abandon_mints(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
              WHERE outcome = 'open' AND started_at <= now() - make_interval(secs => $3)
              ORDER BY started_at LIMIT $1 FOR UPDATE SKIP LOCKED
          ), abandoned AS (
-             UPDATE mints m SET outcome = 'unknown', finished_at = clock_timestamp()
+             UPDATE mints m
+             SET outcome = CASE WHEN m.started_attempts = 0 THEN 'failed' ELSE 'unknown' END,
+                 attempts = coalesce(m.started_attempts, 0), finished_at = statement_timestamp()
              FROM due d WHERE m.user_id = d.user_id AND m.id = d.id
              RETURNING m.*
          )
          INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
                                    country, bank, access, token_id, detail)
-         SELECT gen_random_uuid(), a.finished_at, $2, a.user_id, a.client, a.request_id, a.source_ip,
+         SELECT gen_random_uuid(), a.finished_at, CASE a.outcome WHEN 'failed' THEN $4 ELSE $2 END,
+                a.user_id, a.client, a.request_id, a.source_ip,
                 nullif(a.country, ''), nullif(a.bank, ''), a.access, a.id,
-                jsonb_build_object('reason', 'no replica finished it', 'startedAt', a.started_at)
+                jsonb_strip_nulls(jsonb_build_object(
+                    'reason', 'no replica finished it', 'startedAt', a.started_at, 'attempts', a.started_attempts,
+                    'possiblyMinted', CASE a.started_attempts WHEN 0 THEN 0 END))
          FROM abandoned a",
         limit,
         EventKind::TokenMintUnknown.name(),
         ABANDONED_AFTER.as_secs_f64(),
+        EventKind::TokenMintFailed.name(),
     )
     .execute(pool)
     .await?;

@@ -1,5 +1,7 @@
 //! Records of mints: the claim before the calls to the provider, the finish or the failure after them.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -43,7 +45,7 @@ pub struct Lease {
 /// Takes the lease of the combination and records the mint. Returns `None` if it could not take the lease.
 ///
 /// Postgres evaluates `ON CONFLICT … WHERE` on the locked, latest row, so exactly one of many concurrent claims wins.
-/// The open mints of earlier holders are marked as unknown, with an event each.
+/// The open mints of earlier holders are closed as by [`abandon_mints`](super::cleanup::abandon_mints).
 pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, DbError> {
     let combination = &claim.combination;
     let lease = sqlx::query!(
@@ -58,7 +60,9 @@ pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, D
                  AND (s.usable_until <= $8 OR s.minted_seq = $9)
                RETURNING s.lease_epoch
            ), abandoned AS (
-               UPDATE mints m SET outcome = 'unknown', finished_at = clock_timestamp()
+               UPDATE mints m
+               SET outcome = CASE WHEN m.started_attempts = 0 THEN 'failed' ELSE 'unknown' END,
+                   attempts = coalesce(m.started_attempts, 0), finished_at = statement_timestamp()
                FROM claim
                WHERE m.user_id = $1 AND m.country = $2 AND m.bank = $3 AND m.access = $4
                  AND m.outcome = 'open' AND m.lease_epoch < claim.lease_epoch
@@ -66,14 +70,17 @@ pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, D
            ), event AS (
                INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
                                          country, bank, access, token_id, detail)
-               SELECT gen_random_uuid(), a.finished_at, $10, a.user_id, a.client, a.request_id, a.source_ip,
+               SELECT gen_random_uuid(), a.finished_at, CASE a.outcome WHEN 'failed' THEN $16 ELSE $10 END,
+                      a.user_id, a.client, a.request_id, a.source_ip,
                       nullif(a.country, ''), nullif(a.bank, ''), a.access, a.id,
-                      jsonb_build_object('reason', 'no replica finished it', 'startedAt', a.started_at)
+                      jsonb_strip_nulls(jsonb_build_object(
+                          'reason', 'no replica finished it', 'startedAt', a.started_at, 'attempts', a.started_attempts,
+                          'possiblyMinted', CASE a.started_attempts WHEN 0 THEN 0 END))
                FROM abandoned a
            )
            INSERT INTO mints (user_id, id, country, bank, access, lifetime, lease_epoch, holder,
-                              client, request_id, source_ip, started_at)
-           SELECT $1, $5, $2, $3, $4, $11, claim.lease_epoch, $12, $13, $14, $15, clock_timestamp()
+                              client, request_id, source_ip, started_at, started_attempts)
+           SELECT $1, $5, $2, $3, $4, $11, claim.lease_epoch, $12, $13, $14, $15, clock_timestamp(), 0
            FROM claim
            RETURNING lease_epoch AS epoch, started_at AS claimed_at"#,
         &*combination.user_id,
@@ -91,6 +98,7 @@ pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, D
         claim.caller.client,
         claim.caller.request_id,
         claim.caller.source_ip,
+        EventKind::TokenMintFailed.name(),
     )
     .fetch_optional(pool)
     .await?;
@@ -98,6 +106,21 @@ pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, D
         epoch: row.epoch,
         claimed_at: row.claimed_at,
     }))
+}
+
+/// Records that this attempt of the mint starts. Returns false if the mint was closed, so that no call may follow.
+///
+/// The row lock orders it with the closing of the mint: a mint that is closed as never called makes no call later.
+pub async fn start_attempt(pool: &PgPool, claim: &Claim, attempt: i16) -> Result<bool, DbError> {
+    let started = sqlx::query!(
+        "UPDATE mints SET started_attempts = $3 WHERE user_id = $1 AND id = $2 AND outcome = 'open'",
+        &*claim.combination.user_id,
+        claim.mint_id,
+        attempt,
+    )
+    .execute(pool)
+    .await?;
+    Ok(started.rows_affected() == 1)
 }
 
 /// The summary of the calls to the provider for one mint.
@@ -251,20 +274,47 @@ async fn find_finished(pool: &PgPool, claim: &Claim) -> Result<Option<Finished>,
     }))
 }
 
+/// A mint without a token, to record.
+#[derive(Clone, Debug)]
+pub struct FailedMint {
+    /// The claim of the mint.
+    pub claim: Claim,
+    /// The failure of the requests that waited for the mint.
+    pub failure: Failure,
+    /// True if the provider may have received a call, but no answer arrived.
+    pub is_unknown: bool,
+    /// The summary of the calls.
+    pub calls: CallSummary,
+    /// The time for which the combination repeats the failure.
+    pub cooldown: Duration,
+}
+
+impl FailedMint {
+    /// Creates the record of a claim that its flight abandoned before any call. It has no cooldown.
+    pub fn abandoned(claim: Claim) -> Self {
+        FailedMint {
+            claim,
+            failure: Failure::database(),
+            is_unknown: false,
+            calls: CallSummary::default(),
+            cooldown: Duration::ZERO,
+        }
+    }
+}
+
 /// Records a mint without a token, ends the lease and starts the cooldown, in one statement.
 ///
-/// It has the same fence as the finish. A replay changes nothing.
-pub async fn fail_mint(
-    pool: &PgPool,
-    claim: &Claim,
-    lease: Lease,
-    failure: &Failure,
-    is_unknown: bool,
-    calls: &CallSummary,
-    cooldown: std::time::Duration,
-) -> Result<(), DbError> {
+/// The fence is the mint id alone, because the outcome of the claim may be unknown. A claim that did not commit, and a
+/// replay, change nothing.
+pub async fn fail_mint(pool: &PgPool, failed: &FailedMint) -> Result<(), DbError> {
+    let FailedMint {
+        claim,
+        failure,
+        calls,
+        ..
+    } = failed;
     let combination = &claim.combination;
-    let (outcome, kind) = if is_unknown {
+    let (outcome, kind) = if failed.is_unknown {
         ("unknown", EventKind::TokenMintUnknown)
     } else {
         ("failed", EventKind::TokenMintFailed)
@@ -282,32 +332,31 @@ pub async fn fail_mint(
     sqlx::query!(
         "WITH slot AS (
              UPDATE slots
-             SET lease_until = '-infinity', failure = $7,
-                 cooldown_until = clock_timestamp() + make_interval(secs => $8)
+             SET lease_until = '-infinity', failure = $6,
+                 cooldown_until = statement_timestamp() + make_interval(secs => $7)
              WHERE user_id = $1 AND country = $2 AND bank = $3 AND access = $4
-               AND lease_holder = $5 AND lease_epoch = $6
+               AND lease_holder = $5 AND lease_until > '-infinity'
              RETURNING user_id
          ), mint AS (
              UPDATE mints m
-             SET outcome = $9, finished_at = clock_timestamp(), failure = $10, attempts = $11, unseen = $12,
-                 upstream_status = $13, upstream_identifier = $14, latency_ms = $15
+             SET outcome = $8, finished_at = statement_timestamp(), failure = $9, attempts = $10, unseen = $11,
+                 upstream_status = $12, upstream_identifier = $13, latency_ms = $14
              WHERE m.user_id = $1 AND m.id = $5 AND m.outcome = 'open'
                AND (SELECT count(*) FROM slot) >= 0
              RETURNING m.*
          )
          INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
                                    country, bank, access, token_id, detail)
-         SELECT $16, m.finished_at, $17, m.user_id, m.client, m.request_id, m.source_ip,
-                nullif(m.country, ''), nullif(m.bank, ''), m.access, m.id, $18
+         SELECT $15, m.finished_at, $16, m.user_id, m.client, m.request_id, m.source_ip,
+                nullif(m.country, ''), nullif(m.bank, ''), m.access, m.id, $17
          FROM mint m",
         &*combination.user_id,
         combination.country_key(),
         combination.bank_key(),
         combination.access.bits(),
         claim.mint_id,
-        lease.epoch,
         stored,
-        cooldown.as_secs_f64(),
+        failed.cooldown.as_secs_f64(),
         outcome,
         failure.kind.name(),
         calls.attempts,

@@ -143,6 +143,15 @@ impl DbError {
         }
     }
 
+    /// Returns true if the statement may have committed although its answer is missing.
+    pub fn has_unknown_outcome(&self) -> bool {
+        use sqlx::Error::{Io, Protocol};
+        matches!(
+            self,
+            DbError::TimedOut(_) | DbError::ShuttingDown | DbError::Sqlx(Io(_) | Protocol(_))
+        )
+    }
+
     /// Returns true if the data of one row caused the error: SQLSTATE classes 22 and 23, except 23514. A missing
     /// partition gives 23514.
     pub fn is_data_error(&self) -> bool {

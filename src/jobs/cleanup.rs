@@ -62,7 +62,7 @@ impl Default for CleanupOptions {
 pub struct CleanupSummary {
     /// Expired tokens that were marked and whose secrets were wiped.
     pub expired: u64,
-    /// Mints that no replica finished, marked as unknown.
+    /// Mints that no replica finished, closed as failed (not called) or unknown.
     pub abandoned_mints: u64,
     /// Deleted token records.
     pub purged_tokens: u64,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, error_span};
+use tracing::{Instrument, Span, error_span};
 use uuid::Uuid;
 
 use super::cache::TokenCache;
@@ -74,14 +74,8 @@ impl Context {
         F: FnOnce(PgPool) -> Fut,
         Fut: Future<Output = Result<T, DbError>> + Send + 'static,
     {
-        let span = error_span!(
-            "database",
-            otel.name = step,
-            otel.kind = "client",
-            db.system.name = "postgresql"
-        );
         let result = timeout(QUERY_TIMEOUT, self.db.run(work))
-            .instrument(span)
+            .instrument(database_span(step))
             .await;
         result
             .unwrap_or(Err(DbError::TimedOut(QUERY_TIMEOUT)))
@@ -90,4 +84,14 @@ impl Context {
                 Failure::database()
             })
     }
+}
+
+/// Creates the span of a database step.
+pub(super) fn database_span(step: &'static str) -> Span {
+    error_span!(
+        "database",
+        otel.name = step,
+        otel.kind = "client",
+        db.system.name = "postgresql"
+    )
 }

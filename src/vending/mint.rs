@@ -14,14 +14,16 @@ use tracing::{Instrument, error_span};
 use uuid::Uuid;
 
 use super::cache::CachedToken;
-use super::context::Context;
+use super::context::{Context, QUERY_TIMEOUT, database_span};
 use super::request::TokenRequest;
-use crate::db::budget::take_attempt;
+use crate::db::budget::{Attempt, take_attempt};
 use crate::db::clock::STEP_TOLERANCE;
 use crate::db::mints::{
-    CallSummary, Claim, Finish, Finished, Lease, claim_mint, fail_mint, finish_mint,
+    CallSummary, Claim, FailedMint, Finish, Finished, Lease, claim_mint, fail_mint, finish_mint,
+    start_attempt,
 };
 use crate::db::slots::Slot;
+use crate::db::{DbError, PgPool};
 use crate::model::{Caller, Failure, FailureKind, TokenWithSecret};
 use crate::upstream::{CallError, Minted};
 
@@ -31,7 +33,7 @@ const LEASE_MARGIN: Duration = Duration::from_secs(6);
 const COMMIT_MARGIN: Duration = Duration::from_secs(3);
 /// Time that callers wait for the commit of a minted token. The commit is retried for longer.
 const COMMIT_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// Time for which the commit of a minted token is retried.
+/// Time for which the outcome of a mint is retried until it is recorded.
 const RECORD_RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time that a flight waits for a permit when `UPSTREAM_MAX_IN_FLIGHT` calls are in flight.
 const PERMIT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -69,13 +71,9 @@ pub(super) async fn try_mint(
         renew_since: request.renew.then_some(slot.minted_seq),
     };
     let claimed_at = Instant::now();
-    let claim_copy = claim.clone();
-    let lease = context
-        .run_query("claim a mint", |pool| async move {
-            claim_mint(&pool, &claim_copy).await
-        })
-        .await?;
-    let Some(lease) = lease else { return Ok(None) };
+    let Some(lease) = take_lease(context, &claim).await? else {
+        return Ok(None);
+    };
     let claim_delay = lease.claimed_at - claim.now;
     let mint = Mint {
         context,
@@ -93,6 +91,43 @@ pub(super) async fn try_mint(
         return Err(mint.fail(Failure::database().into(), &calls).await);
     }
     mint.run().await
+}
+
+/// Claims the mint. Returns `None` if another flight won the claim.
+///
+/// Waits at most [`QUERY_TIMEOUT`]. A claim that commits later, or whose answer is lost, is released: the mint is
+/// recorded as failed without a call, and the next request can mint at once.
+async fn take_lease(context: &Arc<Context>, claim: &Claim) -> Result<Option<Lease>, Failure> {
+    let claim_copy = claim.clone();
+    let claiming = context
+        .db
+        .run(|pool| async move { claim_mint(&pool, &claim_copy).await });
+    let mut claiming = Box::pin(claiming.instrument(database_span("claim a mint")));
+    let claimed = timeout(QUERY_TIMEOUT, &mut claiming).await;
+    if let Ok(Ok(lease)) = claimed {
+        return Ok(lease);
+    }
+    let (context_copy, claim) = (context.clone(), claim.clone());
+    context.tracker.spawn(async move {
+        let claimed = match claimed {
+            Ok(claimed) => claimed,
+            Err(_) => claiming.await,
+        };
+        let may_be_claimed = match claimed {
+            Ok(lease) => lease.is_some(),
+            Err(error) => {
+                tracing::error!(%error, step = "claim a mint", "a database step failed");
+                error.has_unknown_outcome()
+            }
+        };
+        if may_be_claimed {
+            let counter = &context_copy.metrics.mints_total;
+            counter.with_label_values(&["abandoned"]).inc();
+            tracing::warn!(mint_id = %claim.mint_id, "releasing a mint that was claimed too late");
+            record_failed(context_copy, FailedMint::abandoned(claim)).await;
+        }
+    });
+    Err(Failure::database())
 }
 
 /// A claimed mint.
@@ -150,7 +185,7 @@ impl Mint<'_> {
             .with_max_times(settings.upstream_max_attempts.saturating_sub(1) as usize)
             .build();
         loop {
-            self.take_attempt_from_budget().await?;
+            self.start_attempt(calls.attempts + 1).await?;
             let time_left = deadline.saturating_duration_since(Instant::now());
             if Instant::now() + time_left + COMMIT_MARGIN > self.lease_deadline {
                 return Err(Failure::database().into());
@@ -191,21 +226,34 @@ impl Mint<'_> {
         }
     }
 
-    async fn take_attempt_from_budget(&self) -> Result<(), Failure> {
+    /// Takes an attempt from the budget and records that it starts.
+    ///
+    /// A mint that nobody finishes is therefore `unknown` only if a call may have been made.
+    async fn start_attempt(&self, number: i16) -> Result<(), Failure> {
         let limit = self.context.settings.upstream_hourly_budget;
-        if limit == 0 {
-            return Ok(());
-        }
-        let taken = self
+        let claim = self.claim.clone();
+        let attempt = self
             .context
-            .run_query("take an attempt from the budget", move |pool| async move {
-                take_attempt(&pool, limit).await
+            .run_query("start an attempt", move |pool| async move {
+                if limit > 0 {
+                    return take_attempt(&pool, limit, &claim, number).await;
+                }
+                let is_started = start_attempt(&pool, &claim, number).await?;
+                Ok(if is_started {
+                    Attempt::Started
+                } else {
+                    Attempt::Closed
+                })
             })
             .await?;
-        taken.map(|_| ()).ok_or_else(|| {
-            let detail = "the hourly budget of calls to the provider is spent";
-            Failure::new(FailureKind::UpstreamBudgetSpent, detail).with_retry_after(60)
-        })
+        match attempt {
+            Attempt::Started => Ok(()),
+            Attempt::BudgetSpent => {
+                let detail = "the hourly budget of calls to the provider is spent";
+                Err(Failure::new(FailureKind::UpstreamBudgetSpent, detail).with_retry_after(60))
+            }
+            Attempt::Closed => Err(Failure::database()),
+        }
     }
 
     /// Reports a failed mint to the circuit breaker. An answer below 500 other than 429 shows that the
@@ -251,11 +299,7 @@ impl Mint<'_> {
             async move {
                 let _ = done.send(record_token(&context, finish).await);
             }
-            .instrument(error_span!(
-                "record a mint",
-                otel.kind = "client",
-                db.system.name = "postgresql"
-            )),
+            .instrument(database_span("record a mint")),
         );
         let Ok(Ok(finished)) = timeout(COMMIT_TIMEOUT, finished).await else {
             return Err(Failure::database());
@@ -286,7 +330,7 @@ impl Mint<'_> {
 
     /// Records the failure of the mint and returns it, with a `retry_after` of at least the cooldown.
     ///
-    /// If it cannot be recorded, the mint stays open. The next claim or the cleanup marks it as unknown.
+    /// Waits at most [`QUERY_TIMEOUT`]. The recording continues in a task for up to [`RECORD_RETRY_TIMEOUT`].
     async fn fail(&self, error: MintError, calls: &CallSummary) -> Failure {
         let MintError {
             mut failure,
@@ -311,27 +355,16 @@ impl Mint<'_> {
             is_unknown,
             "a mint failed"
         );
-        let (claim, lease, calls, recorded_failure) = (
-            self.claim.clone(),
-            self.lease,
-            calls.clone(),
-            failure.clone(),
-        );
-        let _ = self
-            .context
-            .run_query("record a failed mint", move |pool| async move {
-                fail_mint(
-                    &pool,
-                    &claim,
-                    lease,
-                    &recorded_failure,
-                    is_unknown,
-                    &calls,
-                    cooldown,
-                )
-                .await
-            })
-            .await;
+        let failed = FailedMint {
+            claim: self.claim.clone(),
+            failure: failure.clone(),
+            is_unknown,
+            calls: calls.clone(),
+            cooldown,
+        };
+        let recording = record_failed(self.context.clone(), failed);
+        let recording = self.context.tracker.spawn(recording.in_current_span());
+        let _ = timeout(QUERY_TIMEOUT, recording).await;
         failure
     }
 }
@@ -354,43 +387,63 @@ fn granted_life(minted: &Minted, lifetime: i32) -> Duration {
     life.to_std().unwrap_or_default()
 }
 
-/// Records a minted token. Retries every 100 ms for [`RECORD_RETRY_TIMEOUT`].
+/// Records a mint without a token and ends its lease. If that fails, the next claim or the cleanup closes the mint.
+async fn record_failed(context: Arc<Context>, failed: FailedMint) {
+    let mint_id = failed.claim.mint_id;
+    let recorded = record_outcome(&context, mint_id, |pool| {
+        let failed = failed.clone();
+        async move { fail_mint(&pool, &failed).await }
+    });
+    let span = database_span("record a failed mint");
+    if let Err(error) = recorded.instrument(span).await {
+        tracing::error!(%error, %mint_id, "a failed mint could not be recorded");
+    }
+}
+
+/// Records a minted token.
 async fn record_token(context: &Context, finish: Finish) -> Result<Finished, Failure> {
-    let started = Instant::now();
-    let count = |outcome| {
-        let counter = &context.metrics.mints_total;
-        counter.with_label_values(&[outcome]).inc();
-    };
     let mint_id = finish.claim.mint_id;
+    let recorded = record_outcome(context, mint_id, |pool| {
+        let finish = finish.clone();
+        async move { finish_mint(&pool, &finish).await }
+    });
+    let (outcome, result) = match recorded.await {
+        Ok(Some(finished)) if finished.is_voided => ("voided", Ok(finished)),
+        Ok(Some(finished)) => ("minted", Ok(finished)),
+        Ok(None) => {
+            tracing::error!(%mint_id, "a minted token is lost: its slot does not exist");
+            ("unrecorded", Err(Failure::database()))
+        }
+        Err(error) => {
+            tracing::error!(%error, %mint_id, "a minted token is lost: it could not be recorded");
+            ("unrecorded", Err(Failure::database()))
+        }
+    };
+    let counter = &context.metrics.mints_total;
+    counter.with_label_values(&[outcome]).inc();
+    result
+}
+
+/// Runs a statement that records the outcome of a mint. Retries every 100 ms for [`RECORD_RETRY_TIMEOUT`], so a replay
+/// must change nothing.
+async fn record_outcome<T, F, Fut>(
+    context: &Context,
+    mint_id: Uuid,
+    statement: F,
+) -> Result<T, DbError>
+where
+    T: Send + 'static,
+    F: Fn(PgPool) -> Fut,
+    Fut: Future<Output = Result<T, DbError>> + Send + 'static,
+{
+    let started = Instant::now();
     loop {
-        let finish_copy = finish.clone();
-        let recorded = context
-            .db
-            .run(|pool| async move { finish_mint(&pool, &finish_copy).await })
-            .await;
-        match recorded {
-            Ok(Some(finished)) => {
-                count(if finished.is_voided {
-                    "voided"
-                } else {
-                    "minted"
-                });
-                return Ok(finished);
-            }
-            Ok(None) => {
-                count("unrecorded");
-                tracing::error!(%mint_id, "a minted token is lost: its slot does not exist");
-                return Err(Failure::database());
-            }
+        match context.db.run(&statement).await {
             Err(error) if started.elapsed() < RECORD_RETRY_TIMEOUT => {
-                tracing::warn!(%error, %mint_id, "a minted token could not be recorded yet; retrying");
+                tracing::warn!(%error, %mint_id, "the outcome of a mint could not be recorded yet; retrying");
                 sleep(Duration::from_millis(100)).await;
             }
-            Err(error) => {
-                count("unrecorded");
-                tracing::error!(%error, %mint_id, "a minted token is lost: it could not be recorded");
-                return Err(Failure::database());
-            }
+            recorded => return recorded,
         }
     }
 }

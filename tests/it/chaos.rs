@@ -9,7 +9,8 @@ use sqlx::PgPool;
 use token_vendor::crypto::EncryptedToken;
 use token_vendor::db::handouts::{HandoutRow, insert_handouts};
 use token_vendor::db::mints::{
-    CallSummary, Claim, Finish, Lease, claim_mint, fail_mint, finish_mint,
+    CallSummary, Claim, FailedMint, Finish, Lease, claim_mint, fail_mint, finish_mint,
+    start_attempt,
 };
 use token_vendor::db::slots::{find_slot, point_slot};
 use token_vendor::model::{Access, Caller, Combination, Failure, FailureKind};
@@ -89,17 +90,26 @@ async fn run_random_action(db: &PgPool, replica: Uuid) {
             let Some((claim, lease)) = claim(db, &combination, replica).await else {
                 return sleep_randomly(10).await;
             };
-            sleep_randomly(60).await;
+            sleep_randomly(20).await;
+            match fastrand::u32(0..10) {
+                // The replica crashes before its call.
+                0 => return,
+                // Another replica closed the mint, so there must be no call.
+                _ if !start_attempt(db, &claim, 1).await.unwrap() => return,
+                _ => sleep_randomly(40).await,
+            }
             match fastrand::u32(0..10) {
                 // The replica crashes without finishing the mint.
                 0 => {}
                 1 | 2 => {
-                    let failure = Failure::new(FailureKind::UpstreamFailed, "chaos");
-                    let (calls, cooldown) = (CallSummary::default(), Duration::from_millis(10));
-                    let is_unknown = fastrand::bool();
-                    fail_mint(db, &claim, lease, &failure, is_unknown, &calls, cooldown)
-                        .await
-                        .unwrap();
+                    let failed = FailedMint {
+                        claim,
+                        failure: Failure::new(FailureKind::UpstreamFailed, "chaos"),
+                        is_unknown: fastrand::bool(),
+                        calls: CallSummary::default(),
+                        cooldown: Duration::from_millis(10),
+                    };
+                    fail_mint(db, &failed).await.unwrap();
                 }
                 _ => finish(db, claim, lease).await,
             }

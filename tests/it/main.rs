@@ -15,6 +15,7 @@ mod audit_plans;
 mod budget;
 mod chaos;
 mod check;
+mod claims;
 mod cleanup;
 mod client_command;
 mod combinations;

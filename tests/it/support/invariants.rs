@@ -3,7 +3,7 @@
 use sqlx::{Connection, PgConnection};
 
 /// A description and a query for each violation. Each query selects the offending rows and must return none.
-const VIOLATIONS: [(&str, &str); 6] = [
+const VIOLATIONS: [(&str, &str); 7] = [
     (
         "I1: a token without the event of its mint",
         "SELECT t.id::text FROM tokens t WHERE NOT EXISTS (
@@ -19,6 +19,10 @@ const VIOLATIONS: [(&str, &str); 6] = [
         "SELECT m.id::text FROM mints m WHERE m.outcome IN ('failed', 'unknown') AND NOT EXISTS (
              SELECT FROM audit_events e WHERE e.user_id = m.user_id AND e.token_id = m.id
              AND e.kind IN ('token.mint_failed', 'token.mint_unknown'))",
+    ),
+    (
+        "I2: a mint without a call has a token or an unknown outcome",
+        "SELECT id::text FROM mints WHERE outcome IN ('minted', 'unknown') AND started_attempts = 0",
     ),
     (
         "more than one token of a combination can be handed out",
