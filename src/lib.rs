@@ -73,8 +73,8 @@
 //! 7. [`vending::resolve`]: the flight reads the slot ([`db::slots`]). It uses a stored token, waits for
 //!    the mint of another flight, or mints.
 //! 8. `vending/mint.rs` mints: claim ([`db::mints`], which commits the lease and the mint record), take
-//!    an attempt from the budget ([`db::budget`]), call the provider ([`upstream`]), finish or fail
-//!    ([`db::mints`]).
+//!    an attempt from the budget and record its start ([`db::budget`]), call the provider
+//!    ([`upstream`]), finish or fail ([`db::mints`]).
 //! 9. The request that started the mint gets the token with status 201. All others take step 5.
 //!
 //! # Where to look
@@ -82,8 +82,8 @@
 //! - **Validity of a token:** the `WHERE` of the statement in [`db::handouts`]. After a miss,
 //!   [`db::slots::find_slot`], [`db::slots::point_slot`] for another stored token, and
 //!   [`db::mints::finish_mint`] for a new one.
-//! - **Fencing of a mint:** [`db::mints::finish_mint`] and [`db::mints::fail_mint`] compare mint id and
-//!   epoch. [`db::mints::claim_mint`] takes the lease.
+//! - **Fencing of a mint:** [`db::mints::finish_mint`] compares mint id and epoch,
+//!   [`db::mints::fail_mint`] the mint id. [`db::mints::claim_mint`] takes the lease.
 //! - **Invalidation:** `api/handlers/invalidation.rs`, `vending/invalidation.rs`, [`db::invalidation`].
 //! - **Audit queries:** `api/handlers/audit.rs`, [`db::audit_events`]. [`db::event_page`] builds the
 //!   statement of a page.

@@ -1,92 +1,152 @@
-//! Invalidates tokens. A handout that starts after the commit never contains an invalidated token.
+//! Invalidates tokens in batches. A handout that starts after the commit of a batch never contains a token of it.
 
-use sqlx::PgPool;
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::DbError;
-use crate::model::{Caller, EventKind, InvalidationReason};
+use crate::model::{Caller, EventKind, Fingerprint, InvalidationReason};
 
-/// A query that invalidates valid tokens of a user, empties their ciphertexts and inserts an event for each.
-macro_rules! invalidate_tokens {
-    ($condition:literal, $user_id:expr, $reason:expr, $caller:expr $(, $value:expr)*) => {
-        sqlx::query!(
-            "WITH invalidated AS (
-                 UPDATE tokens
-                 SET is_valid = false, invalidated_at = clock_timestamp(), invalidation_reason = $2, ciphertext = ''
-                 WHERE user_id = $1 AND is_valid AND ends_at > clock_timestamp()" + $condition + "
-                 RETURNING *
-             )
-             INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
-                                       country, bank, access, token_id, fingerprint, detail)
-             SELECT gen_random_uuid(), i.invalidated_at, $3, i.user_id, $4, $5, $6, nullif(i.country, ''),
-                    nullif(i.bank, ''), i.access, i.id, i.fingerprint, jsonb_build_object('reason', $2::text)
-             FROM invalidated i",
-            $user_id,
-            $reason.name(),
-            EventKind::TokenInvalidated.name(),
-            $caller.client,
-            $caller.request_id,
-            $caller.source_ip
-            $(, $value)*
-        )
-    };
+/// The maximum number of slots or tokens that one transaction changes. It takes about 0.2 s, far below
+/// `statement_timeout`.
+const BATCH: i64 = 2_000;
+
+/// The key of a token.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TokenKey {
+    /// The id of the token.
+    pub id: Uuid,
+    /// The user.
+    pub user_id: String,
 }
 
-/// Invalidates a token by id and clears the pointer of its slot. Returns whether this call invalidated it.
+/// The key of a slot of a known user. `Default` is before all keys.
+#[derive(Clone, Debug)]
+pub struct SlotKey {
+    country: String,
+    bank: String,
+    access: i16,
+}
+
+impl Default for SlotKey {
+    fn default() -> Self {
+        SlotKey {
+            country: String::new(),
+            bank: String::new(),
+            access: -1,
+        }
+    }
+}
+
+/// Voids the next [`BATCH`] slots of a user after `after`, and invalidates their current tokens.
 ///
-/// A token that was invalidated or expired before stays as it is. Uses a transaction of several statements, so the
-/// caller must not cancel it.
-pub async fn invalidate_token(
+/// A voided slot hands out no token whose mint began before: a mint under way records its token as invalidated, and the
+/// slot is not pointed to an older token. Returns the number of invalidated tokens, and the key to continue after, or
+/// `None` after the last slot. Skips slots that are voided already, so that a repeated call continues. Uses a
+/// transaction of several statements, so the caller must not cancel it.
+pub async fn void_slots(
     pool: &PgPool,
-    id: Uuid,
+    user_id: &str,
+    after: &SlotKey,
     reason: InvalidationReason,
     caller: &Caller,
-) -> Result<bool, DbError> {
+) -> Result<(u64, Option<SlotKey>), DbError> {
     #[expect(
         clippy::disallowed_methods,
         reason = "callers run this in a task that nobody cancels"
     )]
     let mut tx = pool.begin().await?;
-    let key = sqlx::query!(
-        "SELECT user_id, country, bank, access FROM tokens WHERE id = $1",
-        id
+    // The locks on the slots keep others from changing the tokens of their combinations.
+    let slots = sqlx::query!(
+        "SELECT country, bank, access, token_id FROM slots
+         WHERE user_id = $1 AND (country, bank, access) > ($2, $3, $4)
+           AND (void_epoch < lease_epoch OR usable_until > '-infinity')
+         ORDER BY country, bank, access LIMIT $5 FOR UPDATE",
+        user_id,
+        after.country,
+        after.bank,
+        after.access,
+        BATCH,
     )
-    .fetch_optional(&mut *tx)
+    .fetch_all(&mut *tx)
     .await?;
-    let Some(key) = key else { return Ok(false) };
-    // Lock order: the slot, then its token. The UPDATE checks the token again under the lock.
+    let ids: Vec<Uuid> = slots.iter().filter_map(|slot| slot.token_id).collect();
+    let (countries, (banks, accesses)): (Vec<_>, (Vec<_>, Vec<_>)) = slots
+        .iter()
+        .map(|slot| (slot.country.as_str(), (slot.bank.as_str(), slot.access)))
+        .unzip();
     sqlx::query!(
-        "SELECT FROM slots WHERE user_id = $1 AND country = $2 AND bank = $3 AND access = $4 FOR UPDATE",
-        key.user_id, key.country, key.bank, key.access
-    )
-    .fetch_optional(&mut *tx)
-    .await?;
-    let invalidated = invalidate_tokens!(" AND id = $7", key.user_id, reason, caller, id)
-        .execute(&mut *tx)
-        .await?;
-    sqlx::query!(
-        "UPDATE slots SET usable_until = '-infinity'
-         WHERE user_id = $1 AND country = $2 AND bank = $3 AND access = $4 AND token_id = $5
-           AND usable_until > '-infinity'",
-        key.user_id,
-        key.country,
-        key.bank,
-        key.access,
-        id
+        "UPDATE slots s SET void_epoch = s.lease_epoch, void_reason = $2, usable_until = '-infinity'
+         FROM unnest($3::text[], $4::text[], $5::int2[]) AS k(country, bank, access)
+         WHERE s.user_id = $1 AND s.country = k.country AND s.bank = k.bank AND s.access = k.access",
+        user_id,
+        reason.name(),
+        &countries as &[&str],
+        &banks as &[&str],
+        &accesses,
     )
     .execute(&mut *tx)
     .await?;
+    // A later statement has a newer snapshot than the locks. It sees the tokens of mints that finished while the first
+    // statement waited.
+    let invalidated = invalidate_locked(&mut tx, user_id, &ids, reason, caller).await?;
     tx.commit().await?;
-    Ok(invalidated.rows_affected() == 1)
+    let is_full = slots.len() as i64 == BATCH;
+    let last = slots.into_iter().next_back().filter(|_| is_full);
+    let last = last.map(|slot| SlotKey {
+        country: slot.country,
+        bank: slot.bank,
+        access: slot.access,
+    });
+    Ok((invalidated, last))
 }
 
-/// Invalidates every valid token of a user and returns how many it invalidated.
+/// Lists at most [`BATCH`] valid tokens of a user: superseded ones, and those issued before the time.
 ///
-/// A mint under way records its token as invalidated too. Uses a transaction of several statements, so the caller must
-/// not cancel it.
-pub async fn invalidate_user_tokens(
+/// After [`void_slots`], a token that is neither was minted later.
+pub async fn list_tokens_of_user(
     pool: &PgPool,
     user_id: &str,
+    issued_before: DateTime<Utc>,
+) -> Result<Vec<TokenKey>, DbError> {
+    // The order is the one of the index `tokens_valid`.
+    let keys = sqlx::query_as!(
+        TokenKey,
+        "SELECT user_id, id FROM tokens
+         WHERE user_id = $1 AND is_valid AND ends_at > clock_timestamp()
+           AND (superseded_at IS NOT NULL OR issued_at < $2)
+         ORDER BY country, bank, access, ends_at LIMIT $3",
+        user_id,
+        issued_before,
+        BATCH,
+    );
+    Ok(keys.fetch_all(pool).await?)
+}
+
+/// Lists at most [`BATCH`] valid tokens with a fingerprint, by user.
+pub async fn list_tokens_of_string(
+    pool: &PgPool,
+    fingerprint: Fingerprint,
+) -> Result<Vec<TokenKey>, DbError> {
+    let keys = sqlx::query_as!(
+        TokenKey,
+        "SELECT user_id, id FROM tokens
+         WHERE fingerprint = $1 AND is_valid AND ends_at > clock_timestamp()
+         ORDER BY user_id, id LIMIT $2",
+        fingerprint.to_string(),
+        BATCH,
+    );
+    Ok(keys.fetch_all(pool).await?)
+}
+
+/// Invalidates these tokens of a user, and resets the slots that point to them. Returns how many it invalidated.
+///
+/// A token that was invalidated or expired before stays as it is. Uses a transaction of several statements, so the
+/// caller must not cancel it.
+pub async fn invalidate_tokens(
+    pool: &PgPool,
+    user_id: &str,
+    ids: &[Uuid],
     reason: InvalidationReason,
     caller: &Caller,
 ) -> Result<u64, DbError> {
@@ -95,25 +155,61 @@ pub async fn invalidate_user_tokens(
         reason = "callers run this in a task that nobody cancels"
     )]
     let mut tx = pool.begin().await?;
-    // The locks on the slots keep others from changing the tokens of this user.
+    // Lock order: the slots in key order, then their tokens.
     sqlx::query!(
-        "WITH locked AS (
-             SELECT country, bank, access FROM slots WHERE user_id = $1
-             ORDER BY country, bank, access FOR UPDATE
-         )
-         UPDATE slots s SET void_epoch = s.lease_epoch, void_reason = $2, usable_until = '-infinity'
-         FROM locked l
-         WHERE s.user_id = $1 AND s.country = l.country AND s.bank = l.bank AND s.access = l.access",
+        "SELECT FROM slots
+         WHERE user_id = $1
+           AND (country, bank, access) IN (SELECT country, bank, access FROM tokens WHERE user_id = $1 AND id = ANY($2))
+         ORDER BY country, bank, access FOR UPDATE",
         user_id,
-        reason.name(),
+        ids
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let invalidated = invalidate_locked(&mut tx, user_id, ids, reason, caller).await?;
+    sqlx::query!(
+        "UPDATE slots SET usable_until = '-infinity'
+         WHERE user_id = $1 AND token_id = ANY($2) AND usable_until > '-infinity'
+           AND (country, bank, access) IN (SELECT country, bank, access FROM tokens WHERE user_id = $1 AND id = ANY($2))",
+        user_id,
+        ids
     )
     .execute(&mut *tx)
     .await?;
-    // A second statement has a newer snapshot. It sees the tokens of mints that finished while the first one waited
-    // for the locks.
-    let invalidated = invalidate_tokens!("", user_id, reason, caller)
-        .execute(&mut *tx)
-        .await?;
     tx.commit().await?;
+    Ok(invalidated)
+}
+
+/// Invalidates the valid ones of these tokens of a user, empties their ciphertexts and inserts an event for each.
+/// Returns how many it invalidated. The caller holds the locks on their slots.
+async fn invalidate_locked(
+    connection: &mut PgConnection,
+    user_id: &str,
+    ids: &[Uuid],
+    reason: InvalidationReason,
+    caller: &Caller,
+) -> Result<u64, DbError> {
+    let invalidated = sqlx::query!(
+        "WITH invalidated AS (
+             UPDATE tokens
+             SET is_valid = false, invalidated_at = statement_timestamp(), invalidation_reason = $2, ciphertext = ''
+             WHERE user_id = $1 AND is_valid AND ends_at > statement_timestamp() AND id = ANY($7)
+             RETURNING *
+         )
+         INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
+                                   country, bank, access, token_id, fingerprint, detail)
+         SELECT gen_random_uuid(), i.invalidated_at, $3, i.user_id, $4, $5, $6, nullif(i.country, ''),
+                nullif(i.bank, ''), i.access, i.id, i.fingerprint, jsonb_build_object('reason', $2::text)
+         FROM invalidated i",
+        user_id,
+        reason.name(),
+        EventKind::TokenInvalidated.name(),
+        caller.client,
+        caller.request_id,
+        caller.source_ip,
+        ids,
+    )
+    .execute(connection)
+    .await?;
     Ok(invalidated.rows_affected())
 }

@@ -66,8 +66,8 @@ pub struct Slot {
     pub judged_at: DateTime<Utc>,
     /// The current token if it is valid, even if little of its life remains.
     pub pointer: Option<StoredToken>,
-    /// True if [`point_slot`] can change the pointer: the current token was invalidated, or another valid token has
-    /// the minimum life.
+    /// True if [`point_slot`] can change the pointer: the current token was invalidated, or another token that may be
+    /// pointed to has the minimum life.
     pub wants_pointing: bool,
     /// True if the current token expired.
     pub is_stale: bool,
@@ -99,7 +99,10 @@ pub async fn find_slot(
                   OR ((t.id IS NULL OR t.ends_at <= c.judged + make_interval(secs => $6))
                       AND EXISTS (SELECT FROM tokens o
                                   WHERE o.user_id = $1 AND o.country = $2 AND o.bank = $3 AND o.access = $4
-                                    AND o.is_valid AND o.ends_at > c.judged + make_interval(secs => $6)))
+                                    AND o.is_valid AND o.ends_at > c.judged + make_interval(secs => $6)
+                                    AND (coalesce(s.void_epoch, 0) = 0
+                                         OR EXISTS (SELECT FROM mints m WHERE m.user_id = $1 AND m.id = o.id
+                                                      AND m.lease_epoch > s.void_epoch))))
                     AS "wants_pointing!",
                   t.id AS "id?", t.lifetime AS "lifetime?", t.issued_at AS "issued_at?",
                   t.expiration AS "expiration?", t.ends_at AS "ends_at?",
@@ -150,8 +153,9 @@ pub async fn find_slot(
 
 /// Points the slot to a valid token of the combination with at least `min_life` left, and returns the token.
 ///
-/// Prefers the current token, then the token that expires last. If there is none, clears a pointer to a token that is
-/// recorded as invalid or superseded. Uses a transaction of several statements, so the caller must not cancel it.
+/// Prefers the current token, then the token that expires last. Never points to a token whose mint began before the
+/// invalidation of the user: such a token may still be valid while the batches of the invalidation run. If there is no
+/// token, clears a pointer to a token that is recorded as invalid or superseded. Uses a transaction of several statements, so the caller must not cancel it.
 pub async fn point_slot(
     pool: &PgPool,
     combination: &Combination,
@@ -167,7 +171,7 @@ pub async fn point_slot(
     let mut tx = pool.begin().await?;
     // Lock order: the slot, then its tokens.
     let slot = sqlx::query!(
-        "SELECT token_id FROM slots
+        "SELECT token_id, void_epoch FROM slots
          WHERE user_id = $1 AND country = $2 AND bank = $3 AND access = $4 FOR UPDATE",
         user_id,
         country,
@@ -180,9 +184,10 @@ pub async fn point_slot(
     let best = sqlx::query_as!(
         PointerRow,
         "SELECT id, lifetime, issued_at, expiration, ends_at, fingerprint, ciphertext
-         FROM tokens
+         FROM tokens t
          WHERE user_id = $1 AND country = $2 AND bank = $3 AND access = $4
            AND is_valid AND ends_at > greatest(clock_timestamp(), $5) + make_interval(secs => $6)
+           AND ($8 = 0::int8 OR EXISTS (SELECT FROM mints m WHERE m.user_id = $1 AND m.id = t.id AND m.lease_epoch > $8))
          ORDER BY (superseded_at IS NULL AND id = $7) DESC, ends_at DESC LIMIT 1 FOR UPDATE",
         user_id,
         country,
@@ -191,6 +196,7 @@ pub async fn point_slot(
         lower_bound,
         min_life.as_secs_f64(),
         slot.token_id,
+        slot.void_epoch,
     )
     .fetch_optional(&mut *tx)
     .await?;

@@ -170,15 +170,6 @@ pub async fn find_token_by_fingerprint(
     row.map(Token::try_from).transpose()
 }
 
-/// Lists the ids of all token records with a fingerprint.
-pub async fn list_token_ids(pool: &PgPool, fingerprint: Fingerprint) -> Result<Vec<Uuid>, DbError> {
-    let ids = sqlx::query_scalar!(
-        "SELECT id FROM tokens WHERE fingerprint = $1",
-        fingerprint.to_string()
-    );
-    Ok(ids.fetch_all(pool).await?)
-}
-
 /// Lists at most `limit` token records, newest first, after the (issued at, id) of the last record of the previous
 /// page.
 pub async fn list_tokens(

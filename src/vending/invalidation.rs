@@ -3,32 +3,54 @@
 //! After an invalidation has been answered, no replica hands the token out: every handout checks the
 //! same row.
 
+use std::time::{Duration, Instant};
+
 use uuid::Uuid;
 
 use super::issue::Vendor;
-use crate::db::invalidation::{invalidate_token, invalidate_user_tokens};
-use crate::db::tokens::{find_token, find_token_by_fingerprint, list_token_ids};
-use crate::model::{Caller, Failure, InvalidationReason, Token};
+use crate::db::invalidation::{
+    SlotKey, TokenKey, invalidate_tokens, list_tokens_of_string, list_tokens_of_user, void_slots,
+};
+use crate::db::tokens::{find_token, find_token_by_fingerprint};
+use crate::db::{DbError, PgPool};
+use crate::model::{Caller, Failure, FailureKind, InvalidationReason, Token};
+
+/// Time after which an invalidation starts no further batch. A repeated call continues it.
+const INVALIDATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Vendor {
     /// Invalidates the token and returns its record afterwards, or `None` if there is no such token.
     /// A token that has already ended keeps its state and its first reason.
+    ///
+    /// # Errors
+    /// Returns `database-unavailable` if the record still shows a valid token afterwards.
     pub async fn invalidate(
         &self,
         id: Uuid,
         reason: InvalidationReason,
         caller: Caller,
     ) -> Result<Option<Token>, Failure> {
-        self.invalidate_by_id(id, reason, caller).await?;
+        let valid = match self.find(id).await? {
+            Some(token) if token.is_valid => token,
+            ended => return Ok(ended),
+        };
+        let user_id = valid.combination.user_id;
         self.context
-            .run_query("read a token", move |pool| async move {
-                find_token(&pool, id).await
+            .run_query("invalidate a token", move |pool| async move {
+                invalidate_tokens(&pool, &user_id, &[id], reason, &caller).await
             })
-            .await
+            .await?;
+        match self.find(id).await? {
+            Some(token) if token.is_valid => Err(incomplete()),
+            ended => Ok(ended),
+        }
     }
 
     /// Invalidates the valid tokens with this token string and returns their number. It is at most 1,
     /// unless the provider returned the same string twice.
+    ///
+    /// # Errors
+    /// Returns `database-unavailable` if some of them may still be valid.
     pub async fn invalidate_token_string(
         &self,
         token_string: &str,
@@ -36,37 +58,43 @@ impl Vendor {
         caller: Caller,
     ) -> Result<u64, Failure> {
         let fingerprint = self.context.keys.fingerprint(token_string);
-        let ids = self
-            .context
-            .run_query("look up tokens", move |pool| async move {
-                list_token_ids(&pool, fingerprint).await
-            })
-            .await?;
-        let mut invalidated = 0;
-        for id in ids {
-            invalidated += u64::from(self.invalidate_by_id(id, reason, caller.clone()).await?);
-        }
-        Ok(invalidated)
+        let list = |pool| async move { list_tokens_of_string(&pool, fingerprint).await };
+        Invalidation::start(self, reason, caller)
+            .invalidate_listed(list)
+            .await
     }
 
     /// Invalidates every valid token of the user and returns their number. Mints in progress end as
     /// invalidated too.
     ///
-    /// The work has the 5 s of [`Database::run`](crate::db::Database::run), because a user may have
-    /// many tokens.
+    /// First voids the slots, which ends the tokens that can be handed out. The superseded tokens follow.
+    ///
+    /// # Errors
+    /// Returns `database-unavailable` if some of them may still be valid. Changes so far stay, and a
+    /// repeated call continues.
     pub async fn invalidate_user(
         &self,
         user_id: String,
         reason: InvalidationReason,
         caller: Caller,
     ) -> Result<u64, Failure> {
-        let invalidated = self.context.db.run(move |pool| async move {
-            invalidate_user_tokens(&pool, &user_id, reason, &caller).await
-        });
-        invalidated.await.map_err(|error| {
-            tracing::error!(%error, "invalidating the tokens of a user failed");
-            Failure::database()
-        })
+        let started = self.context.clock.estimate();
+        let mut invalidation = Invalidation::start(self, reason, caller);
+        let mut after = Some(SlotKey::default());
+        while let Some(key) = after {
+            let (user_id, caller) = (user_id.clone(), invalidation.caller.clone());
+            let batch = invalidation.run(|pool| async move {
+                void_slots(&pool, &user_id, &key, reason, &caller).await
+            });
+            let (invalidated, last) = batch.await?;
+            invalidation.invalidated += invalidated;
+            after = last;
+        }
+        let list = move |pool| {
+            let user_id = user_id.clone();
+            async move { list_tokens_of_user(&pool, &user_id, started).await }
+        };
+        invalidation.invalidate_listed(list).await
     }
 
     /// Returns the record of the token with this token string.
@@ -79,16 +107,92 @@ impl Vendor {
             .await
     }
 
-    async fn invalidate_by_id(
-        &self,
-        id: Uuid,
-        reason: InvalidationReason,
-        caller: Caller,
-    ) -> Result<bool, Failure> {
+    async fn find(&self, id: Uuid) -> Result<Option<Token>, Failure> {
         self.context
-            .run_query("invalidate a token", move |pool| async move {
-                invalidate_token(&pool, id, reason, &caller).await
+            .run_query("read a token", move |pool| async move {
+                find_token(&pool, id).await
             })
             .await
     }
+}
+
+/// An invalidation of any number of tokens, in batches.
+struct Invalidation<'a> {
+    vendor: &'a Vendor,
+    reason: InvalidationReason,
+    caller: Caller,
+    deadline: Instant,
+    /// The number of tokens that were invalidated so far.
+    invalidated: u64,
+}
+
+impl<'a> Invalidation<'a> {
+    fn start(vendor: &'a Vendor, reason: InvalidationReason, caller: Caller) -> Self {
+        Invalidation {
+            vendor,
+            reason,
+            caller,
+            deadline: Instant::now() + INVALIDATION_TIMEOUT,
+            invalidated: 0,
+        }
+    }
+
+    /// Invalidates the listed tokens until the list is empty, and returns the number of all invalidated tokens.
+    ///
+    /// Each list is a new read after the last change. A token that was invalidated and is listed again shows that the
+    /// change is not visible, and ends the invalidation with an error.
+    async fn invalidate_listed<F, Fut>(mut self, list: F) -> Result<u64, Failure>
+    where
+        F: Fn(PgPool) -> Fut,
+        Fut: Future<Output = Result<Vec<TokenKey>, DbError>> + Send + 'static,
+    {
+        let mut changed = Vec::new();
+        loop {
+            let listed = self.run(&list).await?;
+            if listed.is_empty() {
+                return Ok(self.invalidated);
+            }
+            if listed.iter().any(|token| changed.contains(token)) {
+                tracing::error!("an invalidated token is still valid in a new read");
+                return Err(incomplete());
+            }
+            for tokens in listed.chunk_by(|one, next| one.user_id == next.user_id) {
+                let user_id = tokens[0].user_id.clone();
+                let ids: Vec<Uuid> = tokens.iter().map(|token| token.id).collect();
+                let (reason, caller) = (self.reason, self.caller.clone());
+                self.invalidated += self
+                    .run(|pool| async move {
+                        invalidate_tokens(&pool, &user_id, &ids, reason, &caller).await
+                    })
+                    .await?;
+            }
+            changed = listed;
+        }
+    }
+
+    /// Runs one database step, unless the time is over. A step has the 5 s of
+    /// [`Database::run`](crate::db::Database::run).
+    async fn run<T, F, Fut>(&self, step: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: FnOnce(PgPool) -> Fut,
+        Fut: Future<Output = Result<T, DbError>> + Send + 'static,
+    {
+        if Instant::now() >= self.deadline {
+            tracing::warn!(
+                invalidated = self.invalidated,
+                "an invalidation ran out of time"
+            );
+            return Err(incomplete());
+        }
+        self.vendor.context.db.run(step).await.map_err(|error| {
+            tracing::error!(%error, invalidated = self.invalidated, "an invalidation failed");
+            incomplete()
+        })
+    }
+}
+
+fn incomplete() -> Failure {
+    let detail = "some tokens may still be valid; what was invalidated stays so, and a repeated request continues";
+    Failure::new(FailureKind::DatabaseUnavailable, detail)
 }

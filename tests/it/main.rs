@@ -33,6 +33,7 @@ mod health;
 mod herd;
 mod invalidation;
 mod issue_request;
+mod large_invalidations;
 mod layers;
 mod lists;
 mod local_postgres;

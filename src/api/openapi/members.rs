@@ -64,7 +64,7 @@ pub fn member(name: &str) -> Value {
         "maxRuntimeSeconds" => json!({"type": "integer", "minimum": RUNTIMES.start(), "maximum": RUNTIMES.end(),
             "default": CleanupOptions::default().max_runtime.as_secs(), "description": "The maximum run time of the pass, in seconds."}),
         "expired" => count("The number of expired tokens that were marked as expired and whose token string was deleted."),
-        "abandonedMints" => count("The number of unfinished mints that were marked as unknown."),
+        "abandonedMints" => count("The number of unfinished mints that were closed. They failed if the provider was not called, otherwise their outcome is unknown."),
         "purgedTokens" => count("The number of token records past retention that were deleted."),
         "purgedMints" => count("The number of mint records past retention that were deleted."),
         "purgedCombinations" => count("The number of combinations past retention that were deleted."),

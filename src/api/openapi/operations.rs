@@ -45,11 +45,14 @@ fn operation_doc(id: &str) -> Value {
             "requestBody": json_body("LookUpToken"), "responses": {"200": json_response("The token record.", "TokenRecord", &[])},
             "problems": [ProblemKind::NotFound.slug()]}),
         "invalidate_token" => json!({"tags": ["tokens"], "summary": "Invalidates a token",
-            "description": "After the response, no replica hands out the token again. Repeated requests succeed and keep the first reason.",
+            "description": "After the response, no replica hands out the token again. Repeated requests succeed and keep the first reason. A 503 \
+                means that the token may still be valid.",
             "requestBody": json_body("InvalidateToken"), "responses": {"200": json_response("The token record after the change.", "TokenRecord", &[])}}),
         "invalidate_tokens" => json!({"tags": ["tokens"], "summary": "Invalidates the tokens of a user or a token string",
             "description": "Invalidates all valid tokens of the user, or every token with the token string. After the response, no replica hands \
-                them out again. For a user, this includes tokens that are being minted during the request.",
+                them out again. For a user, this includes tokens that are being minted during the request.\n\nMany tokens are invalidated \
+                in batches, which may take up to 35 s. A 503 means that some tokens may still be valid. What was invalidated stays so, and a \
+                repeated request continues. The number in the response counts this request only.",
             "requestBody": json_body("InvalidateTokens"), "responses": {"200": json_response("The number of tokens that were invalidated.", "Invalidated", &[])}}),
         "list_events" => json!({"tags": ["audit"], "summary": "Lists audit events",
             "description": "Returns the events that match all given filters, in pages. The list may be read from a standby and may lag \
