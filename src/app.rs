@@ -91,7 +91,8 @@ impl Service {
             .map(|options| schema::open_standby_pool(options, config.database.max_connections))
             .map(Database::new);
 
-        let clock = Arc::new(DatabaseClock::starting_at(now.max(newest)));
+        let clock = Arc::new(DatabaseClock::starting_at(newest));
+        clock.observe(now);
         let (stop_writer, mints) = (CancellationToken::new(), TaskTracker::new());
         let metrics = Families::at_zero();
         let (handouts, writer) = HandoutWriter::start(

@@ -63,6 +63,8 @@ families! {
         "Calls to the provider left in the rolling hour, over all replicas.";
     circuit_open: CountGauge,
         "1 while the circuit breaker is open because calls to the provider fail, otherwise 0.";
+    clock_skew_seconds: Gauge,
+        "Seconds between the database's clock and the clock of this replica, or the latest database time that this replica has seen, whichever is more.";
     audit_queue_depth: CountGauge,
         "Handouts queued for the handout writer.";
     audit_batch_size: Histogram in buckets(1.0, 10),

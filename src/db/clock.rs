@@ -1,21 +1,20 @@
-//! An estimate of the database's clock, with a lower bound.
+//! The time that the service decides by: the database's clock, with a lower bound.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
-/// The rate at which the lower bound grows, relative to the monotonic clock. A database clock that is less than 0.1 %
-/// slow therefore stays ahead of the lower bound.
-const LOWER_BOUND_RATE: f64 = 0.999;
+/// The difference up to which the database's and the service's clock count as equal.
+const AGREE_WITHIN: TimeDelta = TimeDelta::minutes(1);
 
-/// The maximum lag of the database's clock behind the lower bound. Beyond it, the replica mints nothing, because the
-/// life of a token would count from the lagging clock.
-pub const STEP_TOLERANCE: TimeDelta = TimeDelta::seconds(2);
+/// The lead over clocks that agree beyond which a time is wrong. No service dates anything that far ahead.
+pub const MAX_LEAD: TimeDelta = TimeDelta::days(1);
 
-/// Remembers the latest time of the database, and estimates its time between two observations.
+/// The lower bound of the time: the highest database time seen, plus the monotonic time since then.
 ///
-/// The lower bound keeps a database clock that steps back from reviving an expired token.
+/// *Now* is the later of the database's clock and the lower bound. Tokens are dated and judged by it. A database clock
+/// that steps back therefore revives no expired token and stops no mint.
 #[derive(Debug)]
 pub struct DatabaseClock(Mutex<Observation>);
 
@@ -23,35 +22,35 @@ pub struct DatabaseClock(Mutex<Observation>);
 struct Observation {
     time: DateTime<Utc>,
     at: Instant,
+    /// The largest difference between the clocks at the last observation.
+    skew: TimeDelta,
 }
 
 impl DatabaseClock {
-    /// Starts at a time of the database: its clock or its newest event, whichever is later.
-    pub fn starting_at(time: DateTime<Utc>) -> Self {
+    /// Starts at the time of the newest event.
+    pub fn starting_at(newest_event: DateTime<Utc>) -> Self {
         DatabaseClock(Mutex::new(Observation {
-            time,
+            time: newest_event,
             at: Instant::now(),
+            skew: TimeDelta::zero(),
         }))
     }
 
     /// Records a time that was just read from the database's clock.
     pub fn observe(&self, time: DateTime<Utc>) {
-        let now = Instant::now();
-        let mut observation = self.observation();
-        if time > observation.lower_bound(now) {
-            *observation = Observation { time, at: now };
-        }
+        self.observation()
+            .update(time, service_time(), Instant::now());
     }
 
-    /// Returns the highest time seen, plus 0.999 of the monotonic time since then.
+    /// Returns the lower bound, in microseconds, which is the precision of Postgres.
     pub fn lower_bound(&self) -> DateTime<Utc> {
         self.observation().lower_bound(Instant::now())
     }
 
-    /// Estimates the database's clock, in microseconds, which is the precision of Postgres.
-    pub fn estimate(&self) -> DateTime<Utc> {
-        let observation = *self.observation();
-        (observation.time + time_delta(observation.at.elapsed())).trunc_subsecs(6)
+    /// Returns the difference between the database's clock and the service's clock or the lower bound, whichever is
+    /// larger.
+    pub fn skew(&self) -> TimeDelta {
+        self.observation().skew
     }
 
     fn observation(&self) -> MutexGuard<'_, Observation> {
@@ -62,10 +61,33 @@ impl DatabaseClock {
 }
 
 impl Observation {
+    /// Raises the lower bound to a later time. Lowers it if it is wrong: over [`MAX_LEAD`] ahead of clocks that agree.
+    fn update(&mut self, time: DateTime<Utc>, service: DateTime<Utc>, at: Instant) {
+        let lower_bound = self.lower_bound(at);
+        let difference = (time - service).abs();
+        let is_wrong = difference < AGREE_WITHIN && lower_bound - time.max(service) > MAX_LEAD;
+        if is_wrong {
+            tracing::warn!(%lower_bound, database_time = %time, "ignoring a time that is over a day ahead of the clocks");
+        }
+        if is_wrong || time > lower_bound {
+            (self.time, self.at) = (time, at);
+        }
+        self.skew = difference.max(self.lower_bound(at) - time);
+    }
+
     fn lower_bound(&self, now: Instant) -> DateTime<Utc> {
         let passed = now.saturating_duration_since(self.at);
-        self.time + time_delta(passed.mul_f64(LOWER_BOUND_RATE))
+        (self.time + time_delta(passed)).trunc_subsecs(6)
     }
+}
+
+/// Returns the time of the service's clock. It never decides alone, because the clocks of replicas differ.
+pub fn service_time() -> DateTime<Utc> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the only reading of this clock next to the database's"
+    )]
+    Utc::now()
 }
 
 fn time_delta(duration: Duration) -> TimeDelta {
@@ -76,25 +98,45 @@ fn time_delta(duration: Duration) -> TimeDelta {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_step_back_lowers_neither_the_lower_bound_nor_the_estimate() {
-        let start = Utc::now();
-        let clock = DatabaseClock::starting_at(start);
-        clock.observe(start + TimeDelta::hours(1));
-        clock.observe(start - TimeDelta::hours(1));
-        assert!(clock.lower_bound() >= start + TimeDelta::hours(1));
-        assert!(clock.estimate() >= (start + TimeDelta::hours(1)).trunc_subsecs(6));
+    fn observation(time: DateTime<Utc>) -> Observation {
+        Observation {
+            time,
+            at: Instant::now(),
+            skew: TimeDelta::zero(),
+        }
     }
 
     #[test]
-    fn the_lower_bound_lags_86_seconds_per_day() {
-        let observation = Observation {
-            time: Utc::now(),
-            at: Instant::now(),
-        };
-        let day = Duration::from_secs(86_400);
-        let lower_bound = observation.lower_bound(observation.at + day);
-        assert!(lower_bound < observation.time + TimeDelta::days(1) - TimeDelta::seconds(80));
-        assert!(lower_bound > observation.time + TimeDelta::days(1) - TimeDelta::seconds(90));
+    fn a_step_back_does_not_lower_the_lower_bound() {
+        let start = Utc::now().trunc_subsecs(6);
+        let mut observation = observation(start);
+        let at = observation.at;
+        observation.update(start + TimeDelta::hours(1), start, at);
+        observation.update(start - TimeDelta::hours(1), start, at);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(
+            observation.lower_bound(at + hour),
+            start + TimeDelta::hours(2)
+        );
+        assert_eq!(observation.skew, TimeDelta::hours(2));
+    }
+
+    #[test]
+    fn only_clocks_that_agree_lower_a_bound_that_is_over_a_day_ahead() {
+        let start = Utc::now().trunc_subsecs(6);
+        for (lead, difference, is_lowered) in [
+            (TimeDelta::days(500), TimeDelta::seconds(59), true),
+            (TimeDelta::days(500), TimeDelta::seconds(-59), true),
+            (TimeDelta::days(500), TimeDelta::minutes(1), false),
+            (TimeDelta::hours(25), TimeDelta::zero(), true),
+            (TimeDelta::hours(24), TimeDelta::zero(), false),
+            (TimeDelta::seconds(5), TimeDelta::zero(), false),
+        ] {
+            let mut observation = observation(start + lead);
+            let at = observation.at;
+            observation.update(start, start + difference, at);
+            let expected = if is_lowered { start } else { start + lead };
+            assert_eq!(observation.lower_bound(at), expected, "{lead} {difference}");
+        }
     }
 }

@@ -227,18 +227,18 @@ impl WriterConnection {
         }
     }
 
-    /// Checks that the server can be used, and that it commits a write.
+    /// Checks that the server can be used, and that it commits a write. Returns the database's clock.
     ///
     /// # Errors
     /// Returns the errors of [`get`](Self::get), and fails if the record does not commit.
-    pub async fn check(&mut self) -> Result<(), DbError> {
+    pub async fn check(&mut self) -> Result<DateTime<Utc>, DbError> {
         let connection = self.get().await?;
         fitness::check_primary(connection).await?;
         // Writes a record to the write-ahead log and nothing to a table. Its COMMIT waits as that of an event.
-        sqlx::query("SELECT pg_logical_emit_message(true, 'token-vendor', 'check')")
-            .execute(connection)
-            .await?;
-        Ok(())
+        let check = sqlx::query_scalar(
+            "SELECT clock_timestamp() FROM pg_logical_emit_message(true, 'token-vendor', 'check')",
+        );
+        Ok(check.fetch_one(connection).await?)
     }
 }
 

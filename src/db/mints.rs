@@ -1,7 +1,5 @@
 //! Records of mints: the claim before the calls to the provider, the finish or the failure after them.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -23,7 +21,7 @@ pub struct Claim {
     pub replica: Uuid,
     /// The caller whose request starts the mint.
     pub caller: Caller,
-    /// The database's clock when the slot was read.
+    /// The time when the slot was read: the later of the database's clock and its lower bound.
     pub now: DateTime<Utc>,
     /// The end of the lease.
     pub lease_until: DateTime<Utc>,
@@ -38,7 +36,7 @@ pub struct Claim {
 pub struct Lease {
     /// The epoch that fences the finish.
     pub epoch: i64,
-    /// The database's clock at the claim. The life of the token counts from this time.
+    /// The time of the claim, never before [`Claim::now`]. The life of the token counts from this time.
     pub claimed_at: DateTime<Utc>,
 }
 
@@ -56,7 +54,9 @@ pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, D
                ON CONFLICT (user_id, country, bank, access) DO UPDATE
                SET lease_holder = excluded.lease_holder, lease_epoch = s.lease_epoch + 1,
                    lease_until = excluded.lease_until, claimed_at = excluded.claimed_at
-               WHERE s.lease_until <= $7 AND s.cooldown_until <= $7
+               -- A lease or a cooldown that ends over a day later was dated by a wrong clock, and does not hold.
+               WHERE (s.lease_until <= $7 OR s.lease_until > $7 + interval '1 day')
+                 AND (s.cooldown_until <= $7 OR s.cooldown_until > $7 + interval '1 day')
                  AND (s.usable_until <= $8 OR s.minted_seq = $9)
                RETURNING s.lease_epoch
            ), abandoned AS (
@@ -80,7 +80,7 @@ pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, D
            )
            INSERT INTO mints (user_id, id, country, bank, access, lifetime, lease_epoch, holder,
                               client, request_id, source_ip, started_at, started_attempts)
-           SELECT $1, $5, $2, $3, $4, $11, claim.lease_epoch, $12, $13, $14, $15, clock_timestamp(), 0
+           SELECT $1, $5, $2, $3, $4, $11, claim.lease_epoch, $12, $13, $14, $15, greatest(clock_timestamp(), $7), 0
            FROM claim
            RETURNING lease_epoch AS epoch, started_at AS claimed_at"#,
         &*combination.user_id,
@@ -157,12 +157,14 @@ pub struct Finish {
     pub calls: CallSummary,
     /// The id of the `token.minted` event.
     pub event_id: Uuid,
+    /// The lower bound of the time at which the token is recorded.
+    pub lower_bound: DateTime<Utc>,
 }
 
 /// The result of recording a token.
 #[derive(Clone, Copy, Debug)]
 pub struct Finished {
-    /// The time at which the token was recorded, by the database's clock.
+    /// The time at which the token was recorded.
     pub issued_at: DateTime<Utc>,
     /// True if the user's tokens were invalidated during the mint. The token is then recorded as invalidated.
     pub is_voided: bool,
@@ -179,7 +181,7 @@ pub async fn finish_mint(pool: &PgPool, finish: &Finish) -> Result<Option<Finish
     // the statement contains the superseded token, because that token was committed before the claim.
     let row = sqlx::query!(
         r#"WITH slot AS (
-               SELECT token_id AS old_id, void_reason, clock_timestamp() AS now,
+               SELECT token_id AS old_id, void_reason, greatest(clock_timestamp(), $22) AS now,
                       lease_holder = $5 AND lease_epoch = $6 AS holds,
                       void_epoch >= $6 AS voided
                FROM slots
@@ -246,6 +248,7 @@ pub async fn finish_mint(pool: &PgPool, finish: &Finish) -> Result<Option<Finish
         claim.caller.client,
         claim.caller.request_id,
         claim.caller.source_ip,
+        finish.lower_bound,
     )
     .fetch_optional(pool)
     .await?;
@@ -285,19 +288,19 @@ pub struct FailedMint {
     pub is_unknown: bool,
     /// The summary of the calls.
     pub calls: CallSummary,
-    /// The time for which the combination repeats the failure.
-    pub cooldown: Duration,
+    /// The end of the time for which the combination repeats the failure.
+    pub cooldown_until: DateTime<Utc>,
 }
 
 impl FailedMint {
     /// Creates the record of a claim that its flight abandoned before any call. It has no cooldown.
     pub fn abandoned(claim: Claim) -> Self {
         FailedMint {
+            cooldown_until: claim.now,
             claim,
             failure: Failure::database(),
             is_unknown: false,
             calls: CallSummary::default(),
-            cooldown: Duration::ZERO,
         }
     }
 }
@@ -332,8 +335,7 @@ pub async fn fail_mint(pool: &PgPool, failed: &FailedMint) -> Result<(), DbError
     sqlx::query!(
         "WITH slot AS (
              UPDATE slots
-             SET lease_until = '-infinity', failure = $6,
-                 cooldown_until = statement_timestamp() + make_interval(secs => $7)
+             SET lease_until = '-infinity', failure = $6, cooldown_until = $7
              WHERE user_id = $1 AND country = $2 AND bank = $3 AND access = $4
                AND lease_holder = $5 AND lease_until > '-infinity'
              RETURNING user_id
@@ -356,7 +358,7 @@ pub async fn fail_mint(pool: &PgPool, failed: &FailedMint) -> Result<(), DbError
         combination.access.bits(),
         claim.mint_id,
         stored,
-        failed.cooldown.as_secs_f64(),
+        failed.cooldown_until,
         outcome,
         failure.kind.name(),
         calls.attempts,

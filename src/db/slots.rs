@@ -17,12 +17,26 @@ pub struct StoredToken {
     pub token: Token,
     /// The input of [`KeyRing::decrypt`](crate::crypto::KeyRing::decrypt).
     pub ciphertext: Vec<u8>,
+    /// The time at which the mint of the token was claimed. Its life counts from this time.
+    pub started_at: Option<DateTime<Utc>>,
 }
 
 impl StoredToken {
-    /// Returns the remaining life at that time. It is negative for an expired token.
-    pub fn life(&self, at: DateTime<Utc>) -> TimeDelta {
-        self.token.ends_at - at
+    /// Returns the remaining life: until `ends_at`, or by the service's clock, whichever is shorter. It is negative for
+    /// an expired token.
+    ///
+    /// The id of a mint contains the service's time. A token therefore also ends if a wrong database clock dated it too
+    /// late, or if another replica dated it by a higher lower bound.
+    pub fn life(&self, now: DateTime<Utc>, service_time: DateTime<Utc>) -> TimeDelta {
+        let Token { id, ends_at, .. } = self.token;
+        let minted_at = id.get_timestamp().and_then(|timestamp| {
+            let (seconds, nanoseconds) = timestamp.to_unix();
+            DateTime::from_timestamp(seconds.try_into().ok()?, nanoseconds)
+        });
+        let by_service = minted_at
+            .zip(self.started_at)
+            .map(|(minted_at, started_at)| (ends_at - started_at) - (service_time - minted_at));
+        (ends_at - now).min(by_service.unwrap_or(TimeDelta::MAX))
     }
 }
 
@@ -35,6 +49,7 @@ struct PointerRow {
     ends_at: DateTime<Utc>,
     fingerprint: String,
     ciphertext: Vec<u8>,
+    started_at: Option<DateTime<Utc>>,
 }
 
 impl PointerRow {
@@ -53,6 +68,7 @@ impl PointerRow {
                 fingerprint: read_fingerprint(&self.fingerprint)?,
             },
             ciphertext: self.ciphertext,
+            started_at: self.started_at,
         })
     }
 }
@@ -61,9 +77,9 @@ impl PointerRow {
 #[derive(Debug)]
 pub struct Slot {
     /// The database's clock at the time of the read.
+    pub database_time: DateTime<Utc>,
+    /// The later of `database_time` and the lower bound of the clock.
     pub now: DateTime<Utc>,
-    /// The later of `now` and the lower bound of the clock. The validity of tokens is judged at this time.
-    pub judged_at: DateTime<Utc>,
     /// The current token if it is valid, even if little of its life remains.
     pub pointer: Option<StoredToken>,
     /// True if [`point_slot`] can change the pointer: the current token was invalidated, or another token that may be
@@ -81,8 +97,8 @@ pub struct Slot {
 
 /// Reads the slot of a combination and its current token.
 ///
-/// Judges tokens at the later of the database's clock and `lower_bound`. `min_life` is the remaining life that another
-/// token must have to be worth pointing to.
+/// Judges tokens, the lease and the cooldown at the later of the database's clock and `lower_bound`. `min_life` is the
+/// remaining life that another token must have to be worth pointing to.
 pub async fn find_slot(
     pool: &PgPool,
     combination: &Combination,
@@ -90,28 +106,31 @@ pub async fn find_slot(
     min_life: Duration,
 ) -> Result<Slot, DbError> {
     let row = sqlx::query!(
-        r#"SELECT c.now AS "now!", c.judged AS "judged_at!",
-                  coalesce(s.usable_until > '-infinity' AND s.usable_until <= c.judged, false) AS "is_stale!",
+        r#"SELECT c.database_time AS "database_time!", c.now AS "now!",
+                  coalesce(s.usable_until > '-infinity' AND s.usable_until <= c.now, false) AS "is_stale!",
                   coalesce(s.minted_seq, 0) AS "minted_seq!",
-                  coalesce(s.lease_until > c.now, false) AS "is_leased!",
-                  CASE WHEN s.cooldown_until > c.now THEN s.failure END AS failure,
-                  (t.id IS NULL AND coalesce(s.usable_until > c.judged, false))
-                  OR ((t.id IS NULL OR t.ends_at <= c.judged + make_interval(secs => $6))
+                  -- A lease or a cooldown that ends over a day later was dated by a wrong clock, and does not hold.
+                  coalesce(s.lease_until > c.now AND s.lease_until <= c.now + interval '1 day', false) AS "is_leased!",
+                  CASE WHEN s.cooldown_until > c.now AND s.cooldown_until <= c.now + interval '1 day'
+                       THEN s.failure END AS failure,
+                  (t.id IS NULL AND coalesce(s.usable_until > c.now, false))
+                  OR ((t.id IS NULL OR t.ends_at <= c.now + make_interval(secs => $6))
                       AND EXISTS (SELECT FROM tokens o
                                   WHERE o.user_id = $1 AND o.country = $2 AND o.bank = $3 AND o.access = $4
-                                    AND o.is_valid AND o.ends_at > c.judged + make_interval(secs => $6)
+                                    AND o.is_valid AND o.ends_at > c.now + make_interval(secs => $6)
                                     AND (coalesce(s.void_epoch, 0) = 0
                                          OR EXISTS (SELECT FROM mints m WHERE m.user_id = $1 AND m.id = o.id
                                                       AND m.lease_epoch > s.void_epoch))))
                     AS "wants_pointing!",
                   t.id AS "id?", t.lifetime AS "lifetime?", t.issued_at AS "issued_at?",
                   t.expiration AS "expiration?", t.ends_at AS "ends_at?",
-                  t.fingerprint AS "fingerprint?", t.ciphertext AS "ciphertext?"
-           FROM (SELECT n.now, greatest(n.now, $5) AS judged
-                 FROM (SELECT clock_timestamp() AS now) n) c
+                  t.fingerprint AS "fingerprint?", t.ciphertext AS "ciphertext?", m.started_at AS "started_at?"
+           FROM (SELECT d.database_time, greatest(d.database_time, $5) AS now
+                 FROM (SELECT clock_timestamp() AS database_time) d) c
            LEFT JOIN slots s ON s.user_id = $1 AND s.country = $2 AND s.bank = $3 AND s.access = $4
            LEFT JOIN tokens t ON t.user_id = $1 AND t.id = s.token_id
-                             AND t.is_valid AND t.superseded_at IS NULL AND t.ends_at > c.judged"#,
+                             AND t.is_valid AND t.superseded_at IS NULL AND t.ends_at > c.now
+           LEFT JOIN mints m ON m.user_id = $1 AND m.id = t.id"#,
         &*combination.user_id,
         combination.country_key(),
         combination.bank_key(),
@@ -130,6 +149,7 @@ pub async fn find_slot(
         ends_at: row.ends_at.unwrap_or_default(),
         fingerprint: row.fingerprint.unwrap_or_default(),
         ciphertext: row.ciphertext.unwrap_or_default(),
+        started_at: row.started_at,
     });
     let pointer = pointer
         .map(|row| row.into_stored(combination))
@@ -140,8 +160,8 @@ pub async fn find_slot(
         what: error.to_string(),
     })?;
     Ok(Slot {
+        database_time: row.database_time,
         now: row.now,
-        judged_at: row.judged_at,
         pointer,
         wants_pointing: row.wants_pointing,
         is_stale: row.is_stale,
@@ -183,7 +203,8 @@ pub async fn point_slot(
     let Some(slot) = slot else { return Ok(None) };
     let best = sqlx::query_as!(
         PointerRow,
-        "SELECT id, lifetime, issued_at, expiration, ends_at, fingerprint, ciphertext
+        "SELECT id, lifetime, issued_at, expiration, ends_at, fingerprint, ciphertext,
+                (SELECT m.started_at FROM mints m WHERE m.user_id = $1 AND m.id = t.id) AS started_at
          FROM tokens t
          WHERE user_id = $1 AND country = $2 AND bank = $3 AND access = $4
            AND is_valid AND ends_at > greatest(clock_timestamp(), $5) + make_interval(secs => $6)

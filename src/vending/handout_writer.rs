@@ -122,7 +122,7 @@ impl HandoutWriter {
         let (reply, is_recorded) = oneshot::channel();
         let handout = Handout {
             event_id: Uuid::now_v7(),
-            occurred_at: self.clock.estimate(),
+            occurred_at: self.clock.lower_bound(),
             cached,
             caller,
             min_life,
@@ -182,11 +182,12 @@ impl WriterTask {
         }
     }
 
-    /// Checks that the server can be used and commits. Opens the connection if there is none.
+    /// Checks that the server can be used and commits, and reads its clock. Opens the connection if there is none.
     async fn check(&mut self) {
         let checked = self.timeout.run(self.connection.check()).await;
-        if let Err(error) = &checked {
-            self.give_up_connection(error);
+        match &checked {
+            Ok(database_time) => self.clock.observe(*database_time),
+            Err(error) => self.give_up_connection(error),
         }
         self.note(checked.as_ref().err());
     }

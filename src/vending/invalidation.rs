@@ -78,7 +78,7 @@ impl Vendor {
         reason: InvalidationReason,
         caller: Caller,
     ) -> Result<u64, Failure> {
-        let started = self.context.clock.estimate();
+        let started = self.context.clock.lower_bound();
         let mut invalidation = Invalidation::start(self, reason, caller);
         let mut after = Some(SlotKey::default());
         while let Some(key) = after {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
@@ -186,7 +187,7 @@ impl Vendor {
         self.context.settings.min_remaining
     }
 
-    /// Sets the gauges of cache entries, queued handouts and the circuit breaker.
+    /// Sets the gauges of cache entries, queued handouts, the circuit breaker and the clocks.
     pub fn measure(&self) {
         let metrics = &self.context.metrics;
         metrics.cache_entries.set(self.context.cache.entries());
@@ -195,6 +196,13 @@ impl Vendor {
             .set(self.handouts.queue_depth() as u64);
         let is_open = self.context.upstream.circuit.is_open();
         metrics.circuit_open.set(u64::from(is_open));
+        let skew = self.clock_skew().as_seconds_f64();
+        metrics.clock_skew_seconds.set(skew);
+    }
+
+    /// Returns the difference between the clocks, as [`DatabaseClock::skew`](crate::db::clock::DatabaseClock::skew).
+    pub fn clock_skew(&self) -> TimeDelta {
+        self.context.clock.skew()
     }
 
     /// Returns the attempts left in the hourly budget of all replicas, or `None` if there is no limit.

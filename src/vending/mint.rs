@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tracing::{Instrument, error_span};
@@ -17,7 +17,7 @@ use super::cache::CachedToken;
 use super::context::{Context, QUERY_TIMEOUT, database_span};
 use super::request::TokenRequest;
 use crate::db::budget::{Attempt, take_attempt};
-use crate::db::clock::STEP_TOLERANCE;
+use crate::db::clock::service_time;
 use crate::db::mints::{
     CallSummary, Claim, FailedMint, Finish, Finished, Lease, claim_mint, fail_mint, finish_mint,
     start_attempt,
@@ -49,16 +49,10 @@ pub(super) async fn try_mint(
     slot: &Slot,
     read_at: Instant,
 ) -> Result<Option<Arc<CachedToken>>, Failure> {
-    if context.clock.lower_bound() - slot.now > STEP_TOLERANCE {
-        tracing::error!(
-            database_time = %slot.now,
-            "the database clock stepped back; no token is minted until it catches up"
-        );
-        return Err(Failure::database());
-    }
     let _permit = context.upstream.reserve(PERMIT_TIMEOUT).await?;
     context.upstream.circuit.admit()?;
     let lease_length = context.settings.upstream_timeout + LEASE_MARGIN;
+    let fresh_until = slot.now + request.min_life;
     let claim = Claim {
         mint_id: Uuid::now_v7(),
         combination: request.combination.clone(),
@@ -67,7 +61,11 @@ pub(super) async fn try_mint(
         caller: caller.clone(),
         now: slot.now,
         lease_until: slot.now + lease_length,
-        fresh_until: slot.judged_at + request.min_life,
+        fresh_until: match &slot.pointer {
+            // By the service's clock, the current token has too little life, whatever its `ends_at` says.
+            Some(pointer) if !request.renew => fresh_until.max(pointer.token.ends_at),
+            _ => fresh_until,
+        },
         renew_since: request.renew.then_some(slot.minted_seq),
     };
     let claimed_at = Instant::now();
@@ -82,11 +80,8 @@ pub(super) async fn try_mint(
         lease_deadline: read_at + lease_length,
         claimed_at,
     };
-    // The lease counts from the read. Give up if the database clock stepped back since, or if the claim
-    // used more than half of the lease.
-    if claim_delay < TimeDelta::zero()
-        || claim_delay.to_std().unwrap_or_default() > lease_length / 2
-    {
+    // The lease counts from the read. Give up if the claim used more than half of it.
+    if claim_delay.to_std().unwrap_or_default() > lease_length / 2 {
         let calls = CallSummary::default();
         return Err(mint.fail(Failure::database().into(), &calls).await);
     }
@@ -277,7 +272,8 @@ impl Mint<'_> {
         calls: CallSummary,
     ) -> Result<Option<Arc<CachedToken>>, Failure> {
         let claim = &self.claim;
-        let life = granted_life(&minted, claim.lifetime);
+        let lower_bound = self.context.clock.lower_bound();
+        let life = granted_life(&minted, claim.lifetime, lower_bound.max(service_time()));
         let finish = Finish {
             claim: claim.clone(),
             lease: self.lease,
@@ -291,6 +287,7 @@ impl Mint<'_> {
             fingerprint: self.context.keys.fingerprint(minted.token_string.expose()),
             calls,
             event_id: Uuid::now_v7(),
+            lower_bound,
         };
         let fingerprint = finish.fingerprint;
         let (done, finished) = oneshot::channel();
@@ -305,7 +302,6 @@ impl Mint<'_> {
             return Err(Failure::database());
         };
         let finished = finished?;
-        self.context.clock.observe(finished.issued_at);
         if finished.is_voided {
             return Ok(None);
         }
@@ -360,7 +356,7 @@ impl Mint<'_> {
             failure: failure.clone(),
             is_unknown,
             calls: calls.clone(),
-            cooldown,
+            cooldown_until: self.context.clock.lower_bound() + cooldown,
         };
         let recording = record_failed(self.context.clone(), failed);
         let recording = self.context.tracker.spawn(recording.in_current_span());
@@ -376,15 +372,18 @@ fn note_error(calls: &mut CallSummary, error: &CallError) {
     calls.identifier = answer.and_then(|answer| answer.identifier.clone());
 }
 
-/// Returns the life that the provider granted, at most the requested lifetime. If it granted less, the
-/// life is shortened by another second, because its `Date` header has whole seconds.
-fn granted_life(minted: &Minted, lifetime: i32) -> Duration {
+/// Returns the life that the provider granted, at most the requested lifetime.
+///
+/// If it granted less, the life is one second less, because its `Date` header has whole seconds. Without a `Date`, the
+/// life is measured at `now` and is 2 s less, because the clocks of the provider and of this service differ.
+fn granted_life(minted: &Minted, lifetime: i32, now: DateTime<Utc>) -> Duration {
     let requested = TimeDelta::seconds(i64::from(lifetime));
     let life = match minted.life {
-        Some(life) if life < requested => life - TimeDelta::seconds(1),
-        _ => requested,
+        Some(life) if life >= requested => requested,
+        Some(life) => life - TimeDelta::seconds(1),
+        None => minted.expiration - now - TimeDelta::seconds(2),
     };
-    life.to_std().unwrap_or_default()
+    life.min(requested).to_std().unwrap_or_default()
 }
 
 /// Records a mint without a token and ends its lease. If that fails, the next claim or the cleanup closes the mint.

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use tokio::time::sleep;
 
 use super::cache::CachedToken;
 use super::context::Context;
 use super::mint::try_mint;
 use super::request::{ForwardReason, TokenRequest};
+use crate::db::clock::service_time;
 use crate::db::slots::{Slot, StoredToken, find_slot, point_slot};
 use crate::model::{Caller, Failure, FailureKind, TokenWithSecret};
 
@@ -62,14 +63,15 @@ pub(super) async fn resolve_token(
                 reason,
             })
         };
+        let life = |stored: &StoredToken| stored.life(slot.now, service_time());
         let cache =
-            |stored, is_new| decrypt_and_cache(&context, stored, slot.judged_at, read_at, is_new);
+            |stored, is_new| decrypt_and_cache(&context, stored, life(stored), read_at, is_new);
         if let Some(pointer) = &slot.pointer {
             let is_new = slot.minted_seq > seen;
             if is_new && request.is_satisfied_by_mint(pointer.token.lifetime) {
                 return resolved(cache(pointer, true)?, TokenOrigin::MintedElsewhere);
             }
-            if !request.renew && pointer.life(slot.judged_at) > min_life {
+            if !request.renew && life(pointer) > min_life {
                 return resolved(cache(pointer, false)?, TokenOrigin::Stored);
             }
         }
@@ -85,6 +87,7 @@ pub(super) async fn resolve_token(
         if slot.wants_pointing
             && !request.renew
             && let Some(stored) = repoint_slot(&context, &request).await?
+            && life(&stored) > min_life
         {
             return resolved(cache(&stored, false)?, TokenOrigin::Stored);
         }
@@ -108,7 +111,7 @@ fn next_poll_delay(waited: Duration) -> Duration {
 
 fn forward_reason(slot: &Slot, request: &TokenRequest, min_life: TimeDelta) -> ForwardReason {
     match &slot.pointer {
-        Some(pointer) if request.renew && pointer.life(slot.judged_at) > min_life => {
+        Some(pointer) if request.renew && pointer.life(slot.now, service_time()) > min_life => {
             ForwardReason::Request
         }
         Some(_) => ForwardReason::Stale,
@@ -128,7 +131,7 @@ async fn read_slot(context: &Context, request: &TokenRequest) -> Result<Slot, Fa
             find_slot(&pool, &combination, lower_bound, min_life).await
         })
         .await?;
-    context.clock.observe(slot.now);
+    context.clock.observe(slot.database_time);
     Ok(slot)
 }
 
@@ -150,15 +153,15 @@ async fn repoint_slot(
 
 /// Decrypts a stored token and caches it.
 ///
-/// The deadline counts from `read_at`, which is before the read, so it is never later than `ends_at`.
-/// `is_new` says that the token was minted while this flight waited.
+/// `life` is the life left. It counts from `read_at`, which is before the read, so the deadline is never later than
+/// `ends_at`. `is_new` says that the token was minted while this flight waited.
 ///
 /// # Errors
 /// Returns `token-unreadable` if no key decrypts the token.
 fn decrypt_and_cache(
     context: &Context,
     stored: &StoredToken,
-    judged_at: DateTime<Utc>,
+    life: TimeDelta,
     read_at: Instant,
     is_new: bool,
 ) -> Result<Arc<CachedToken>, Failure> {
@@ -182,7 +185,7 @@ fn decrypt_and_cache(
             fingerprint: token.fingerprint,
             token_string,
         },
-        deadline: read_at + stored.life(judged_at).to_std().unwrap_or_default(),
+        deadline: read_at + life.to_std().unwrap_or_default(),
         minted_at: is_new.then(Instant::now),
     });
     context.cache.insert(cached.clone());

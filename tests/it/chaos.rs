@@ -58,7 +58,7 @@ async fn claim(db: &PgPool, combination: &Combination, replica: Uuid) -> Option<
         caller: caller(),
         now: slot.now,
         lease_until: slot.now + TimeDelta::milliseconds(30),
-        fresh_until: slot.judged_at + min_life,
+        fresh_until: slot.now + min_life,
         renew_since: fastrand::bool().then_some(slot.minted_seq),
     };
     let lease = claim_mint(db, &claim).await.unwrap()?;
@@ -107,7 +107,7 @@ async fn run_random_action(db: &PgPool, replica: Uuid) {
                         failure: Failure::new(FailureKind::UpstreamFailed, "chaos"),
                         is_unknown: fastrand::bool(),
                         calls: CallSummary::default(),
-                        cooldown: Duration::from_millis(10),
+                        cooldown_until: Utc::now() + TimeDelta::milliseconds(10),
                     };
                     fail_mint(db, &failed).await.unwrap();
                 }
@@ -129,6 +129,7 @@ async fn finish(db: &PgPool, claim: Claim, lease: Lease) {
         fingerprint: std::array::from_fn(|n| claim.mint_id.as_bytes()[n % 16]).into(),
         calls: CallSummary::default(),
         event_id: Uuid::now_v7(),
+        lower_bound: lease.claimed_at,
         claim,
         lease,
     };

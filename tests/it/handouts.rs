@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
-use reqwest::Method;
 use serde_json::json;
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::Executor;
 use token_vendor::db::schema;
 use token_vendor::dev::postgres::{LocalPostgres, LocalPostgresOptions};
 
-use crate::support::{World, cluster, issue_at_once, send};
+use crate::support::{World, cluster, issue_at_once};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_handout_is_on_record_before_its_response() {
@@ -181,85 +180,6 @@ async fn an_expired_token_is_not_handed_out() {
     for replica in [&one, &two] {
         assert_ne!(replica.issue(body.clone()).await.token(), first.token());
     }
-}
-
-/// Shifts the clock of the database: a function in `public` hides the one in `pg_catalog`.
-async fn shift_clock(world: &World, by: &str) {
-    let mut connection = PgConnection::connect(&world.url).await.unwrap();
-    for statement in [
-        "CREATE TABLE IF NOT EXISTS clock_shift (by interval NOT NULL)".to_owned(),
-        "DELETE FROM clock_shift".to_owned(),
-        format!("INSERT INTO clock_shift VALUES ('{by}')"),
-        "CREATE OR REPLACE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
-         'SELECT pg_catalog.clock_timestamp() + (SELECT by FROM public.clock_shift)'"
-            .to_owned(),
-        format!(
-            "ALTER DATABASE {} SET search_path = public, pg_catalog",
-            database_name(&world.url)
-        ),
-    ] {
-        connection.execute(sqlx::AssertSqlSafe(statement)).await.unwrap();
-    }
-}
-
-fn database_name(url: &str) -> String {
-    let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
-    options.get_database().unwrap().to_owned()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_database_clock_that_steps_back_revives_no_token() {
-    let world = World::unchecked().await;
-    shift_clock(&world, "0").await;
-    let replica = world.replica().await;
-    let body = json!({"userId": "u-1", "lifetime": 600});
-    let token = replica.issue(body.clone()).await;
-    assert_eq!(token.status, 201);
-
-    // The token expires.
-    shift_clock(&world, "1 hour").await;
-    let newer = replica.issue(body.clone()).await;
-    assert_eq!(newer.status, 201);
-    assert_ne!(newer.token(), token.token());
-
-    // The clock steps back. Neither this replica nor a new one hands out the expired token.
-    world
-        .db
-        .execute("UPDATE tokens SET is_valid = false WHERE ends_at > clock_timestamp() + '1 hour'")
-        .await
-        .unwrap();
-    world
-        .db
-        .execute("UPDATE tokens SET superseded_at = NULL WHERE is_valid")
-        .await
-        .unwrap();
-    shift_clock(&world, "0").await;
-    let new_replica = world.replica().await;
-    for replica in [&replica, &new_replica] {
-        let answer = replica.issue(body.clone()).await;
-        answer.assert_problem(503, "database-unavailable");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_highest_database_time_seen_expires_cached_tokens() {
-    let world = World::new().await;
-    shift_clock(&world, "0").await;
-    let replica = world.replica().await;
-    let body = json!({"userId": "u-1", "lifetime": 600});
-    assert_eq!(replica.issue(body.clone()).await.status, 201);
-    assert_eq!(replica.issue(body.clone()).await.status, 200);
-
-    // An unknown client makes the replica query the database, so it sees the new time.
-    shift_clock(&world, "1 hour").await;
-    let request = replica.anonymous(Method::GET, "/bank/tokens/");
-    send(request.basic_auth("unknown", Some("x"))).await;
-    shift_clock(&world, "0").await;
-
-    replica
-        .issue(body)
-        .await
-        .assert_problem(503, "database-unavailable");
 }
 
 #[tokio::test(flavor = "multi_thread")]

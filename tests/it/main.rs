@@ -24,6 +24,7 @@ mod completions;
 mod console;
 mod console_forms;
 mod console_overview;
+mod database_clock;
 mod database_faults;
 mod denials;
 mod dev;

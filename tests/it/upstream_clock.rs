@@ -42,13 +42,28 @@ async fn clock_skew_of_the_provider_does_not_change_the_life_of_a_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_date_header_the_life_is_the_lifetime() {
+async fn without_a_date_header_the_life_is_the_lesser_of_the_expiration_and_the_lifetime() {
     let world = World::new().await;
     let replica = world.replica().await;
-    world.sandbox.script([Upstream::WithoutDate]);
-    let answer = replica.issue(json!({"userId": "u", "lifetime": 600})).await;
-    assert_eq!(answer.status, 201, "{answer:?}");
-    assert_eq!(life_of_latest(&world).await, 600.0);
+    for (given, least, most) in [(30, 20.0, 29.0), (600, 590.0, 599.0), (9000, 600.0, 600.0)] {
+        let expiration = (Utc::now() + TimeDelta::seconds(given)).to_rfc3339();
+        let body = json!({"tokenString": "t", "expiration": expiration, "isValid": true});
+        let body = body.to_string();
+        let text = format!(
+            "HTTP/1.1 201 Created\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        world.sandbox.script([Upstream::Verbatim { text }]);
+        let request = json!({"userId": format!("given-{given}"), "lifetime": 600});
+        let answer = replica.issue(request).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let life = life_of_latest(&world).await;
+        assert!((least..=most).contains(&life), "{given}: {life}");
+        assert!(
+            answer.body["expiresIn"].as_f64() <= Some(life),
+            "{answer:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::TimeDelta;
 use serde::Serialize;
 use serde_json::json;
 
@@ -18,6 +19,9 @@ const OK: &str = "ok";
 
 /// The minimum number of audit partitions ahead. Fewer mean that the cleanup is failing.
 const MIN_MONTHS_AHEAD: i32 = 2;
+
+/// The difference between the clocks beyond which readiness warns. It includes the duration of a query.
+const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::seconds(2);
 
 /// `GET /health/live`. Succeeds while the process answers.
 pub async fn get_liveness(request: HttpRequest) -> Result<HttpResponse, Problem> {
@@ -65,7 +69,7 @@ async fn check_readiness(state: &ApiState) -> ReadinessView {
     ReadinessView {
         status: if is_ready { OK } else { "unavailable" },
         checks: checks.into(),
-        warnings: list_warnings(health),
+        warnings: list_warnings(health, state.vendor.clock_skew()),
         database: health.map(|health| DatabaseView {
             partitions_ahead_months: health.partitions_ahead,
             synchronous_standby: health.has_synchronous_standby,
@@ -87,15 +91,22 @@ fn check(
     (name, result)
 }
 
-fn list_warnings(health: Option<DatabaseHealth>) -> Vec<String> {
+fn list_warnings(health: Option<DatabaseHealth>, clock_skew: TimeDelta) -> Vec<String> {
     let ahead = health.map_or(MIN_MONTHS_AHEAD, |health| health.partitions_ahead);
-    let warning = (ahead < MIN_MONTHS_AHEAD).then(|| {
+    let partitions = (ahead < MIN_MONTHS_AHEAD).then(|| {
         format!(
             "the audit log has partitions for {ahead} months after this one; \
              check the log of the cleanup"
         )
     });
-    warning.into_iter().collect()
+    let clocks = (clock_skew > MAX_CLOCK_SKEW).then(|| {
+        format!(
+            "the database clock differs by {} s from the clock of this machine or from the latest time that it \
+             showed; synchronise both machines with NTP",
+            clock_skew.num_seconds()
+        )
+    });
+    partitions.into_iter().chain(clocks).collect()
 }
 
 /// The body of `GET /health/ready`.

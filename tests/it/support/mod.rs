@@ -1,6 +1,7 @@
 //! The test harness: a real Postgres, the real sandbox, and the real service on a TCP port.
 
 mod answer;
+mod clock;
 pub mod cluster;
 pub mod document;
 mod invariants;

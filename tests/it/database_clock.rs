@@ -1,0 +1,201 @@
+//! I4, I5, I14: a database clock that steps or is wrong for a while. No step revives a token, stops minting or makes
+//! the cleanup delete what must be kept.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::metrics::scrape;
+use crate::support::{Api, World, eventually, send};
+
+/// Makes the replica read the database's clock, with the credentials of an unknown client.
+async fn read_clock(replica: &Api) {
+    let request = replica.anonymous(Method::GET, "/bank/tokens/");
+    send(request.basic_auth("unknown", Some("x"))).await;
+}
+
+async fn warnings(replica: &Api) -> String {
+    let ready = send(replica.anonymous(Method::GET, "/health/ready")).await;
+    assert_eq!(ready.status, 200, "{ready:?}");
+    ready.body["warnings"].to_string()
+}
+
+async fn execute(world: &World, statement: &'static str) {
+    sqlx::raw_sql(statement).execute(&world.db).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_clock_that_steps_back_revives_no_token() {
+    let world = World::unchecked().await;
+    world.shift_clock("0").await;
+    let replica = world.replica().await;
+    let body = json!({"userId": "u-1", "lifetime": 600});
+    let token = replica.issue(body.clone()).await;
+    assert_eq!(token.status, 201);
+
+    // The token expires.
+    world.shift_clock("1 hour").await;
+    let newer = replica.issue(body.clone()).await;
+    assert_eq!(newer.status, 201);
+    assert_ne!(newer.token(), token.token());
+
+    // The clock steps back. Neither this replica nor a new one hands out the expired token.
+    execute(
+        &world,
+        "UPDATE tokens SET is_valid = false WHERE ends_at > clock_timestamp() + '1 hour';
+         UPDATE tokens SET superseded_at = NULL WHERE is_valid",
+    )
+    .await;
+    world.shift_clock("0").await;
+    let new_replica = world.replica().await;
+    for replica in [&replica, &new_replica] {
+        let answer = replica.issue(body.clone()).await;
+        assert!([200, 201].contains(&answer.status), "{answer:?}");
+        assert_ne!(answer.token(), token.token());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_highest_database_time_seen_expires_cached_tokens() {
+    let world = World::new().await;
+    world.shift_clock("0").await;
+    let replica = world.replica().await;
+    let body = json!({"userId": "u-1", "lifetime": 600});
+    let token = replica.issue(body.clone()).await;
+    replica.issue(body.clone()).await.assert_reused(&token);
+
+    world.shift_clock("1 hour").await;
+    read_clock(&replica).await;
+    world.shift_clock("0").await;
+    let newer = replica.issue(body).await;
+    assert_eq!(newer.status, 201, "{newer:?}");
+    assert_ne!(newer.token(), token.token());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn minting_continues_after_a_step_back_of_the_database_clock() {
+    let world = World::new().await;
+    world.shift_clock("0").await;
+    let replica = world.replica().await;
+    assert_eq!(warnings(&replica).await, "[]");
+    world.shift_clock("5 seconds").await;
+    replica.issue(json!({"userId": "ahead"})).await;
+    world.shift_clock("0").await;
+    let new_replica = world.replica().await;
+    for replica in [&replica, &new_replica] {
+        let users = (0..20).map(|n| json!({"userId": format!("{}-{n}", replica.base)}));
+        let minted = join_all(users.clone().map(|body| replica.issue(body))).await;
+        for (answer, body) in minted.iter().zip(users) {
+            assert_eq!(answer.status, 201, "{answer:?}");
+            assert!(answer.body["expiresIn"].as_i64() > Some(3500), "{answer:?}");
+            replica.issue(body).await.assert_reused(answer);
+        }
+    }
+    eventually("readiness and the metric show the skew", async || {
+        scrape(&replica).await["clock_skew_seconds"] > 2.0
+            && warnings(&replica)
+                .await
+                .contains("the database clock differs by")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_repeated_until_its_cooldown_ends_after_a_step_back() {
+    use token_vendor::dev::sandbox::Answer as Upstream;
+
+    let world = World::new().await;
+    world.shift_clock("1 hour").await;
+    let replica = world.replica_with(&[("MINT_COOLDOWN", "1h")]).await;
+    read_clock(&replica).await;
+    world.shift_clock("0").await;
+    world.sandbox.script([Upstream::status(400)]);
+    for _ in 0..2 {
+        let failed = replica.issue(json!({"userId": "u-1"})).await;
+        failed.assert_problem(422, "upstream-rejected");
+    }
+    assert_eq!(world.sandbox.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_dated_by_a_replica_that_saw_a_later_time_ends_on_every_replica() {
+    let world = World::new().await;
+    world.shift_clock("0").await;
+    let (one, two) = tokio::join!(world.replica(), world.replica());
+    // The second replica does not see this time, unless it reads the clock at the same moment.
+    world.shift_clock("1 hour").await;
+    read_clock(&one).await;
+    world.shift_clock("0").await;
+    let body = json!({"userId": "u-1", "lifetime": 2});
+    let token = one.issue(body.clone()).await;
+    assert_eq!(token.status, 201, "{token:?}");
+    tokio::time::sleep(Duration::from_millis(2_050)).await;
+    for replica in [&two, &one] {
+        let answer = replica.issue(body.clone()).await;
+        assert!([200, 201].contains(&answer.status), "{answer:?}");
+        assert_ne!(answer.token(), token.token());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_that_are_500_days_ahead_are_ignored_when_the_clocks_agree() {
+    let world = World::unchecked().await;
+    execute(
+        &world,
+        "SELECT create_audit_partition(clock_timestamp() + '500 days');
+         INSERT INTO audit_events (id, occurred_at, kind)
+         VALUES (gen_random_uuid(), clock_timestamp() + '500 days', 'x')",
+    )
+    .await;
+    world.shift_clock("0").await;
+    let replica = world.replica().await;
+    let body = json!({"userId": "u-1", "lifetime": 2});
+    let answer = replica.issue(body.clone()).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let is_now = |text: &str| {
+        let time: DateTime<Utc> = text.parse().unwrap();
+        (time - Utc::now()).abs() < TimeDelta::hours(1)
+    };
+    assert!(is_now(answer.text("issuedAt")), "{answer:?}");
+    assert_eq!(warnings(&replica).await, "[]");
+
+    // A running replica forgets such a time too. A token from then ends with its lifetime.
+    world.shift_clock("500 days").await;
+    read_clock(&replica).await;
+    let ahead = replica.issue(body.clone()).await;
+    assert_eq!(ahead.status, 201, "{ahead:?}");
+    assert!(!is_now(ahead.text("issuedAt")), "{ahead:?}");
+    execute(
+        &world,
+        "INSERT INTO slots (user_id, country, bank, access, lease_until, cooldown_until, failure)
+         SELECT 'u-' || n, '', '', 0, clock_timestamp() + n * interval '100 days',
+                clock_timestamp() + (n - 2) * interval '100 days', 'null' FROM generate_series(2, 4) n",
+    )
+    .await;
+    world.shift_clock("0").await;
+    let new_replica = world.replica().await;
+    eventually("the replica forgets the time", async || {
+        let user = format!("u-{}", uuid::Uuid::now_v7());
+        is_now(
+            replica
+                .issue(json!({"userId": user}))
+                .await
+                .text("issuedAt"),
+        )
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(2_050)).await;
+    for replica in [&replica, &new_replica] {
+        let answer = replica.issue(body.clone()).await;
+        assert!([200, 201].contains(&answer.status), "{answer:?}");
+        assert_ne!(answer.token(), ahead.token());
+    }
+    // A lease and a cooldown from then do not hold.
+    for user in ["u-2", "u-3", "u-4"] {
+        let answer = replica.issue(json!({"userId": user})).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+}
