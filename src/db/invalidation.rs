@@ -1,4 +1,7 @@
 //! Invalidates tokens in batches. A handout that starts after the commit of a batch never contains a token of it.
+//!
+//! A token that is recorded as valid is invalidated whatever its `ends_at` is. Otherwise a token that a wrong clock
+//! shows as expired would be valid again when the clock is corrected.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
@@ -101,7 +104,18 @@ pub async fn void_slots(
     Ok((invalidated, last))
 }
 
-/// Lists at most [`BATCH`] valid tokens of a user: superseded ones, and those issued before the time.
+/// Lists the token if it is recorded as valid.
+pub async fn list_token(pool: &PgPool, id: Uuid) -> Result<Vec<TokenKey>, DbError> {
+    let keys = sqlx::query_as!(
+        TokenKey,
+        "SELECT user_id, id FROM tokens WHERE id = $1 AND is_valid",
+        id
+    );
+    Ok(keys.fetch_all(pool).await?)
+}
+
+/// Lists at most [`BATCH`] tokens of a user that are recorded as valid: superseded ones, and those issued before the
+/// time.
 ///
 /// After [`void_slots`], a token that is neither was minted later.
 pub async fn list_tokens_of_user(
@@ -113,8 +127,7 @@ pub async fn list_tokens_of_user(
     let keys = sqlx::query_as!(
         TokenKey,
         "SELECT user_id, id FROM tokens
-         WHERE user_id = $1 AND is_valid AND ends_at > clock_timestamp()
-           AND (superseded_at IS NOT NULL OR issued_at < $2)
+         WHERE user_id = $1 AND is_valid AND (superseded_at IS NOT NULL OR issued_at < $2)
          ORDER BY country, bank, access, ends_at LIMIT $3",
         user_id,
         issued_before,
@@ -123,7 +136,7 @@ pub async fn list_tokens_of_user(
     Ok(keys.fetch_all(pool).await?)
 }
 
-/// Lists at most [`BATCH`] valid tokens with a fingerprint, by user.
+/// Lists at most [`BATCH`] tokens with a fingerprint that are recorded as valid, by user.
 pub async fn list_tokens_of_string(
     pool: &PgPool,
     fingerprint: Fingerprint,
@@ -131,7 +144,7 @@ pub async fn list_tokens_of_string(
     let keys = sqlx::query_as!(
         TokenKey,
         "SELECT user_id, id FROM tokens
-         WHERE fingerprint = $1 AND is_valid AND ends_at > clock_timestamp()
+         WHERE fingerprint = $1 AND is_valid
          ORDER BY user_id, id LIMIT $2",
         fingerprint.to_string(),
         BATCH,
@@ -141,7 +154,7 @@ pub async fn list_tokens_of_string(
 
 /// Invalidates these tokens of a user, and resets the slots that point to them. Returns how many it invalidated.
 ///
-/// A token that was invalidated or expired before stays as it is. Uses a transaction of several statements, so the
+/// A token that is recorded as invalid stays as it is. Uses a transaction of several statements, so the
 /// caller must not cancel it.
 pub async fn invalidate_tokens(
     pool: &PgPool,
@@ -180,7 +193,7 @@ pub async fn invalidate_tokens(
     Ok(invalidated)
 }
 
-/// Invalidates the valid ones of these tokens of a user, empties their ciphertexts and inserts an event for each.
+/// Invalidates those of these tokens of a user that are recorded as valid, empties their ciphertexts and inserts an event for each.
 /// Returns how many it invalidated. The caller holds the locks on their slots.
 async fn invalidate_locked(
     connection: &mut PgConnection,
@@ -193,7 +206,7 @@ async fn invalidate_locked(
         "WITH invalidated AS (
              UPDATE tokens
              SET is_valid = false, invalidated_at = statement_timestamp(), invalidation_reason = $2, ciphertext = ''
-             WHERE user_id = $1 AND is_valid AND ends_at > statement_timestamp() AND id = ANY($7)
+             WHERE user_id = $1 AND is_valid AND id = ANY($7)
              RETURNING *
          )
          INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,

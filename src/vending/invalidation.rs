@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::issue::Vendor;
 use crate::db::invalidation::{
-    SlotKey, TokenKey, invalidate_tokens, list_tokens_of_string, list_tokens_of_user, void_slots,
+    SlotKey, TokenKey, invalidate_tokens, list_token, list_tokens_of_string, list_tokens_of_user,
+    void_slots,
 };
 use crate::db::tokens::{find_token, find_token_by_fingerprint};
 use crate::db::{DbError, PgPool};
@@ -20,34 +21,28 @@ const INVALIDATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Vendor {
     /// Invalidates the token and returns its record afterwards, or `None` if there is no such token.
-    /// A token that has already ended keeps its state and its first reason.
+    /// A token that is recorded as invalid keeps its state and its first reason.
     ///
     /// # Errors
-    /// Returns `database-unavailable` if the record still shows a valid token afterwards.
+    /// Returns `database-unavailable` if the token may still be valid.
     pub async fn invalidate(
         &self,
         id: Uuid,
         reason: InvalidationReason,
         caller: Caller,
     ) -> Result<Option<Token>, Failure> {
-        let valid = match self.find(id).await? {
-            Some(token) if token.is_valid => token,
-            ended => return Ok(ended),
-        };
-        let user_id = valid.combination.user_id;
-        self.context
-            .run_query("invalidate a token", move |pool| async move {
-                invalidate_tokens(&pool, &user_id, &[id], reason, &caller).await
-            })
+        Invalidation::start(self, reason, caller)
+            .invalidate_listed(move |pool| async move { list_token(&pool, id).await })
             .await?;
-        match self.find(id).await? {
-            Some(token) if token.is_valid => Err(incomplete()),
-            ended => Ok(ended),
-        }
+        self.context
+            .run_query("read a token", move |pool| async move {
+                find_token(&pool, id).await
+            })
+            .await
     }
 
-    /// Invalidates the valid tokens with this token string and returns their number. It is at most 1,
-    /// unless the provider returned the same string twice.
+    /// Invalidates the tokens with this token string and returns how many were recorded as valid. There
+    /// is at most one, unless the provider returned the same string twice.
     ///
     /// # Errors
     /// Returns `database-unavailable` if some of them may still be valid.
@@ -64,8 +59,8 @@ impl Vendor {
             .await
     }
 
-    /// Invalidates every valid token of the user and returns their number. Mints in progress end as
-    /// invalidated too.
+    /// Invalidates the tokens of the user and returns how many were recorded as valid. Mints in progress
+    /// end as invalidated too.
     ///
     /// First voids the slots, which ends the tokens that can be handed out. The superseded tokens follow.
     ///
@@ -103,14 +98,6 @@ impl Vendor {
         self.context
             .run_query("look up a token", move |pool| async move {
                 find_token_by_fingerprint(&pool, fingerprint).await
-            })
-            .await
-    }
-
-    async fn find(&self, id: Uuid) -> Result<Option<Token>, Failure> {
-        self.context
-            .run_query("read a token", move |pool| async move {
-                find_token(&pool, id).await
             })
             .await
     }

@@ -199,3 +199,45 @@ async fn times_that_are_500_days_ahead_are_ignored_when_the_clocks_agree() {
         assert_eq!(answer.status, 201, "{answer:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalidation_ends_tokens_that_a_wrong_clock_shows_as_expired() {
+    let world = World::new().await;
+    world.shift_clock("0").await;
+    let replica = world.replica().await;
+    let mut tokens = Vec::new();
+    for user in ["by-id", "by-user", "by-string"] {
+        tokens.push(replica.issue(json!({"userId": user})).await);
+    }
+    // A superseded token of the user.
+    let renewed = replica.issue_with(json!({"userId": "by-user"}), "no-cache");
+    assert_eq!(renewed.await.status, 201);
+
+    world.shift_clock("2 hours").await;
+    let by_id = format!("/bank/tokens/{}/invalidate", tokens[0].text("id"));
+    let answer = send(replica.post(&by_id, &json!({"reason": "compromised"}))).await;
+    assert_eq!(answer.text("invalidationReason"), "compromised");
+    for (selector, count) in [
+        (json!({"reason": "used", "userId": "by-user"}), 2),
+        (
+            json!({"reason": "used", "tokenString": tokens[2].token()}),
+            1,
+        ),
+    ] {
+        let answer = send(replica.post("/bank/tokens/invalidate", &selector)).await;
+        assert_eq!(answer.body, json!({"invalidated": count}), "{selector}");
+    }
+    world.shift_clock("0").await;
+
+    let valid =
+        "SELECT count(*) FROM tokens WHERE is_valid OR ciphertext <> '' OR invalidated_at IS NULL";
+    assert_eq!(world.count(valid).await, 0);
+    let events = "SELECT count(*) FROM audit_events WHERE kind = 'token.invalidated'";
+    assert_eq!(world.count(events).await, 4);
+    for token in &tokens {
+        let body = json!({"userId": token.text("userId")});
+        let answer = replica.issue(body).await;
+        assert!([200, 201].contains(&answer.status), "{answer:?}");
+        assert!(tokens.iter().all(|old| old.token() != answer.token()));
+    }
+}

@@ -55,10 +55,19 @@ async fn an_invalidated_token_is_not_handed_out_and_its_record_has_the_reason() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn invalidating_an_expired_token_changes_nothing() {
+async fn an_expired_token_can_be_invalidated_until_it_is_marked() {
     let world = World::new().await;
-    let replica = world.replica().await;
+    let replica = world.replica_with(&[("CLEANUP_INTERVAL", "off")]).await;
+    let expired = replica.issue(json!({"userId": "u-0", "lifetime": 0})).await;
+    let by_string = json!({"reason": "used", "tokenString": expired.token()});
+    for count in [1, 0] {
+        let answer = post(&replica, "/bank/tokens/invalidate", by_string.clone()).await;
+        assert_eq!(answer.body, json!({"invalidated": count}));
+    }
+
     let token = replica.issue(json!({"userId": "u-1", "lifetime": 0})).await;
+    let run = post(&replica, "/maintenance/cleanup", json!({})).await;
+    assert_eq!(run.body["expired"], 1, "{run:?}");
     let record = invalidate(&replica, token.text("id"), "used").await;
     assert_eq!(
         (record.status, &record.body["isValid"]),
@@ -68,7 +77,14 @@ async fn invalidating_an_expired_token_changes_nothing() {
     let by_string = json!({"reason": "used", "tokenString": token.token()});
     let answer = post(&replica, "/bank/tokens/invalidate", by_string).await;
     assert_eq!(answer.body, json!({"invalidated": 0}));
-    assert_eq!(world.kinds().await, ["token.minted"]);
+    let kinds = world.kinds().await;
+    let expected = [
+        "token.minted",
+        "token.invalidated",
+        "token.minted",
+        "token.expired",
+    ];
+    assert_eq!(kinds, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

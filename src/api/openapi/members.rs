@@ -44,7 +44,7 @@ pub fn member(name: &str) -> Value {
             "description": "The link for the end user. It contains the token string and is equally secret."}),
         "invalidatedAt" => timestamp("The time at which the token was invalidated, or null."),
         "invalidationReason" | "reason" => reference("schemas", "InvalidationReason"),
-        "invalidated" => json!({"type": "integer", "minimum": 0, "description": "The number of valid tokens that this request invalidated. It is 0 for an unknown user or token string."}),
+        "invalidated" => json!({"type": "integer", "minimum": 0, "description": "The number of tokens that this request invalidated, which is the number of its `token.invalidated` events. It includes tokens that expired but are not marked yet. It is 0 for an unknown user or token string."}),
         "nextCursor" => json!({"type": "string", "description": "The `cursor` of the next page, or null on the last page."}),
         "occurredAt" => timestamp("The time of the event, with microseconds."),
         "kind" => json!({"anyOf": [reference("schemas", "EventKind"), {"type": "string"}], "description": "The kind of event. Later versions may add kinds."}),
