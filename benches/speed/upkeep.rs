@@ -111,7 +111,7 @@ async fn repeat_statement(world: &World) -> Result<(u64, f64)> {
     let pool = PgPool::connect(&world.url("filled")).await?;
     let (mut tokens, began) = (0, Instant::now());
     loop {
-        let expired = expire_tokens(&pool, BATCH).await?;
+        let expired = expire_tokens(&pool, chrono::Utc::now(), BATCH).await?;
         tokens += expired;
         if expired < BATCH.unsigned_abs() {
             ensure!(tokens > 0, "no token had expired");

@@ -1,7 +1,7 @@
 //! The statements of the cleanup. Each one handles a batch, skips rows that others lock, and may be killed at any time.
 //!
-//! They compare with `now()`, which is stable within a statement, so that an index applies. `clock_timestamp()` can
-//! differ from row to row, so the planner would compare it with every row.
+//! They take the time of the pass as an argument, so that a clock that jumps during the pass deletes nothing. The counts
+//! compare with `now()`, which is stable within a statement, so that an index applies.
 
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
 use super::DbError;
+use super::clock::{MAX_LEAD, service_time};
+use super::schema::find_newest_time;
 use super::standalone_event::insert_event;
 use crate::model::{EventKind, Origin};
 
@@ -19,11 +21,29 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(300);
 /// slot.
 const SLOT_GRACE: Duration = Duration::from_secs(86_400);
 
+/// Returns the time of a pass: the earlier of the database's and the service's clock. Returns `None` if a clock is wrong,
+/// so that nothing may be deleted.
+///
+/// The clocks must agree within a day, and the newest event may be at most a day ahead of both.
+pub async fn find_pass_time(pool: &PgPool) -> Result<Option<DateTime<Utc>>, DbError> {
+    let (database_time, newest_event) = find_newest_time(&mut *pool.acquire().await?).await?;
+    let service_time = service_time();
+    let now = database_time.min(service_time);
+    let agree = database_time.max(service_time).max(newest_event) - now <= MAX_LEAD;
+    if !agree {
+        tracing::error!(
+            %database_time, %service_time, %newest_event,
+            "the cleanup deletes nothing: the clocks or the newest event differ by more than a day"
+        );
+    }
+    Ok(agree.then_some(now))
+}
+
 /// Marks expired tokens, empties their ciphertexts and inserts an event for each. Returns how many.
-pub async fn expire_tokens(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
+pub async fn expire_tokens(pool: &PgPool, now: DateTime<Utc>, limit: i64) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "WITH due AS (
-             SELECT user_id, id FROM tokens WHERE is_valid AND ends_at <= now()
+             SELECT user_id, id FROM tokens WHERE is_valid AND ends_at <= $3
              ORDER BY ends_at LIMIT $1 FOR UPDATE SKIP LOCKED
          ), expired AS (
              UPDATE tokens t SET is_valid = false, ciphertext = ''
@@ -36,6 +56,7 @@ pub async fn expire_tokens(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
          FROM expired e",
         limit,
         EventKind::TokenExpired.name(),
+        now,
     )
     .execute(pool)
     .await?;
@@ -45,11 +66,11 @@ pub async fn expire_tokens(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
 /// Closes abandoned mints and inserts an event for each. Returns how many.
 ///
 /// A mint that started no call failed. The outcome of the others is unknown.
-pub async fn abandon_mints(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
+pub async fn abandon_mints(pool: &PgPool, now: DateTime<Utc>, limit: i64) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "WITH due AS (
              SELECT user_id, id FROM mints
-             WHERE outcome = 'open' AND started_at <= now() - make_interval(secs => $3)
+             WHERE outcome = 'open' AND started_at <= $3
              ORDER BY started_at LIMIT $1 FOR UPDATE SKIP LOCKED
          ), abandoned AS (
              UPDATE mints m
@@ -69,7 +90,7 @@ pub async fn abandon_mints(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
          FROM abandoned a",
         limit,
         EventKind::TokenMintUnknown.name(),
-        ABANDONED_AFTER.as_secs_f64(),
+        now - ABANDONED_AFTER,
         EventKind::TokenMintFailed.name(),
     )
     .execute(pool)
@@ -78,15 +99,20 @@ pub async fn abandon_mints(pool: &PgPool, limit: i64) -> Result<u64, DbError> {
 }
 
 /// Deletes tokens that were invalidated or expired before the retention. Returns how many.
-pub async fn purge_tokens(pool: &PgPool, retention: Duration, limit: i64) -> Result<u64, DbError> {
+pub async fn purge_tokens(
+    pool: &PgPool,
+    now: DateTime<Utc>,
+    retention: Duration,
+    limit: i64,
+) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "DELETE FROM tokens t USING (
              SELECT user_id, id FROM tokens
              WHERE NOT is_valid
-               AND coalesce(invalidated_at, ends_at) <= now() - make_interval(secs => $1)
+               AND coalesce(invalidated_at, ends_at) <= $1
              ORDER BY coalesce(invalidated_at, ends_at) LIMIT $2 FOR UPDATE SKIP LOCKED
          ) d WHERE t.user_id = d.user_id AND t.id = d.id",
-        retention.as_secs_f64(),
+        now - retention,
         limit,
     )
     .execute(pool)
@@ -95,14 +121,19 @@ pub async fn purge_tokens(pool: &PgPool, retention: Duration, limit: i64) -> Res
 }
 
 /// Deletes mints that finished before the retention. Returns how many.
-pub async fn purge_mints(pool: &PgPool, retention: Duration, limit: i64) -> Result<u64, DbError> {
+pub async fn purge_mints(
+    pool: &PgPool,
+    now: DateTime<Utc>,
+    retention: Duration,
+    limit: i64,
+) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "DELETE FROM mints m USING (
              SELECT user_id, id FROM mints
-             WHERE outcome <> 'open' AND finished_at <= now() - make_interval(secs => $1)
+             WHERE outcome <> 'open' AND finished_at <= $1
              ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED
          ) d WHERE m.user_id = d.user_id AND m.id = d.id",
-        retention.as_secs_f64(),
+        now - retention,
         limit,
     )
     .execute(pool)
@@ -111,17 +142,21 @@ pub async fn purge_mints(pool: &PgPool, retention: Duration, limit: i64) -> Resu
 }
 
 /// Deletes slots whose last claim, lease and current token all ended before the retention. Returns how many.
-pub async fn purge_slots(pool: &PgPool, retention: Duration, limit: i64) -> Result<u64, DbError> {
-    let age = retention.max(SLOT_GRACE).as_secs_f64();
+pub async fn purge_slots(
+    pool: &PgPool,
+    now: DateTime<Utc>,
+    retention: Duration,
+    limit: i64,
+) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "DELETE FROM slots s USING (
              SELECT user_id, country, bank, access FROM slots
-             WHERE claimed_at <= now() - make_interval(secs => $1)
-               AND usable_until <= now() - make_interval(secs => $1)
-               AND lease_until <= now() - make_interval(secs => $1)
+             WHERE claimed_at <= $1
+               AND usable_until <= $1
+               AND lease_until <= $1
              ORDER BY claimed_at LIMIT $2 FOR UPDATE SKIP LOCKED
          ) d WHERE s.user_id = d.user_id AND s.country = d.country AND s.bank = d.bank AND s.access = d.access",
-        age,
+        now - retention.max(SLOT_GRACE),
         limit,
     )
     .execute(pool)

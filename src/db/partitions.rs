@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
 use super::DbError;
@@ -72,6 +73,7 @@ pub struct ExpiredPartition {
 /// but not dropped.
 pub async fn list_expired_partitions(
     pool: &PgPool,
+    now: DateTime<Utc>,
     retention: Duration,
 ) -> Result<Vec<ExpiredPartition>, DbError> {
     let partitions = sqlx::query_as!(
@@ -83,9 +85,9 @@ pub async fn list_expired_partitions(
            WHERE c.relkind = 'r' AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'audit_events'::regclass)
              AND c.relname ~ '^audit_events_\d{4}_\d{2}$'
              AND (to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC'
-                 <= now() - make_interval(secs => $1)
+                 <= $1
            ORDER BY c.relname"#,
-        retention.as_secs_f64(),
+        now - retention,
     )
     .fetch_all(pool)
     .await?;

@@ -12,8 +12,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::db::cleanup::{
-    abandon_mints, count_due, expire_tokens, find_last_run, has_recent_handouts, purge_mints,
-    purge_slots, purge_tokens, record_run,
+    abandon_mints, count_due, expire_tokens, find_last_run, find_pass_time, has_recent_handouts,
+    purge_mints, purge_slots, purge_tokens, record_run,
 };
 use crate::db::overview::{ROLL_UP, roll_up_minutes};
 use crate::db::partitions::{
@@ -78,6 +78,8 @@ pub struct CleanupSummary {
     pub dry_run: bool,
     /// True if no work was left.
     pub complete: bool,
+    /// False if the clocks or the newest event differ by more than a day. The pass then deletes nothing.
+    pub clocks_agree: bool,
     /// Duration in milliseconds.
     pub elapsed_ms: u64,
 }
@@ -188,7 +190,7 @@ impl Cleaner {
             pass.run().await?
         };
         summary.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if !options.dry_run {
+        if !options.dry_run && summary.clocks_agree {
             for (kind, rows) in summary.counters() {
                 let counter = &self.metrics.cleanup_rows_total;
                 counter.with_label_values(&[kind]).inc_by(rows);
@@ -230,6 +232,12 @@ impl Cleaner {
     /// Returns the summary of a dry run.
     async fn count_due_rows(&self) -> Result<CleanupSummary, DbError> {
         let retention = self.retention.tokens;
+        let Some(now) = self.find_time().await? else {
+            return Ok(CleanupSummary {
+                dry_run: true,
+                ..CleanupSummary::default()
+            });
+        };
         let due = self
             .db
             .run(move |pool| async move { count_due(&pool, retention).await })
@@ -240,11 +248,19 @@ impl Cleaner {
             purged_tokens: due.tokens.unsigned_abs(),
             purged_mints: due.mints.unsigned_abs(),
             purged_combinations: due.slots.unsigned_abs(),
-            partitions_dropped: self.list_expired_partitions().await?.len() as u64,
+            partitions_dropped: self.list_expired_partitions(now).await?.len() as u64,
             dry_run: true,
             complete: true,
+            clocks_agree: true,
             ..CleanupSummary::default()
         })
+    }
+
+    /// Returns the time of a pass, or `None` if a clock is wrong.
+    async fn find_time(&self) -> Result<Option<DateTime<Utc>>, DbError> {
+        self.db
+            .run(|pool| async move { find_pass_time(&pool).await })
+            .await
     }
 
     async fn create_partitions(&self) -> Result<u64, DbError> {
@@ -253,12 +269,15 @@ impl Cleaner {
             .await
     }
 
-    async fn list_expired_partitions(&self) -> Result<Vec<ExpiredPartition>, DbError> {
+    async fn list_expired_partitions(
+        &self,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<ExpiredPartition>, DbError> {
         let Some(age) = self.retention.audit else {
             return Ok(Vec::new());
         };
         self.db
-            .run(move |pool| async move { list_expired_partitions(&pool, age).await })
+            .run(move |pool| async move { list_expired_partitions(&pool, now, age).await })
             .await
     }
 }
@@ -277,26 +296,30 @@ impl Pass<'_> {
         let mut summary = CleanupSummary {
             // First, because the other steps write events.
             partitions_created: self.cleaner.create_partitions().await?,
-            expired: self
-                .repeat(|pool| async move { expire_tokens(&pool, limit).await })
-                .await?,
-            abandoned_mints: self
-                .repeat(|pool| async move { abandon_mints(&pool, limit).await })
-                .await?,
             ..CleanupSummary::default()
         };
+        let Some(now) = self.cleaner.find_time().await? else {
+            return Ok(summary);
+        };
+        summary.clocks_agree = true;
+        summary.expired = self
+            .repeat(|pool| async move { expire_tokens(&pool, now, limit).await })
+            .await?;
+        summary.abandoned_mints = self
+            .repeat(|pool| async move { abandon_mints(&pool, now, limit).await })
+            .await?;
         if let Some(age) = self.cleaner.retention.tokens {
             summary.purged_tokens = self
-                .repeat(|pool| async move { purge_tokens(&pool, age, limit).await })
+                .repeat(|pool| async move { purge_tokens(&pool, now, age, limit).await })
                 .await?;
             summary.purged_mints = self
-                .repeat(|pool| async move { purge_mints(&pool, age, limit).await })
+                .repeat(|pool| async move { purge_mints(&pool, now, age, limit).await })
                 .await?;
             summary.purged_combinations = self
-                .repeat(|pool| async move { purge_slots(&pool, age, limit).await })
+                .repeat(|pool| async move { purge_slots(&pool, now, age, limit).await })
                 .await?;
         }
-        summary.partitions_dropped = self.drop_partitions().await?;
+        summary.partitions_dropped = self.drop_partitions(now).await?;
         summary.complete = self.is_complete;
         self.roll_up_overview().await;
         Ok(summary)
@@ -338,9 +361,9 @@ impl Pass<'_> {
         Ok(())
     }
 
-    async fn drop_partitions(&mut self) -> Result<u64, DbError> {
+    async fn drop_partitions(&mut self, now: DateTime<Utc>) -> Result<u64, DbError> {
         let mut dropped = 0;
-        for partition in self.cleaner.list_expired_partitions().await? {
+        for partition in self.cleaner.list_expired_partitions(now).await? {
             if self.is_over() {
                 break;
             }

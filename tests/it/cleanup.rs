@@ -124,7 +124,7 @@ async fn cleanup_reads_only_rows_that_are_due() {
     seed(&world, "old", 5, "500 days", false).await;
     world.db.execute("VACUUM ANALYZE").await.unwrap();
     let pool = one_connection(&world).await;
-    let age = Duration::from_secs(400 * 86_400);
+    let (now, age) = (chrono::Utc::now(), Duration::from_secs(400 * 86_400));
     let before = pages_fetched(&pool, "tokens|mints|slots").await;
     let due = count_due(&pool, Some(age)).await.unwrap();
     let counted = (
@@ -135,11 +135,11 @@ async fn cleanup_reads_only_rows_that_are_due() {
         due.slots,
     );
     assert_eq!(counted, (5, 0, 5, 5, 5));
-    assert_eq!(expire_tokens(&pool, 10).await.unwrap(), 5);
-    assert_eq!(abandon_mints(&pool, 10).await.unwrap(), 0);
-    assert_eq!(purge_tokens(&pool, age, 10).await.unwrap(), 5);
-    assert_eq!(purge_mints(&pool, age, 10).await.unwrap(), 5);
-    assert_eq!(purge_slots(&pool, age, 10).await.unwrap(), 5);
+    assert_eq!(expire_tokens(&pool, now, 10).await.unwrap(), 5);
+    assert_eq!(abandon_mints(&pool, now, 10).await.unwrap(), 0);
+    assert_eq!(purge_tokens(&pool, now, age, 10).await.unwrap(), 5);
+    assert_eq!(purge_mints(&pool, now, age, 10).await.unwrap(), 5);
+    assert_eq!(purge_slots(&pool, now, age, 10).await.unwrap(), 5);
     let pages = pages_fetched(&pool, "tokens|mints|slots").await - before;
     assert!(pages < 500, "{pages} pages for 20 rows");
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::metrics::scrape;
-use crate::support::{Api, World, eventually, send};
+use crate::support::{Api, World, eventually, program, send};
 
 /// Makes the replica read the database's clock, with the credentials of an unknown client.
 async fn read_clock(replica: &Api) {
@@ -25,6 +25,13 @@ async fn warnings(replica: &Api) -> String {
 
 async fn execute(world: &World, statement: &'static str) {
     sqlx::raw_sql(statement).execute(&world.db).await.unwrap();
+}
+
+async fn cleanup(world: &World) -> Value {
+    let output = program(&["cleanup"], &world.variables(&[])).output().await;
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,4 +247,56 @@ async fn an_invalidation_ends_tokens_that_a_wrong_clock_shows_as_expired() {
         assert!([200, 201].contains(&answer.status), "{answer:?}");
         assert!(tokens.iter().all(|old| old.token() != answer.token()));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cleanup_deletes_nothing_while_a_clock_is_wrong() {
+    let world = World::unchecked().await;
+    crate::cleanup::seed(&world, "old", 20, "500 days", false).await;
+    crate::cleanup::seed(&world, "expired", 5, "1 hour", true).await;
+    let replica = world.replica_with(&[("CLEANUP_INTERVAL", "off")]).await;
+    let token = replica.issue(json!({"userId": "u-1"})).await;
+    let rows = "SELECT (SELECT count(*) FROM tokens WHERE ciphertext <> '') + (SELECT count(*) FROM mints)
+                       + (SELECT count(*) FROM slots)
+                       + (SELECT count(*) FROM pg_inherits WHERE inhparent = 'audit_events'::regclass
+                          AND inhrelid::regclass::text <= 'audit_events_' || to_char(now() + '3 months', 'YYYY_MM'))";
+    let before = world.count(rows).await;
+
+    for shift in ["500 days", "25 hours", "-25 hours"] {
+        world.shift_clock(shift).await;
+        let refused = cleanup(&world).await;
+        assert_eq!(
+            (&refused["clocksAgree"], &refused["complete"]),
+            (&json!(false), &json!(false)),
+            "{shift}: {refused}"
+        );
+        assert_eq!(world.count(rows).await, before, "{shift}");
+    }
+    let ran = "SELECT count(*) FROM audit_events WHERE kind = 'cleanup.ran'";
+    assert_eq!(world.count(ran).await, 0);
+
+    world.shift_clock("0").await;
+    replica
+        .issue(json!({"userId": "u-1"}))
+        .await
+        .assert_reused(&token);
+    let done = cleanup(&world).await;
+    for (member, value) in [
+        ("clocksAgree", json!(true)),
+        ("complete", json!(true)),
+        ("expired", json!(5)),
+        ("purgedTokens", json!(20)),
+    ] {
+        assert_eq!(done[member], value, "{done}");
+    }
+
+    // A newest event far ahead of both clocks shows that they are wrong.
+    execute(
+        &world,
+        "SELECT create_audit_partition(clock_timestamp() + '2 months');
+         INSERT INTO audit_events (id, occurred_at, kind)
+         VALUES (gen_random_uuid(), clock_timestamp() + '25 hours', 'x')",
+    )
+    .await;
+    assert_eq!(cleanup(&world).await["clocksAgree"], false);
 }

@@ -120,7 +120,7 @@ async fn queries_for_one_token_do_not_read_the_other_tokens_of_its_user() {
     );
 
     let before = pages(0).await;
-    assert_eq!(expire_tokens(&pool, 100).await.unwrap(), 10);
+    assert_eq!(expire_tokens(&pool, Utc::now(), 100).await.unwrap(), 10);
     let expired = pages(before).await;
     assert!(expired < 500, "{expired} pages to expire ten");
 }

@@ -71,6 +71,7 @@ pub fn member(name: &str) -> Value {
         "partitionsCreated" => count("The number of monthly audit log partitions that were created in advance."),
         "partitionsDropped" => count("The number of monthly audit log partitions past retention that were dropped."),
         "complete" => json!({"type": "boolean", "description": "True if no work was left at the end of the pass."}),
+        "clocksAgree" => json!({"type": "boolean", "description": "False if the clock of the database, the clock of the service or the newest event differs from the others by more than a day. The pass then only creates partitions."}),
         "elapsedMs" => count("The run time of the pass, in milliseconds."),
         "overdueTokens" => count("The number of expired tokens that are still marked as valid."),
         "oldestOverdue" => timestamp("The time at which the oldest of these tokens expired, or null if there is none."),

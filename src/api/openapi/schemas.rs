@@ -73,7 +73,7 @@ pub fn schemas() -> Value {
     members.insert("invalidatedAt".into(), json!("2026-11-22T09:51:40.775120Z"));
     members.insert("invalidationReason".into(), json!("used"));
     let summary = json!({"expired": 12, "abandonedMints": 0, "purgedTokens": 3, "purgedMints": 3, "purgedCombinations": 1,
-        "partitionsCreated": 0, "partitionsDropped": 0, "dryRun": false, "complete": true, "elapsedMs": 48});
+        "partitionsCreated": 0, "partitionsDropped": 0, "dryRun": false, "complete": true, "clocksAgree": true, "elapsedMs": 48});
     let reason = json!({"reason": "used"});
 
     let mut issue = request_object("A token request: the provider's own request with `userId` added.", &TOKEN_REQUEST, &["userId"], &nullable,
