@@ -166,8 +166,8 @@ settings! {
     retention: RetentionConfig("Retention") {
         /// The retention of token and mint records, counted from their end. `keep` never deletes them.
         tokens: Option<Duration> = "TOKEN_RETENTION", Public, Some("400d"), keyword_or("keep", duration("1h", "36500d"));
-        /// The retention of audit events, at least TOKEN_RETENTION. `keep` never deletes them.
-        audit: Option<Duration> = "AUDIT_RETENTION", Public, Some("400d"), keyword_or("keep", duration("1h", "36500d"));
+        /// The retention of audit events, at least TOKEN_RETENTION plus 30 days. `keep` never deletes them.
+        audit: Option<Duration> = "AUDIT_RETENTION", Public, Some("440d"), keyword_or("keep", duration("1h", "36500d"));
     }
 
     /// Settings of logs.
@@ -205,6 +205,9 @@ impl HttpConfig {
     }
 }
 
+/// The longest life of a token. Its record is kept for TOKEN_RETENTION after it, its event since the mint.
+const MAX_LIFE: Duration = Duration::from_secs(30 * 86_400);
+
 /// Rejects a retention that would drop an event before its record. Does nothing unless both settings
 /// were read.
 pub(super) fn check_retention(source: &mut Source) {
@@ -216,11 +219,11 @@ pub(super) fn check_retention(source: &mut Source) {
         parse(source, "TOKEN_RETENTION"),
         parse(source, "AUDIT_RETENTION"),
     );
-    if audit < tokens && audit.is_some() {
-        source.add_problem(
-            "AUDIT_RETENTION",
-            "must not be shorter than TOKEN_RETENTION",
-        );
+    if let Some((tokens, audit)) = tokens.zip(audit)
+        && audit < tokens.saturating_add(MAX_LIFE)
+    {
+        let why = "must be at least TOKEN_RETENTION plus 30 days, the longest life of a token";
+        source.add_problem("AUDIT_RETENTION", why);
     }
 }
 

@@ -15,7 +15,7 @@ use token_vendor::model::Scope;
 
 use crate::audit_plans::{one_connection, pages_fetched};
 use crate::metrics::scrape;
-use crate::support::{Process, World, eventually, program, send, send_signal};
+use crate::support::{Process, World, eventually, program, run, send, send_signal};
 
 const VALID: &str = "SELECT count(*) FROM tokens WHERE is_valid";
 
@@ -174,13 +174,21 @@ async fn retention_keep_purges_nothing() {
         (&done["purgedTokens"], &done["complete"]),
         (&json!(0), &json!(true))
     );
-    let (code, _) = cleanup(
-        &world,
-        &[],
-        &[("TOKEN_RETENTION", "30d"), ("AUDIT_RETENTION", "29d")],
-    )
-    .await;
-    assert_eq!(code, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_retention_must_be_30_days_longer_than_token_retention() {
+    let world = World::unchecked().await;
+    for (tokens, audit) in [("30d", "59d"), ("411d", "440d"), ("keep", "36500d")] {
+        let settings = [("TOKEN_RETENTION", tokens), ("AUDIT_RETENTION", audit)];
+        for command in ["serve", "cleanup", "check"] {
+            let ended = run(&[command], &world.variables(&settings)).await;
+            assert_eq!(ended.code, 2, "{command}: {ended:?}");
+            assert!(ended.err.contains("AUDIT_RETENTION"), "{ended:?}");
+        }
+    }
+    let settings = [("TOKEN_RETENTION", "30d"), ("AUDIT_RETENTION", "60d")];
+    assert_eq!(cleanup(&world, &[], &settings).await.0, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
