@@ -1,4 +1,5 @@
 //! The statements of the cleanup. Each one handles a batch, skips rows that others lock, and may be killed at any time.
+//! A batch that deletes rows records their number in the same transaction.
 //!
 //! They take the time of the pass as an argument, so that a clock that jumps during the pass deletes nothing. The counts
 //! compare with `now()`, which is stable within a statement, so that an index applies.
@@ -6,12 +7,13 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use serde_json::{Value, json};
+use sqlx::{PgPool, Postgres, Transaction};
 
 use super::DbError;
 use super::clock::{MAX_LEAD, service_time};
 use super::schema::find_newest_time;
-use super::standalone_event::insert_event;
+use super::standalone_event::record_changes;
 use crate::model::{EventKind, Origin};
 
 /// The age after which an open mint is abandoned. It is far more than the longest `UPSTREAM_TIMEOUT` plus the margin of
@@ -98,70 +100,108 @@ pub async fn abandon_mints(pool: &PgPool, now: DateTime<Utc>, limit: i64) -> Res
     Ok(done.rows_affected())
 }
 
-/// Deletes tokens that were invalidated or expired before the retention. Returns how many.
+/// Deletes tokens that were invalidated or expired before the retention, with their mints. Returns the numbers of both.
 pub async fn purge_tokens(
     pool: &PgPool,
     now: DateTime<Utc>,
     retention: Duration,
     limit: i64,
-) -> Result<u64, DbError> {
-    let done = sqlx::query!(
-        "DELETE FROM tokens t USING (
-             SELECT user_id, id FROM tokens
-             WHERE NOT is_valid
-               AND coalesce(invalidated_at, ends_at) <= $1
-             ORDER BY coalesce(invalidated_at, ends_at) LIMIT $2 FOR UPDATE SKIP LOCKED
-         ) d WHERE t.user_id = d.user_id AND t.id = d.id",
+    origin: &Origin,
+) -> Result<(u64, u64), DbError> {
+    let mut tx = begin(pool).await?;
+    // The mints are found by the deleted tokens, which orders the locks.
+    let deleted = sqlx::query!(
+        r#"WITH due AS (
+               SELECT user_id, id FROM tokens
+               WHERE NOT is_valid AND coalesce(invalidated_at, ends_at) <= $1
+               ORDER BY coalesce(invalidated_at, ends_at) LIMIT $2 FOR UPDATE SKIP LOCKED
+           ), token AS (
+               DELETE FROM tokens t USING due d WHERE t.user_id = d.user_id AND t.id = d.id
+               RETURNING t.user_id, t.id
+           ), mint AS (
+               DELETE FROM mints m USING token t WHERE m.user_id = t.user_id AND m.id = t.id RETURNING m.id
+           )
+           SELECT (SELECT count(*) FROM token) AS "tokens!", (SELECT count(*) FROM mint) AS "mints!""#,
         now - retention,
         limit,
     )
-    .execute(pool)
+    .fetch_one(&mut *tx)
     .await?;
-    Ok(done.rows_affected())
+    let (tokens, mints) = (deleted.tokens.unsigned_abs(), deleted.mints.unsigned_abs());
+    if tokens > 0 {
+        let detail = json!({"purgedTokens": tokens, "purgedMints": mints});
+        record_changes(&mut *tx, origin, detail).await?;
+    }
+    tx.commit().await?;
+    Ok((tokens, mints))
 }
 
-/// Deletes mints that finished before the retention. Returns how many.
+/// Deletes mints without a token that finished before the retention. Returns how many.
 pub async fn purge_mints(
     pool: &PgPool,
     now: DateTime<Utc>,
     retention: Duration,
     limit: i64,
+    origin: &Origin,
 ) -> Result<u64, DbError> {
-    let done = sqlx::query!(
+    let mut tx = begin(pool).await?;
+    let deleted = sqlx::query!(
         "DELETE FROM mints m USING (
              SELECT user_id, id FROM mints
-             WHERE outcome <> 'open' AND finished_at <= $1
+             WHERE outcome IN ('failed', 'unknown') AND finished_at <= $1
              ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED
          ) d WHERE m.user_id = d.user_id AND m.id = d.id",
         now - retention,
         limit,
     )
-    .execute(pool)
-    .await?;
-    Ok(done.rows_affected())
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
+    if deleted > 0 {
+        record_changes(&mut *tx, origin, json!({"purgedMints": deleted})).await?;
+    }
+    tx.commit().await?;
+    Ok(deleted)
 }
 
-/// Deletes slots whose last claim, lease and current token all ended before the retention. Returns how many.
+/// Deletes slots without a valid token whose last claim, lease and current token all ended before the retention.
+/// Returns how many.
 pub async fn purge_slots(
     pool: &PgPool,
     now: DateTime<Utc>,
     retention: Duration,
     limit: i64,
+    origin: &Origin,
 ) -> Result<u64, DbError> {
-    let done = sqlx::query!(
+    let mut tx = begin(pool).await?;
+    let deleted = sqlx::query!(
         "DELETE FROM slots s USING (
-             SELECT user_id, country, bank, access FROM slots
-             WHERE claimed_at <= $1
-               AND usable_until <= $1
-               AND lease_until <= $1
+             SELECT user_id, country, bank, access FROM slots s
+             WHERE claimed_at <= $1 AND usable_until <= $1 AND lease_until <= $1
+               AND NOT EXISTS (SELECT FROM tokens t WHERE t.user_id = s.user_id AND t.country = s.country
+                                 AND t.bank = s.bank AND t.access = s.access AND t.is_valid OFFSET 0)
              ORDER BY claimed_at LIMIT $2 FOR UPDATE SKIP LOCKED
          ) d WHERE s.user_id = d.user_id AND s.country = d.country AND s.bank = d.bank AND s.access = d.access",
         now - retention.max(SLOT_GRACE),
         limit,
     )
-    .execute(pool)
-    .await?;
-    Ok(done.rows_affected())
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
+    if deleted > 0 {
+        record_changes(&mut *tx, origin, json!({"purgedCombinations": deleted})).await?;
+    }
+    tx.commit().await?;
+    Ok(deleted)
+}
+
+/// Begins a transaction that deletes rows and records their number.
+async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, DbError> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "callers run this in a task that nobody cancels"
+    )]
+    Ok(pool.begin().await?)
 }
 
 /// Returns true if any replica reused a token within the time before now.
@@ -188,7 +228,7 @@ pub struct DueCounts {
     pub abandoned_mints: i64,
     /// Tokens past retention.
     pub tokens: i64,
-    /// Mints past retention.
+    /// Mints without a token past retention, and the mints of tokens past retention.
     pub mints: i64,
     /// Slots past retention.
     pub slots: i64,
@@ -205,11 +245,17 @@ pub async fn count_due(pool: &PgPool, retention: Option<Duration>) -> Result<Due
                      AND started_at <= now() - make_interval(secs => $3)) AS "abandoned_mints!",
                   (SELECT count(*) FROM tokens WHERE NOT is_valid
                      AND coalesce(invalidated_at, ends_at) <= now() - make_interval(secs => $1)) AS "tokens!",
-                  (SELECT count(*) FROM mints WHERE outcome <> 'open'
-                     AND finished_at <= now() - make_interval(secs => $1)) AS "mints!",
-                  (SELECT count(*) FROM slots WHERE claimed_at <= now() - make_interval(secs => $2)
+                  -- OFFSET 0 makes the planner look up the mint of each token instead of reading all mints.
+                  (SELECT count(*) FROM tokens t WHERE NOT is_valid
+                     AND coalesce(invalidated_at, ends_at) <= now() - make_interval(secs => $1)
+                     AND EXISTS (SELECT FROM mints m WHERE m.user_id = t.user_id AND m.id = t.id OFFSET 0))
+                  + (SELECT count(*) FROM mints WHERE outcome IN ('failed', 'unknown')
+                       AND finished_at <= now() - make_interval(secs => $1)) AS "mints!",
+                  (SELECT count(*) FROM slots s WHERE claimed_at <= now() - make_interval(secs => $2)
                      AND usable_until <= now() - make_interval(secs => $2)
-                     AND lease_until <= now() - make_interval(secs => $2)) AS "slots!"
+                     AND lease_until <= now() - make_interval(secs => $2)
+                     AND NOT EXISTS (SELECT FROM tokens t WHERE t.user_id = s.user_id AND t.country = s.country
+                                       AND t.bank = s.bank AND t.access = s.access AND t.is_valid OFFSET 0)) AS "slots!"
            FROM (SELECT count(*) AS expired, min(ends_at) AS oldest
                  FROM tokens WHERE is_valid AND ends_at <= now()) e"#,
         retention,
@@ -229,7 +275,7 @@ pub struct LastRun {
     /// The end of the last run that completed all due work.
     pub succeeded_at: Option<DateTime<Utc>>,
     /// The summary of the run, as JSON.
-    pub summary: Option<serde_json::Value>,
+    pub summary: Option<Value>,
 }
 
 /// Finds the result of the last run.
@@ -244,24 +290,16 @@ pub async fn find_last_run(pool: &PgPool) -> Result<LastRun, DbError> {
     Ok(run.unwrap_or_default())
 }
 
-/// Stores the summary of a run. Inserts a `cleanup.ran` event if the run changed something.
+/// Stores the summary of a run. Inserts a `cleanup.ran` event of its other changes, which are no deletions.
 pub async fn record_run(
     pool: &PgPool,
-    summary: &serde_json::Value,
+    summary: &Value,
     is_complete: bool,
-    did_something: bool,
+    other_changes: Option<Value>,
     origin: &Origin,
 ) -> Result<(), DbError> {
-    if did_something {
-        let mut detail = summary.clone();
-        let caller = match origin {
-            Origin::Request(caller) => Some(caller),
-            Origin::Actor(actor) => {
-                detail["actor"] = actor.as_str().into();
-                None
-            }
-        };
-        insert_event(pool, EventKind::CleanupRan, caller, detail).await?;
+    if let Some(changes) = other_changes {
+        record_changes(pool, origin, changes).await?;
     }
     sqlx::query!(
         "UPDATE maintenance

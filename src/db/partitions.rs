@@ -7,9 +7,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
 use super::DbError;
+use super::standalone_event::record_changes;
+use crate::model::Origin;
 
 /// The number of months after the current one that must have a partition.
 pub const PARTITIONS_AHEAD: i32 = 3;
@@ -69,8 +72,12 @@ pub struct ExpiredPartition {
     is_half_detached: bool,
 }
 
-/// Lists the partitions whose month ended before the retention, oldest first. Includes partitions that were detached
-/// but not dropped.
+/// The comment on a table that the cleanup detaches. It drops no other table: an auditor may have restored a month, or
+/// detached one to keep it.
+const MARK: &str = "token-vendor: the cleanup detached this month to drop it";
+
+/// Lists the partitions whose month ended before the retention, oldest first. Includes partitions that the cleanup
+/// detached but did not drop.
 pub async fn list_expired_partitions(
     pool: &PgPool,
     now: DateTime<Utc>,
@@ -84,18 +91,24 @@ pub async fn list_expired_partitions(
            LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = 'audit_events'::regclass
            WHERE c.relkind = 'r' AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'audit_events'::regclass)
              AND c.relname ~ '^audit_events_\d{4}_\d{2}$'
+             AND (i.inhrelid IS NOT NULL OR obj_description(c.oid, 'pg_class') = $2)
              AND (to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC'
                  <= $1
            ORDER BY c.relname"#,
         now - retention,
+        MARK,
     )
     .fetch_all(pool)
     .await?;
     Ok(partitions)
 }
 
-/// Detaches and drops a partition. An interrupted run can be repeated and continues where it stopped.
-pub async fn drop_partition(pool: &PgPool, partition: &ExpiredPartition) -> Result<(), DbError> {
+/// Detaches and drops a partition, and records that. An interrupted run can be repeated and continues where it stopped.
+pub async fn drop_partition(
+    pool: &PgPool,
+    partition: &ExpiredPartition,
+    origin: &Origin,
+) -> Result<(), DbError> {
     let mut connection = pool.acquire().await?;
     let name = &partition.name;
     // The name is safe in SQL: it is `audit_events_` and digits.
@@ -114,10 +127,19 @@ pub async fn drop_partition(pool: &PgPool, partition: &ExpiredPartition) -> Resu
         _ => None,
     };
     if let Some(statement) = statement {
+        let mark = format!("COMMENT ON TABLE {name} IS '{MARK}'");
+        connection.execute(AssertSqlSafe(mark)).await?;
         connection.execute(AssertSqlSafe(statement)).await?;
     }
-    connection
-        .execute(AssertSqlSafe(format!("DROP TABLE {name}")))
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "callers run this in a task that nobody cancels"
+    )]
+    let mut tx = connection.begin().await?;
+    tx.execute(AssertSqlSafe(format!("DROP TABLE {name}")))
         .await?;
+    let detail = json!({"partitionsDropped": 1, "partition": name});
+    record_changes(&mut *tx, origin, detail).await?;
+    tx.commit().await?;
     Ok(())
 }

@@ -4,10 +4,13 @@
 //! A late or interrupted pass never makes a response wrong, because validity is computed at every
 //! handout. Any number of passes may run at once, and each may be killed at any time.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
+use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -125,10 +128,11 @@ pub struct Cleaner {
     interval: Option<Duration>,
     metrics: Metrics,
     stop: CancellationToken,
+    runtime: Handle,
 }
 
 impl Cleaner {
-    /// Creates a cleaner. `interval` is the time between scheduled passes, `None` for no schedule.
+    /// Creates a cleaner whose passes run on the current runtime. `interval` is the time between scheduled passes, `None` for no schedule.
     /// Once `stop` is cancelled, a pass ends after its current batch.
     pub fn new(
         db: Database,
@@ -143,6 +147,7 @@ impl Cleaner {
             interval,
             metrics,
             stop,
+            runtime: Handle::current(),
         }
     }
 
@@ -171,39 +176,67 @@ impl Cleaner {
 
     /// Runs one pass and records its summary. A dry run only counts, and records nothing.
     ///
-    /// The pass ends when no work is left, after `max_runtime`, or when it is stopped.
+    /// The pass ends when no work is left, after `max_runtime`, or when it is stopped. It runs in a task of its own, so a
+    /// caller that hangs up does not end it.
     pub async fn run(
         &self,
         options: CleanupOptions,
         origin: Origin,
     ) -> Result<CleanupSummary, DbError> {
-        let started = Instant::now();
-        let mut summary = if options.dry_run {
-            self.count_due_rows().await?
-        } else {
-            let pass = Pass {
-                cleaner: self,
-                batch_size: options.batch_size,
-                deadline: started + options.max_runtime,
-                is_complete: true,
-            };
-            pass.run().await?
-        };
-        summary.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if !options.dry_run && summary.clocks_agree {
-            for (kind, rows) in summary.counters() {
-                let counter = &self.metrics.cleanup_rows_total;
-                counter.with_label_values(&[kind]).inc_by(rows);
+        let cleaner = self.clone();
+        let pass = self.runtime.spawn(async move {
+            if options.dry_run {
+                return cleaner.count_due_rows(Instant::now()).await;
             }
-            let changed_rows = summary.counters().iter().any(|(_, rows)| *rows > 0);
-            let json = serde_json::to_value(summary).expect("a summary serializes");
-            self.db
-                .run(move |pool| async move {
-                    record_run(&pool, &json, summary.complete, changed_rows, &origin).await
-                })
-                .await?;
+            cleaner.run_pass(options, origin).await
+        });
+        pass.await
+            .unwrap_or_else(|error| match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(DbError::ShuttingDown),
+            })
+    }
+
+    /// Runs one pass. Records what it changed even if it fails.
+    async fn run_pass(
+        self,
+        options: CleanupOptions,
+        origin: Origin,
+    ) -> Result<CleanupSummary, DbError> {
+        let (started, origin) = (Instant::now(), Arc::new(origin));
+        let mut pass = Pass {
+            cleaner: &self,
+            batch_size: options.batch_size,
+            deadline: started + options.max_runtime,
+            origin: origin.clone(),
+            is_complete: true,
+            summary: CleanupSummary::default(),
+        };
+        let result = pass.run().await;
+        let mut summary = pass.summary;
+        summary.complete = pass.is_complete && summary.clocks_agree && result.is_ok();
+        summary.elapsed_ms = elapsed_ms(started);
+        for (kind, rows) in summary.counters() {
+            let counter = &self.metrics.cleanup_rows_total;
+            counter.with_label_values(&[kind]).inc_by(rows);
         }
-        Ok(summary)
+        if summary.clocks_agree {
+            let json = serde_json::to_value(summary).expect("a summary serializes");
+            // The deletions are recorded already.
+            let other_changes = json!({
+                "expired": summary.expired,
+                "abandonedMints": summary.abandoned_mints,
+                "partitionsCreated": summary.partitions_created,
+            });
+            let has_others =
+                summary.expired + summary.abandoned_mints + summary.partitions_created > 0;
+            let other_changes = has_others.then_some(other_changes);
+            let recorded = self.db.run(move |pool| async move {
+                record_run(&pool, &json, summary.complete, other_changes, &origin).await
+            });
+            recorded.await?;
+        }
+        result.map(|()| summary)
     }
 
     /// Runs a pass per interval until stopped. Each wait varies by 10 %, so that the passes of the
@@ -230,11 +263,12 @@ impl Cleaner {
     }
 
     /// Returns the summary of a dry run.
-    async fn count_due_rows(&self) -> Result<CleanupSummary, DbError> {
+    async fn count_due_rows(&self, started: Instant) -> Result<CleanupSummary, DbError> {
         let retention = self.retention.tokens;
         let Some(now) = self.find_time().await? else {
             return Ok(CleanupSummary {
                 dry_run: true,
+                elapsed_ms: elapsed_ms(started),
                 ..CleanupSummary::default()
             });
         };
@@ -252,6 +286,7 @@ impl Cleaner {
             dry_run: true,
             complete: true,
             clocks_agree: true,
+            elapsed_ms: elapsed_ms(started),
             ..CleanupSummary::default()
         })
     }
@@ -282,66 +317,99 @@ impl Cleaner {
     }
 }
 
+fn elapsed_ms(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
 /// One pass in progress.
 struct Pass<'a> {
     cleaner: &'a Cleaner,
     batch_size: i64,
     deadline: Instant,
+    origin: Arc<Origin>,
     is_complete: bool,
+    /// The changes so far.
+    summary: CleanupSummary,
 }
 
 impl Pass<'_> {
-    async fn run(mut self) -> Result<CleanupSummary, DbError> {
+    async fn run(&mut self) -> Result<(), DbError> {
         let limit = self.batch_size;
-        let mut summary = CleanupSummary {
-            // First, because the other steps write events.
-            partitions_created: self.cleaner.create_partitions().await?,
-            ..CleanupSummary::default()
-        };
+        // First, because the other steps write events.
+        self.summary.partitions_created = self.cleaner.create_partitions().await?;
         let Some(now) = self.cleaner.find_time().await? else {
-            return Ok(summary);
+            return Ok(());
         };
-        summary.clocks_agree = true;
-        summary.expired = self
-            .repeat(|pool| async move { expire_tokens(&pool, now, limit).await })
-            .await?;
-        summary.abandoned_mints = self
-            .repeat(|pool| async move { abandon_mints(&pool, now, limit).await })
-            .await?;
+        self.summary.clocks_agree = true;
+        self.repeat(
+            |pool, _| async move { expire_tokens(&pool, now, limit).await },
+            |summary, rows| {
+                summary.expired += rows;
+                rows
+            },
+        )
+        .await?;
+        self.repeat(
+            |pool, _| async move { abandon_mints(&pool, now, limit).await },
+            |summary, rows| {
+                summary.abandoned_mints += rows;
+                rows
+            },
+        )
+        .await?;
         if let Some(age) = self.cleaner.retention.tokens {
-            summary.purged_tokens = self
-                .repeat(|pool| async move { purge_tokens(&pool, now, age, limit).await })
-                .await?;
-            summary.purged_mints = self
-                .repeat(|pool| async move { purge_mints(&pool, now, age, limit).await })
-                .await?;
-            summary.purged_combinations = self
-                .repeat(|pool| async move { purge_slots(&pool, now, age, limit).await })
-                .await?;
+            self.repeat(
+                |pool, origin| async move { purge_tokens(&pool, now, age, limit, &origin).await },
+                |summary, (tokens, mints)| {
+                    summary.purged_tokens += tokens;
+                    summary.purged_mints += mints;
+                    tokens
+                },
+            )
+            .await?;
+            self.repeat(
+                |pool, origin| async move { purge_mints(&pool, now, age, limit, &origin).await },
+                |summary, rows| {
+                    summary.purged_mints += rows;
+                    rows
+                },
+            )
+            .await?;
+            self.repeat(
+                |pool, origin| async move { purge_slots(&pool, now, age, limit, &origin).await },
+                |summary, rows| {
+                    summary.purged_combinations += rows;
+                    rows
+                },
+            )
+            .await?;
         }
-        summary.partitions_dropped = self.drop_partitions(now).await?;
-        summary.complete = self.is_complete;
+        self.drop_partitions(now).await?;
         self.roll_up_overview().await;
-        Ok(summary)
+        Ok(())
     }
 
-    /// Repeats a batch until one is not full, and returns the total number of rows.
-    async fn repeat<F, Fut>(&mut self, batch: F) -> Result<u64, DbError>
+    /// Repeats a batch until one is not full. `add` adds its rows to the summary and returns their number.
+    async fn repeat<T, F, Fut>(
+        &mut self,
+        batch: F,
+        add: fn(&mut CleanupSummary, T) -> u64,
+    ) -> Result<(), DbError>
     where
-        F: Fn(PgPool) -> Fut,
-        Fut: Future<Output = Result<u64, DbError>> + Send + 'static,
+        T: Send + 'static,
+        F: Fn(PgPool, Arc<Origin>) -> Fut,
+        Fut: Future<Output = Result<T, DbError>> + Send + 'static,
     {
-        let mut total = 0;
         while !self.is_over() {
             let started = Instant::now();
-            let rows = self.cleaner.db.run(&batch).await?;
-            total += rows;
-            if rows < self.batch_size.unsigned_abs() {
+            let origin = self.origin.clone();
+            let rows = self.cleaner.db.run(|pool| batch(pool, origin)).await?;
+            if add(&mut self.summary, rows) < self.batch_size.unsigned_abs() {
                 break;
             }
             self.pause(started.elapsed()).await?;
         }
-        Ok(total)
+        Ok(())
     }
 
     /// Waits after a full batch: twice its duration if tokens were handed out meanwhile, so that
@@ -361,18 +429,18 @@ impl Pass<'_> {
         Ok(())
     }
 
-    async fn drop_partitions(&mut self, now: DateTime<Utc>) -> Result<u64, DbError> {
-        let mut dropped = 0;
+    async fn drop_partitions(&mut self, now: DateTime<Utc>) -> Result<(), DbError> {
         for partition in self.cleaner.list_expired_partitions(now).await? {
             if self.is_over() {
                 break;
             }
+            let origin = self.origin.clone();
             let result = self
                 .cleaner
                 .db
-                .run(|pool| async move { drop_partition(&pool, &partition).await });
+                .run(|pool| async move { drop_partition(&pool, &partition, &origin).await });
             match result.await {
-                Ok(()) => dropped += 1,
+                Ok(()) => self.summary.partitions_dropped += 1,
                 // A long read of the audit log or another pass holds a lock.
                 Err(error) => {
                     tracing::warn!(%error, "an audit partition could not be dropped; the next pass retries");
@@ -380,7 +448,7 @@ impl Pass<'_> {
                 }
             }
         }
-        Ok(dropped)
+        Ok(())
     }
 
     /// Counts the handouts per minute for the console. A failure does not fail the pass.

@@ -11,7 +11,7 @@ use token_vendor::db::cleanup::{
     abandon_mints, count_due, expire_tokens, has_recent_handouts, purge_mints, purge_slots,
     purge_tokens,
 };
-use token_vendor::model::Scope;
+use token_vendor::model::{Origin, Scope};
 
 use crate::audit_plans::{one_connection, pages_fetched};
 use crate::metrics::scrape;
@@ -100,6 +100,16 @@ async fn cleanup_expires_and_purges_exactly_what_is_due() {
     let ran = "SELECT count(*) FROM audit_events WHERE kind = 'cleanup.ran' AND detail->>'actor' LIKE 'cli:%@%'
                AND detail->>'expired' = '30'";
     assert_eq!(world.count(ran).await, 1);
+    let recorded = [
+        ("purgedTokens", 20),
+        ("purgedMints", 20),
+        ("purgedCombinations", 20),
+    ];
+    for (member, count) in recorded {
+        assert_eq!(count_recorded(&world, member).await, count, "{member}");
+    }
+    let events = "SELECT count(*) FROM audit_events WHERE kind = 'cleanup.ran'";
+    let events_before = world.count(events).await;
 
     // A second run finds nothing and records no event.
     let (_, again) = cleanup(&world, &[], &[]).await;
@@ -107,12 +117,7 @@ async fn cleanup_expires_and_purges_exactly_what_is_due() {
         (&again["expired"], &again["complete"]),
         (&json!(0), &json!(true))
     );
-    assert_eq!(
-        world
-            .count("SELECT count(*) FROM audit_events WHERE kind = 'cleanup.ran'")
-            .await,
-        1
-    );
+    assert_eq!(world.count(events).await, events_before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,9 +142,13 @@ async fn cleanup_reads_only_rows_that_are_due() {
     assert_eq!(counted, (5, 0, 5, 5, 5));
     assert_eq!(expire_tokens(&pool, now, 10).await.unwrap(), 5);
     assert_eq!(abandon_mints(&pool, now, 10).await.unwrap(), 0);
-    assert_eq!(purge_tokens(&pool, now, age, 10).await.unwrap(), 5);
-    assert_eq!(purge_mints(&pool, now, age, 10).await.unwrap(), 5);
-    assert_eq!(purge_slots(&pool, now, age, 10).await.unwrap(), 5);
+    let origin = Origin::Actor("test".into());
+    let purged = (
+        purge_tokens(&pool, now, age, 10, &origin).await.unwrap(),
+        purge_mints(&pool, now, age, 10, &origin).await.unwrap(),
+        purge_slots(&pool, now, age, 10, &origin).await.unwrap(),
+    );
+    assert_eq!(purged, ((5, 5), 0, 5));
     let pages = pages_fetched(&pool, "tokens|mints|slots").await - before;
     assert!(pages < 500, "{pages} pages for 20 rows");
 }
@@ -189,6 +198,129 @@ async fn audit_retention_must_be_30_days_longer_than_token_retention() {
     }
     let settings = [("TOKEN_RETENTION", "30d"), ("AUDIT_RETENTION", "60d")];
     assert_eq!(cleanup(&world, &[], &settings).await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_evidence_of_a_token_is_kept_as_long_as_its_record() {
+    let world = World::unchecked().await;
+    let seed = "
+        SELECT create_audit_partition(now() - interval '425 days');
+        INSERT INTO tokens (user_id, id, country, bank, access, lifetime, issued_at, expiration, ends_at, is_valid,
+                            ciphertext, key_id, fingerprint)
+        SELECT 'u-1', gen_random_uuid(), '', '', 0, 2592000, t, t + '30 days', t + '30 days', false, '', 'k1', 'f'
+        FROM (SELECT now() - interval '425 days' AS t) x;
+        INSERT INTO mints (user_id, id, country, bank, access, lifetime, lease_epoch, holder, client, request_id,
+                           started_at, finished_at, outcome)
+        SELECT user_id, id, '', '', 0, lifetime, 1, 'r', 'c', 'q', issued_at, issued_at, 'minted' FROM tokens;
+        INSERT INTO audit_events (id, occurred_at, kind, user_id, token_id)
+        SELECT gen_random_uuid(), issued_at, 'token.minted', user_id, id FROM tokens";
+    world.db.execute(seed).await.unwrap();
+    let (_, done) = cleanup(&world, &[], &[]).await;
+    assert_eq!(done["complete"], true, "{done}");
+    let evidence = "SELECT count(*) FROM tokens t JOIN mints m ON m.id = t.id JOIN audit_events e ON e.token_id = t.id
+                    WHERE e.kind = 'token.minted'";
+    assert_eq!(world.count(evidence).await, 1);
+
+    // Later the record, the mint and the month are all past retention.
+    let settings = [("TOKEN_RETENTION", "300d"), ("AUDIT_RETENTION", "380d")];
+    let (_, done) = cleanup(&world, &[], &settings).await;
+    for member in ["purgedTokens", "purgedMints", "partitionsDropped"] {
+        assert_eq!(done[member], 1, "{done}");
+        assert_eq!(count_recorded(&world, member).await, 1, "{member}");
+    }
+}
+
+/// Returns the sum of a member of all `cleanup.ran` events.
+async fn count_recorded(world: &World, member: &str) -> i64 {
+    let sum = "SELECT coalesce(sum((detail->>$1)::int8), 0)::int8 FROM audit_events WHERE kind = 'cleanup.ran'";
+    let sum = sqlx::query_scalar(sum).bind(member);
+    sum.fetch_one(&world.db).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletions_are_recorded_although_a_later_step_fails() {
+    let world = World::unchecked().await;
+    seed(&world, "old", 20, "500 days", false).await;
+    let refuse = "CREATE TRIGGER refuse BEFORE DELETE ON slots FOR EACH ROW EXECUTE FUNCTION refuse_change()";
+    world.db.execute(refuse).await.unwrap();
+    let (code, _) = cleanup(&world, &["--batch-size", "7"], &[]).await;
+    assert_eq!(code, 1);
+    assert_eq!(world.count("SELECT count(*) FROM tokens").await, 0);
+    assert_eq!(count_recorded(&world, "purgedTokens").await, 20);
+    assert_eq!(count_recorded(&world, "purgedCombinations").await, 0);
+    let summary = "SELECT (last_summary->>'purgedTokens')::int8 FROM maintenance
+                   WHERE last_success_at IS NULL AND last_summary->>'complete' = 'false'";
+    assert_eq!(world.count(summary).await, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_continues_when_its_caller_hangs_up() {
+    let world = World::unchecked().await;
+    seed(&world, "old", 2000, "500 days", false).await;
+    let replica = world.replica_with(&[("CLEANUP_INTERVAL", "off")]).await;
+    let request = replica.post("/maintenance/cleanup", &json!({"batchSize": 10}));
+    let call = tokio::spawn(send(request));
+    eventually("the pass deletes records", async || {
+        count_recorded(&world, "purgedTokens").await > 0
+    })
+    .await;
+    call.abort();
+    eventually("the pass ends", async || {
+        world
+            .count("SELECT count(last_success_at) FROM maintenance")
+            .await
+            == 1
+    })
+    .await;
+    for member in ["purgedTokens", "purgedMints", "purgedCombinations"] {
+        assert_eq!(count_recorded(&world, member).await, 2000, "{member}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cleanup_drops_only_tables_that_it_detached() {
+    let world = World::unchecked().await;
+    let months = "
+        SELECT create_audit_partition(month::timestamptz) FROM unnest('{2019-05-01,2019-07-01}'::date[]) month;
+        ALTER TABLE audit_events DETACH PARTITION audit_events_2019_05;
+        CREATE TABLE audit_events_2019_06 (LIKE audit_events);
+        CREATE FUNCTION refuse_drop() RETURNS event_trigger LANGUAGE plpgsql AS
+            'BEGIN RAISE EXCEPTION ''a drop is refused''; END';
+        CREATE EVENT TRIGGER refuse_drop ON sql_drop EXECUTE FUNCTION refuse_drop()";
+    sqlx::raw_sql(months).execute(&world.db).await.unwrap();
+    // The first pass detaches a month, and cannot drop it.
+    let (_, refused) = cleanup(&world, &[], &[]).await;
+    assert_eq!(
+        (&refused["partitionsDropped"], &refused["complete"]),
+        (&json!(0), &json!(false))
+    );
+    let unattached =
+        "SELECT count(*) FROM pg_class WHERE relname LIKE 'audit_events_2019%' AND relkind = 'r'
+                      AND NOT relispartition";
+    assert_eq!(world.count(unattached).await, 3);
+    world
+        .db
+        .execute("DROP EVENT TRIGGER refuse_drop")
+        .await
+        .unwrap();
+    let (_, done) = cleanup(&world, &[], &[]).await;
+    assert_eq!(done["partitionsDropped"], 1, "{done}");
+    let kept = "SELECT count(*) FROM pg_class WHERE relname IN ('audit_events_2019_05', 'audit_events_2019_06')";
+    assert_eq!(world.count(kept).await, 2);
+    assert_eq!(world.count(unattached).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_combination_of_a_valid_superseded_token_is_kept() {
+    let world = World::unchecked().await;
+    seed(&world, "superseded", 1, "-20 days", true).await;
+    seed(&world, "ended", 1, "3 days", false).await;
+    let old = "UPDATE slots SET usable_until = '-infinity', claimed_at = now() - interval '3 days'";
+    world.db.execute(old).await.unwrap();
+    let (_, done) = cleanup(&world, &[], &[("TOKEN_RETENTION", "1d")]).await;
+    assert_eq!(done["purgedCombinations"], 1, "{done}");
+    let kept = "SELECT count(*) FROM slots WHERE user_id = 'superseded'";
+    assert_eq!(world.count(kept).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
