@@ -65,13 +65,15 @@ impl Vendor {
     /// Issues a token: reuses a stored one if the request accepts it, otherwise mints.
     ///
     /// # Errors
-    /// Returns `upstream-timeout` after `UPSTREAM_TIMEOUT` + 1.7 s at the latest.
+    /// Returns `upstream-timeout` after `UPSTREAM_TIMEOUT` + 1.7 s at the latest. `waited` is the part of this time that
+    /// the authentication took.
     pub async fn issue(
         &self,
         request: TokenRequest,
         caller: Caller,
+        waited: Duration,
     ) -> Result<IssuedToken, Failure> {
-        let max_wait = self.context.settings.max_wait();
+        let max_wait = self.context.settings.max_wait().saturating_sub(waited);
         let issued = timeout(max_wait, self.reuse_or_mint(request, Arc::new(caller)))
             .await
             .unwrap_or_else(|_| Err(Failure::timeout()));

@@ -300,3 +300,22 @@ async fn a_retry_that_succeeds_mints_a_token() {
     assert_eq!(world.kinds().await, ["token.minted"]);
     assert_eq!(replica.issue(token_request("u")).await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_limit_of_a_request_includes_its_authentication() {
+    let world = World::unchecked().await;
+    let replica = world.replica_with(&[("UPSTREAM_TIMEOUT", "100ms")]).await;
+    let leased = "INSERT INTO slots (user_id, country, bank, access, lease_until)
+                  VALUES ('u-1', '', '', 0, clock_timestamp() + interval '1 hour')";
+    sqlx::query(leased).execute(&world.db).await.unwrap();
+    let lock = world.lock_table("clients").await;
+    let started = Instant::now();
+    let unlock = async {
+        tokio::time::sleep(Duration::from_millis(1_300)).await;
+        lock.rollback().await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(replica.issue(json!({"userId": "u-1"})), unlock);
+    answer.assert_problem(504, "upstream-timeout");
+    // 2.1 s are promised. Without the authentication, the limit alone would be 1.8 s.
+    assert!(started.elapsed() < Duration::from_millis(2_800));
+}

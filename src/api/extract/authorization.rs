@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix_web::dev::Payload;
 use actix_web::http::header::{self, HeaderMap};
@@ -57,10 +58,16 @@ impl RequiredScope for ConsoleInvalidate {
 pub struct Authorized<S> {
     caller: Caller,
     client: Arc<Client>,
+    waited: Duration,
     scope: PhantomData<S>,
 }
 
 impl<S> Authorized<S> {
+    /// Returns the duration of the authentication. It counts towards the time limit of the request.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
     /// Returns true if the client holds this further scope.
     pub fn holds_scope(&self, scope: Scope) -> bool {
         self.client.scopes.contains(&scope)
@@ -84,6 +91,7 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let request = request.clone();
         Box::pin(async move {
+            let started = Instant::now();
             let state: &web::Data<ApiState> = request.app_data().expect("the state is registered");
             let authenticated = authenticate(state, &request).await;
             let (caller, client) = authenticated.inspect_err(|problem| {
@@ -103,6 +111,7 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
             Ok(Authorized {
                 caller,
                 client,
+                waited: started.elapsed(),
                 scope: PhantomData,
             })
         })

@@ -56,9 +56,10 @@ pub async fn issue_token(
     let may_renew = authorized.holds_scope(Scope::TokensRenew);
     let token_request =
         read_token_request(document, &request, may_renew, state.vendor.min_remaining())?;
+    let waited = authorized.waited();
     let issued = state
         .vendor
-        .issue(token_request, authorized.into_caller())
+        .issue(token_request, authorized.into_caller(), waited)
         .await?;
     Ok(respond_with_token(&issued, &state.verification_base_url))
 }
