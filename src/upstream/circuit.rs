@@ -23,26 +23,21 @@ struct State {
 }
 
 impl Circuit {
-    /// Lets a mint through, or rejects it while the circuit is open.
+    /// Rejects a mint while the circuit is open and no trial is due. Takes no trial.
     ///
     /// # Errors
     /// Returns `upstream-unavailable` with the seconds until the next trial.
+    pub fn check(&self) -> Result<(), Failure> {
+        self.state().check(Instant::now())
+    }
+
+    /// Lets a claimed mint through, or rejects it as [`check`](Self::check) does. Takes the trial that is due.
     pub fn admit(&self) -> Result<(), Failure> {
         let now = Instant::now();
         let mut state = self.state();
-        match state.next_trial {
-            Some(trial) if now < trial => {
-                let wait = trial.duration_since(now).as_secs_f64().ceil() as u32;
-                let detail =
-                    "the last mints failed at the provider, so this service pauses its calls";
-                Err(Failure::new(FailureKind::UpstreamUnavailable, detail).with_retry_after(wait))
-            }
-            Some(_) => {
-                state.next_trial = Some(now + OPEN_FOR);
-                Ok(())
-            }
-            None => Ok(()),
-        }
+        state.check(now)?;
+        state.next_trial = state.next_trial.map(|_| now + OPEN_FOR);
+        Ok(())
     }
 
     /// Returns true while the circuit is open.
@@ -68,6 +63,17 @@ impl Circuit {
         self.0
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl State {
+    fn check(&self, now: Instant) -> Result<(), Failure> {
+        let Some(trial) = self.next_trial.filter(|trial| now < *trial) else {
+            return Ok(());
+        };
+        let wait = trial.duration_since(now).as_secs_f64().ceil() as u32;
+        let detail = "the last mints failed at the provider, so this service pauses its calls";
+        Err(Failure::new(FailureKind::UpstreamUnavailable, detail).with_retry_after(wait))
     }
 }
 
@@ -99,7 +105,10 @@ mod tests {
         let circuit = Circuit::default();
         (0..TRIP_AFTER).for_each(|_| circuit.note_failure());
         circuit.state().next_trial = Some(Instant::now());
+        assert!(circuit.check().is_ok());
+        assert!(circuit.check().is_ok(), "a check takes no trial");
         assert!(circuit.admit().is_ok());
+        assert!(circuit.check().is_err());
         assert!(circuit.admit().is_err());
     }
 }

@@ -50,7 +50,7 @@ pub(super) async fn try_mint(
     read_at: Instant,
 ) -> Result<Option<Arc<CachedToken>>, Failure> {
     let _permit = context.upstream.reserve(PERMIT_TIMEOUT).await?;
-    context.upstream.circuit.admit()?;
+    context.upstream.circuit.check()?;
     let lease_length = context.settings.upstream_timeout + LEASE_MARGIN;
     let fresh_until = slot.now + request.min_life;
     let claim = Claim {
@@ -172,6 +172,7 @@ impl Mint<'_> {
     /// Waits between attempts as the provider advises: 1 s, 2 s, 4 s, with jitter. The waits are shorter
     /// if `UPSTREAM_TIMEOUT` is below 8 s.
     async fn call(&self, started: Instant, calls: &mut CallSummary) -> Result<Minted, MintError> {
+        self.context.upstream.circuit.admit()?;
         let settings = &self.context.settings;
         let deadline = started + settings.upstream_timeout;
         let mut waits = ExponentialBuilder::new()

@@ -153,6 +153,40 @@ async fn the_circuit_opens_after_20_failures_and_closes_after_a_success() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_claim_does_not_spend_the_trial_of_an_open_circuit() {
+    let world = World::new().await;
+    let settings = [("UPSTREAM_MAX_ATTEMPTS", "1"), ("MINT_COOLDOWN", "0s")];
+    let replica = world.replica_with(&settings).await;
+    world.sandbox.script(vec![Upstream::status(503); 20]);
+    issue_for_users(&[&replica], "down", 20).await;
+
+    // The claim waits for this lock. When the transaction commits, another mint holds the lease.
+    let mut other = world.db.begin().await.unwrap();
+    let lock = "UPDATE slots SET lease_until = clock_timestamp() + interval '1 hour' WHERE user_id = 'down-0'";
+    sqlx::query(lock).execute(&mut *other).await.unwrap();
+    let api = replica.api.clone();
+    let losing = tokio::spawn(async move {
+        loop {
+            let answer = api.issue(json!({"userId": "down-0"})).await;
+            if answer.body["type"] != "urn:token-vendor:problem:upstream-unavailable" {
+                return answer;
+            }
+        }
+    });
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock' AND strpos(query, 'INTO slots') > 0";
+    eventually("the claim waits", async || world.count(waiting).await > 0).await;
+    other.commit().await.unwrap();
+    eventually("the claim is lost", async || {
+        world.count(waiting).await == 0
+    })
+    .await;
+    let trial = replica.issue(json!({"userId": "trial"})).await;
+    assert_eq!(trial.status, 201, "{trial:?}");
+    losing.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_mints_beyond_the_in_flight_limit_are_shed() {
     let world = World::new().await;
     let replica = world.replica_with(&[("UPSTREAM_MAX_IN_FLIGHT", "1")]).await;
