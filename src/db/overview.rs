@@ -41,8 +41,8 @@ pub async fn roll_up_minutes(pool: &PgPool) -> Result<u64, DbError> {
                               n.now - interval '1 minute' AS until
                        FROM now n),
               dropped AS (DELETE FROM handout_minutes USING now n WHERE minute < n.now - interval '1 day')
-         INSERT INTO handout_minutes
-         SELECT m.* FROM next n, count_minutes(n.first, least(n.until, n.first + make_interval(mins => $1))) m
+         INSERT INTO handout_minutes (minute, minted, reused, failed, unknown, latency_p50, latency_p95)
+         SELECT m.* FROM next n, count_handout_minutes(n.first, least(n.until, n.first + make_interval(mins => $1))) m
          ON CONFLICT DO NOTHING",
         ROLL_UP as i32,
     )
@@ -65,9 +65,10 @@ pub async fn list_minutes(pool: &PgPool) -> Result<Vec<Minute>, DbError> {
                          FROM now n)
            SELECT minute AS "minute!", minted AS "minted!", reused AS "reused!", failed AS "failed!",
                   unknown AS "unknown!", latency_p50, latency_p95
-           FROM (SELECT h.* FROM handout_minutes h, now n WHERE h.minute > n.now - interval '1 day'
+           FROM (SELECT minute, minted, reused, failed, unknown, latency_p50, latency_p95
+                 FROM handout_minutes h, now n WHERE h.minute > n.now - interval '1 day'
                  UNION ALL
-                 SELECT m.* FROM rest r, count_minutes(r.first, r.until) m) m
+                 SELECT m.* FROM rest r, count_handout_minutes(r.first, r.until) m) m
            ORDER BY minute"#
     )
     .fetch_all(pool)

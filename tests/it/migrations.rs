@@ -2,12 +2,14 @@
 
 use chrono::{DateTime, Datelike, Months, TimeDelta, Utc};
 use futures_util::future::join_all;
+use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
+use token_vendor::db::overview::{list_minutes, roll_up_minutes};
 use token_vendor::db::{partitions, schema};
 
-use crate::support::World;
 use crate::support::cluster::create_empty_database;
+use crate::support::{World, send};
 
 async fn names(db: &PgPool, query: &'static str) -> Vec<String> {
     sqlx::query_scalar(query).fetch_all(db).await.unwrap()
@@ -199,6 +201,65 @@ async fn migrations_run_again_over_data_change_nothing() {
     schema::migrate(&options).await.unwrap();
     assert_eq!(rows().await, before);
     assert_eq!(replica.issue(json!({"userId": "u-1"})).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_can_be_added_to_every_table_while_the_service_runs() {
+    let world = World::new().await;
+    let replica = world.replica_with(&[("CLEANUP_INTERVAL", "off")]).await;
+    let mut user = 0;
+    let mut use_everything = async || {
+        user += 1;
+        let body = json!({"userId": format!("u-{user}")});
+        let minted = replica.issue(body.clone()).await;
+        replica.issue(body.clone()).await.assert_reused(&minted);
+        let renewed = replica.issue_with(body.clone(), "no-cache").await;
+        assert_eq!(renewed.status, 201, "{renewed:?}");
+        for (path, request) in [
+            (
+                format!("/bank/tokens/{}/invalidate", minted.text("id")),
+                json!({"reason": "used"}),
+            ),
+            (
+                "/bank/tokens/invalidate".into(),
+                json!({"reason": "used", "userId": body["userId"]}),
+            ),
+            (
+                "/bank/tokens/lookup".into(),
+                json!({"tokenString": renewed.token()}),
+            ),
+            ("/maintenance/cleanup".into(), json!({})),
+        ] {
+            let answer = send(replica.post(&path, &request)).await;
+            assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        }
+        for path in [
+            "/bank/tokens/",
+            "/audit/events",
+            "/maintenance/cleanup",
+            "/metrics",
+            "/console/",
+        ] {
+            let response = replica.request(Method::GET, path).send().await.unwrap();
+            assert_eq!(response.status(), 200, "{path}");
+        }
+        roll_up_minutes(&world.db).await.unwrap();
+        list_minutes(&world.db).await.unwrap();
+    };
+    use_everything().await;
+    let add = "DO $$ DECLARE t regclass; BEGIN
+        FOR t IN SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
+                 AND NOT relispartition AND relname <> '_sqlx_migrations' LOOP
+            EXECUTE format('ALTER TABLE %s ADD COLUMN added_later text', t);
+        END LOOP; END $$";
+    sqlx::raw_sql(add).execute(&world.db).await.unwrap();
+    sqlx::query("DELETE FROM handout_minutes")
+        .execute(&world.db)
+        .await
+        .unwrap();
+    use_everything().await;
+    let partition = "SELECT create_audit_partition(now() + interval '9 months')";
+    sqlx::query(partition).execute(&world.db).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
