@@ -66,10 +66,10 @@ impl Authenticator {
     /// Reads a client from the database and caches it. Concurrent lookups of a key share one query.
     async fn look_up(&self, api_key: &str) -> Result<Option<Arc<Client>>, Failure> {
         let lookup = async {
-            let key = api_key.to_owned();
+            let (key, lower_bound) = (api_key.to_owned(), self.clock.lower_bound());
             let found = self
                 .db
-                .run(|pool| async move { find_client(&pool, &key).await });
+                .run(|pool| async move { find_client(&pool, &key, Some(lower_bound)).await });
             let (client, now) = timeout(LOOKUP_TIMEOUT, found)
                 .await
                 .unwrap_or(Err(DbError::TimedOut(LOOKUP_TIMEOUT)))

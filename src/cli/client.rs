@@ -98,7 +98,7 @@ async fn rotate(pool: &PgPool, key: &str, grace: Duration) -> Result<(), CliErro
     let secret = generate_secret()?;
     let hash = Sha256::digest(&secret);
     let Some(client) = rotate_client(pool, key, &hash, grace, &actor()).await? else {
-        let error = match find_client(pool, key).await?.0 {
+        let error = match find_client(pool, key, None).await?.0 {
             Some(_) => anyhow!("client {key:?} is disabled; create a new client"),
             None => unknown_client(key),
         };

@@ -12,16 +12,21 @@ use super::DbError;
 use crate::model::{Client, EventKind, Scope};
 
 /// Finds a client by its key, even if it is disabled. Also returns the database's clock at the time of the read.
+///
+/// A previous secret counts until its end by the database's clock, or by `lower_bound` if that is later.
 pub async fn find_client(
     pool: &PgPool,
     api_key: &str,
+    lower_bound: Option<DateTime<Utc>>,
 ) -> Result<(Option<Client>, DateTime<Utc>), DbError> {
     let row = sqlx::query!(
         r#"SELECT clock_timestamp() AS "now!", c.api_key AS "api_key?", c.name AS "name?",
                   c.secret_sha256 AS "secret_sha256?", c.scopes AS "scopes?", c.is_enabled AS "is_enabled?",
-                  CASE WHEN c.previous_until > clock_timestamp() THEN c.previous_secret_sha256 END AS previous_secret_sha256
+                  CASE WHEN c.previous_until > greatest(clock_timestamp(), $2)
+                       THEN c.previous_secret_sha256 END AS previous_secret_sha256
            FROM (VALUES (1)) one LEFT JOIN clients c ON c.api_key = $1"#,
-        api_key
+        api_key,
+        lower_bound,
     )
     .fetch_one(pool)
     .await?;
@@ -116,7 +121,7 @@ pub async fn disable_client(pool: &PgPool, api_key: &str, actor: &str) -> Result
          WHERE api_key = $4 AND is_enabled",
         api_key,
     );
-    Ok(is_changed || find_client(pool, api_key).await?.0.is_some())
+    Ok(is_changed || find_client(pool, api_key, None).await?.0.is_some())
 }
 
 /// Gives a client a new secret and inserts its `client.rotated` event.
@@ -147,7 +152,7 @@ pub async fn rotate_client(
     if !is_changed {
         return Ok(None);
     }
-    Ok(find_client(pool, api_key).await?.0)
+    Ok(find_client(pool, api_key, None).await?.0)
 }
 
 /// Drops the scopes that this version does not know.

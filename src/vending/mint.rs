@@ -274,6 +274,7 @@ impl Mint<'_> {
     ) -> Result<Option<Arc<CachedToken>>, Failure> {
         let claim = &self.claim;
         let lower_bound = self.context.clock.lower_bound();
+        let lower_bound = lower_bound.max(self.lease.claimed_at);
         let life = granted_life(&minted, claim.lifetime, lower_bound.max(service_time()));
         let finish = Finish {
             claim: claim.clone(),

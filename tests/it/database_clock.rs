@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::metrics::scrape;
-use crate::support::{Api, World, eventually, program, send};
+use crate::support::{ADMIN, Api, World, eventually, program, send};
 
 /// Makes the replica read the database's clock, with the credentials of an unknown client.
 async fn read_clock(replica: &Api) {
@@ -125,6 +125,25 @@ async fn a_failure_is_repeated_until_its_cooldown_ends_after_a_step_back() {
         failed.assert_problem(422, "upstream-rejected");
     }
     assert_eq!(world.sandbox.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_back_does_not_revive_a_rotated_secret() {
+    let world = World::new().await;
+    world.shift_clock("0").await;
+    let replica = world.replica().await;
+    let rotate = "UPDATE clients SET previous_secret_sha256 = sha256('old'), previous_until = clock_timestamp() + '1 hour'";
+    execute(&world, rotate).await;
+    let status = async || {
+        let old = replica.request_by((ADMIN.0, "old"), Method::GET, "/bank/tokens/");
+        send(old).await.status
+    };
+    assert_eq!(status().await, 200);
+    world.shift_clock("2 hours").await;
+    read_clock(&replica).await;
+    world.shift_clock("0").await;
+    eventually("the cached client expires", async || status().await == 401).await;
+    assert_eq!(status().await, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]
