@@ -41,7 +41,7 @@ impl Default for SlotKey {
     }
 }
 
-/// Voids the next [`BATCH`] slots of a user after `after`, and invalidates their current tokens.
+/// Voids the next `BATCH` slots of a user after `after`, and invalidates their current tokens.
 ///
 /// A voided slot hands out no token whose mint began before: a mint under way records its token as invalidated, and the
 /// slot is not pointed to an older token. Returns the number of invalidated tokens, and the key to continue after, or
@@ -114,7 +114,7 @@ pub async fn list_token(pool: &PgPool, id: Uuid) -> Result<Vec<TokenKey>, DbErro
     Ok(keys.fetch_all(pool).await?)
 }
 
-/// Lists at most [`BATCH`] tokens of a user that are recorded as valid: superseded ones, and those issued before the
+/// Lists at most `BATCH` tokens of a user that are recorded as valid: superseded ones, and those issued before the
 /// time.
 ///
 /// After [`void_slots`], a token that is neither was minted later.
@@ -136,7 +136,7 @@ pub async fn list_tokens_of_user(
     Ok(keys.fetch_all(pool).await?)
 }
 
-/// Lists at most [`BATCH`] tokens with a fingerprint that are recorded as valid, by user.
+/// Lists at most `BATCH` tokens with a fingerprint that are recorded as valid, by user.
 pub async fn list_tokens_of_string(
     pool: &PgPool,
     fingerprint: Fingerprint,
