@@ -15,7 +15,7 @@ test: postgres
 e2e: postgres
 	tests/e2e/run $(CHECKS)
 
-# Runs the benchmark, about twenty minutes. `make bench ARGS="warm export"` runs parts of it.
+# Runs the benchmark, about 25 minutes. `make bench ARGS="warm export"` runs parts of it.
 bench: postgres
 	benches/speed/find-tools target/bench
 	PATH="$$(scripts/find-postgres):$$PATH" cargo bench --locked --bench speed -- $(ARGS)

@@ -268,6 +268,14 @@ impl Connection {
     /// # Errors
     /// Fails if the status is not 200…209.
     pub async fn send(&mut self, request: &str) -> Result<()> {
+        let Answer { status, .. } = self.exchange(request).await?;
+        let text = || String::from_utf8_lossy(&self.answer).into_owned();
+        ensure!((200..210).contains(&status), text());
+        Ok(())
+    }
+
+    /// Sends a request and reads the answer, whatever its status.
+    pub async fn exchange(&mut self, request: &str) -> Result<Answer> {
         self.stream.write_all(request.as_bytes()).await?;
         self.answer.clear();
         loop {
@@ -277,13 +285,28 @@ impl Connection {
             let Some((head, body)) = text.split_once("\r\n\r\n") else {
                 continue;
             };
-            let head = head.to_ascii_lowercase();
-            ensure!(head.starts_with("http/1.1 20"), "{text}");
-            let length = head.split("content-length: ").nth(1);
-            let length = length.and_then(|value| value.lines().next());
-            if body.len() >= length.context("no Content-Length")?.parse::<usize>()? {
-                return Ok(());
+            let header = |name: &str| {
+                let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+                lines.find_map(|(known, value)| known.eq_ignore_ascii_case(name).then_some(value))
+            };
+            let length = header("content-length").context("no Content-Length")?;
+            if body.len() >= length.parse::<usize>()? {
+                let status = head.split(' ').nth(1).context("no status")?;
+                return Ok(Answer {
+                    status: status.parse()?,
+                    retry_after: header("retry-after").map(str::parse).transpose()?,
+                    closes: header("connection").is_some_and(|value| value == "close"),
+                });
             }
         }
     }
+}
+
+/// The head of an answer.
+pub struct Answer {
+    pub status: u16,
+    /// The seconds of `Retry-After`.
+    pub retry_after: Option<u32>,
+    /// True if the server closes the connection after this answer.
+    pub closes: bool,
 }

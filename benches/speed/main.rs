@@ -8,9 +8,11 @@
     reason = "benchmarks read clocks and the environment"
 )]
 
+mod callers;
 mod fill;
 mod huge_pages;
 mod load;
+mod overload;
 mod process;
 mod reading;
 mod report;
@@ -28,14 +30,15 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use chrono::Utc;
 use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use load::ProcessorTimes;
 use report::Section;
 use world::{Scale, World};
 
-const SECTIONS: [&str; 9] = [
-    "warm", "miss", "herd", "scale", "audit", "export", "memory", "start", "cleanup",
+const SECTIONS: [&str; 10] = [
+    "warm", "miss", "herd", "overload", "scale", "audit", "export", "memory", "start", "cleanup",
 ];
 /// The argument that serves until it is interrupted, for a profiler.
 const HOLD: &str = "hold";
@@ -71,6 +74,9 @@ async fn main() -> Result<()> {
         return rivals::run(kind, addr, argument).await;
     }
     let arguments = Arguments::parse();
+    // The section `overload` holds 8,192 connections at each end. The started programs inherit the limit.
+    let (_, files) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, files, files)?;
     let mut terminate = signal(SignalKind::terminate())?;
     // A signal drops `run`, which stops all started programs.
     tokio::select! {
@@ -157,6 +163,7 @@ async fn measure(world: &World, name: &str, folder: &Path) -> Result<()> {
         "warm" => warm::measure(world, &mut section).await?,
         "miss" => upstream::measure_miss(world, &mut section).await?,
         "herd" => upstream::measure_herd(world, &mut section).await?,
+        "overload" => overload::measure(world, &mut section).await?,
         "scale" => scale::measure(world, &mut section).await?,
         "audit" => reading::measure_pages(world, &mut section).await?,
         "export" => reading::measure_export(world, &mut section).await?,

@@ -134,6 +134,11 @@ impl World {
         self.postgres.url(database)
     }
 
+    /// Returns the path of the socket that Postgres listens on.
+    pub fn socket(&self) -> PathBuf {
+        self.postgres.socket_dir().join(".s.PGSQL.5432")
+    }
+
     pub async fn connect(&self, database: &str) -> Result<PgConnection> {
         Ok(PgConnection::connect(&self.url(database)).await?)
     }
@@ -173,7 +178,8 @@ impl World {
             ("FINGERPRINT_KEY", key(FINGERPRINT_KEY)),
             ("UPSTREAM_API_KEY", "sandbox-key".into()),
             ("UPSTREAM_API_SECRET", "sandbox-secret".into()),
-            ("UPSTREAM_HOURLY_BUDGET", "0".into()),
+            // The highest. Without a budget, a mint would run other statements than in production.
+            ("UPSTREAM_HOURLY_BUDGET", "1000000".into()),
             ("CLEANUP_INTERVAL", "off".into()),
             ("RUST_LOG", "warn".into()),
         ]);
