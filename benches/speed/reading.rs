@@ -25,22 +25,26 @@ pub async fn measure_pages(world: &World, section: &mut Section) -> Result<()> {
     let value = |name: &str| row.get::<String, _>(name);
     let month = chrono::Utc::now() - chrono::TimeDelta::days(30);
     let month = month.format("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let owner = |condition: &str| {
-        format!("user_id = ANY(ARRAY(SELECT user_id FROM tokens WHERE {condition}))")
+    // A range of the index by user. With `=` or `ANY`, a kept plan expects few events and sorts all events of the user.
+    let of_user = |user: &str| {
+        format!(
+            "(user_id, occurred_at) >= ({user}, '-infinity') AND (user_id, occurred_at) < ({user}, 'infinity')"
+        )
     };
+    let of_owner = |condition| of_user(&format!("(SELECT user_id FROM tokens WHERE {condition})"));
     // Name, column of the access path, condition, values.
     let filters = [
         ("no filter", "", "true".into(), vec![]),
         (
             "userId",
             "user_id",
-            "user_id = ANY(ARRAY[:userId])".into(),
+            of_user(":userId"),
             vec![("userId", value("user_id"))],
         ),
         (
             "tokenId",
             "user_id",
-            owner("id = :tokenId::uuid") + " AND coalesce(token_id = :tokenId::uuid, false)",
+            of_owner("id = :tokenId::uuid") + " AND coalesce(token_id = :tokenId::uuid, false)",
             vec![("tokenId", value("token_id"))],
         ),
         (
@@ -70,14 +74,14 @@ pub async fn measure_pages(world: &World, section: &mut Section) -> Result<()> {
         (
             "fingerprint",
             "user_id",
-            owner("fingerprint = :fingerprint")
+            of_owner("fingerprint = :fingerprint")
                 + " AND coalesce(fingerprint = :fingerprint, false)",
             vec![("fingerprint", value("fingerprint"))],
         ),
         (
             "userId and kind",
             "user_id",
-            "user_id = ANY(ARRAY[:userId]) AND kind = :kind".into(),
+            of_user(":userId") + " AND kind = :kind",
             vec![
                 ("userId", value("user_id")),
                 ("kind", "token.minted".into()),
@@ -134,7 +138,7 @@ pub async fn measure_pages(world: &World, section: &mut Section) -> Result<()> {
             &format!("audit page of 100, {name}, p50"),
             "ms",
             &ours[at],
-            ("same SQL in pgbench", &theirs[at]),
+            ("prepared statement in pgbench", &theirs[at]),
             Some(AtMost(3.0)),
         );
     }
