@@ -49,7 +49,8 @@ async fn queued_handouts_of_callers_that_closed_their_connection_are_not_recorde
         // Sends a FIN, as closing does. Closing also answers later data with a RST.
         caller.shutdown(Shutdown::Write).unwrap();
         if index % 2 == 0 {
-            caller.shutdown(Shutdown::Both).unwrap();
+            // Fails if the service has closed the connection already.
+            let _ = caller.shutdown(Shutdown::Both);
         }
     }
     eventually("the service notices", async || {

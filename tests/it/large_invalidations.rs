@@ -22,8 +22,8 @@ async fn seed(db: &PgPool, user: &str, count: u32, bank: &str, superseded_at: &s
              FROM generate_series(1, {count}) n, LATERAL (SELECT now() + interval '1 h' + n * interval '1 s' AS ends_at) e
              RETURNING *
          ), slot AS (
-             INSERT INTO slots (user_id, country, bank, access, token_id, usable_until, lease_epoch)
-             SELECT user_id, country, bank, access, id, ends_at, 1 FROM seeded WHERE superseded_at IS NULL
+             INSERT INTO slots (user_id, country, bank, access, token_id, usable_until, lease_epoch, lease_until)
+             SELECT user_id, country, bank, access, id, ends_at, 1, issued_at FROM seeded WHERE superseded_at IS NULL
          )
          INSERT INTO mints (user_id, id, country, bank, access, lifetime, lease_epoch, holder, client, request_id,
                             started_at, finished_at, outcome)
