@@ -8,11 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use futures_util::future::try_join;
 use secrecy::ExposeSecret;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,17 +23,15 @@ use crate::auth::Authenticator;
 use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig, ServerCertificate};
 use crate::crypto::KeyRing;
 use crate::db::clock::DatabaseClock;
+use crate::db::connector::{Address, Connector, Role};
 use crate::db::handouts::WriterConnection;
-use crate::db::{Database, fitness, partitions, schema};
+use crate::db::{Database, DbError, partitions, schema};
 use crate::jobs::cleanup::{Cleaner, Retention};
 use crate::jobs::denials::DenialCounter;
 use crate::metrics::Families;
 use crate::upstream::{Upstream, UpstreamSettings};
 use crate::vending::handout_writer::HandoutWriter;
 use crate::vending::{VendingSettings, Vendor};
-
-/// Time limit for closing the database connections at the end.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time for the callers of the last connections to send their request, at most `SHUTDOWN_DELAY`.
 const LAST_REQUESTS: Duration = Duration::from_secs(1);
@@ -74,33 +71,28 @@ impl Service {
         let max_wait = config.database.startup_wait;
         let mut connection = schema::wait_for_database(&options, max_wait).await?;
         schema::check_fitness(&mut connection).await?;
-        let options = fitness::negotiate_session(options).await?;
-        let shared = config.database.max_connections - WriterConnection::MAX_CONNECTIONS;
-        let pool = schema::open_pool(options.clone(), shared);
-        let db = Database::new(pool);
-        let (_, (now, newest)) = try_join(
-            partitions::create_partitions(db.pool()),
-            schema::find_newest_time(&mut connection),
-        )
-        .await?;
-        let standby = match &config.database.read_url {
-            Some(url) => Some(schema::connect_options(url)?),
-            None => None,
+        partitions::create_partitions(&mut connection).await?;
+        let (now, newest) = schema::find_newest_time(&mut connection).await?;
+        drop(connection);
+        let address = Address {
+            url: config.database.url.clone(),
+            file: config.database_url_file.clone(),
         };
-        let standby = standby
-            .map(|options| schema::open_standby_pool(options, config.database.max_connections))
-            .map(Database::new);
+        let shared = config.database.max_connections - WriterConnection::MAX_CONNECTIONS;
+        let db = Database::new(Connector::new(address, Role::Primary), shared);
+        let standby = open_standby(&config, &db)?;
 
         let clock = Arc::new(DatabaseClock::starting_at(newest));
         clock.observe(now);
         let (stop_writer, mints) = (CancellationToken::new(), TaskTracker::new());
         let metrics = Families::at_zero();
-        let (handouts, writer) = HandoutWriter::start(
-            WriterConnection::new(options),
-            clock.clone(),
-            metrics.clone(),
-            stop_writer.clone(),
-        )?;
+        let (handouts, writer) = open_connections(max_wait, async || {
+            let (clock, stop) = (clock.clone(), stop_writer.clone());
+            let started = HandoutWriter::start(db.clone(), clock, metrics.clone(), stop).await?;
+            db.open().await?;
+            Ok(started)
+        })
+        .await?;
         let (denials, denials_writer) = DenialCounter::start(db.clone(), stop_writer.clone());
         let vendor = Vendor::new(
             db.clone(),
@@ -118,6 +110,10 @@ impl Service {
         if let Some(certificate) = &certificate {
             let reloading = certificate.clone().reload_periodically();
             tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(reloading));
+        }
+        if let Some(standby) = &standby {
+            let probing = standby.clone().probe_periodically();
+            tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(probing));
         }
         let cleaner = Cleaner::new(
             db.clone(),
@@ -222,15 +218,48 @@ impl Service {
         let _ = self.writer.await;
         let _ = timeout_at(deadline, self.cleaning).await;
         let _ = self.denials.await;
-        if timeout(CLOSE_TIMEOUT, self.db.pool().close())
-            .await
-            .is_err()
-        {
-            tracing::warn!("the database connections did not close in time and were dropped");
-        }
+        self.db.close();
         tracing::info!("stopped");
         deadline
     }
+}
+
+/// Opens connections that the service cannot do without. Retries for `STARTUP_WAIT` while the server has none left.
+async fn open_connections<T>(
+    startup_wait: Duration,
+    open: impl AsyncFn() -> Result<T, DbError>,
+) -> anyhow::Result<T> {
+    let deadline = Instant::now() + startup_wait;
+    loop {
+        match open().await {
+            Ok(opened) => return Ok(opened),
+            Err(error @ DbError::NoConnection(_)) if Instant::now() < deadline => {
+                tracing::warn!(%error, "waiting for three database connections");
+                sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) => {
+                let hint = error.hint();
+                bail!("three database connections cannot be opened: {error}; {hint}");
+            }
+        }
+    }
+}
+
+/// Returns the standby for reads, if there is one. The primary reads while it cannot be reached.
+fn open_standby(config: &Config, primary: &Database) -> anyhow::Result<Option<Database>> {
+    let Some(url) = &config.database.read_url else {
+        return Ok(None);
+    };
+    schema::connect_options(url)?;
+    let address = Address {
+        url: url.clone(),
+        file: config.read_database_url_file.clone(),
+    };
+    Ok(Some(Database::with_fallback(
+        Connector::new(address, Role::Standby),
+        config.database.max_connections,
+        Some(primary.clone()),
+    )))
 }
 
 /// Returns the time between the refusal of new connections and the end of the HTTP server. It is part of

@@ -79,6 +79,8 @@ families! {
         "1 if the primary answered the last query for metrics and commits handouts, otherwise 0.";
     database_connections: CountGaugeVec ["state"],
         "Pooled database connections by state: idle or used.";
+    read_fallbacks_total: IntCounter,
+        "Reads that the primary did because the standby of READ_DATABASE_URL could not be used.";
     audit_partitions_ahead_months: Gauge,
         "Months after the current one for which the audit log has partitions.";
     cleanup_rows_total: IntCounterVec ["kind"],

@@ -7,7 +7,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use token_vendor::db::PgPool;
 use token_vendor::db::cleanup::expire_tokens;
 
 use crate::fill::{all_requests, run};
@@ -108,10 +107,10 @@ pub async fn clean(world: &World, database: &str, max_runtime: &str) -> Result<(
 
 /// Repeats the statement of the cleanup without pauses. Returns the number of tokens and the seconds.
 async fn repeat_statement(world: &World) -> Result<(u64, f64)> {
-    let pool = PgPool::connect(&world.url("filled")).await?;
+    let mut connection = world.connect("filled").await?;
     let (mut tokens, began) = (0, Instant::now());
     loop {
-        let expired = expire_tokens(&pool, chrono::Utc::now(), BATCH).await?;
+        let expired = expire_tokens(&mut connection, chrono::Utc::now(), BATCH).await?;
         tokens += expired;
         if expired < BATCH.unsigned_abs() {
             ensure!(tokens > 0, "no token had expired");

@@ -1,8 +1,10 @@
 //! Authentication of API keys and secrets, with a cache of clients that is at most 3 s old.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::future::Cache;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -10,20 +12,34 @@ use tokio::time::timeout;
 
 use crate::db::clients::find_client;
 use crate::db::clock::DatabaseClock;
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, Lane};
 use crate::model::{Client, Failure};
 
 /// Maximum age of a cached client. Every replica applies a change of a client within this time.
 const MAX_AGE: Duration = Duration::from_secs(3);
+/// Time for which a client that was authenticated is refreshed in the lane of known clients.
+const KNOWN_FOR: Duration = Duration::from_secs(3_600);
 /// Time limit of a lookup. After it the request fails with 503 `database-unavailable`.
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Maximum number of cached clients.
 const MAX_CLIENTS: u64 = 10_000;
+/// Lookups per second of credentials that were not right lately. Further ones get 503 `overloaded`.
+const MAX_UNKNOWN_PER_SECOND: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+
+/// An API key and the SHA-256 of the secret that came with it.
+///
+/// The digest is part of the key of both caches. A wrong secret therefore neither finds nor removes the entry of the
+/// right one.
+type Credentials = (String, [u8; 32]);
 
 /// Authenticates clients. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Authenticator {
-    cache: Cache<String, Arc<Client>>,
+    cache: Cache<Credentials, Arc<Client>>,
+    /// The credentials that were right lately. They are looked up in a lane of their own, which a flood of wrong ones
+    /// cannot fill.
+    known: Cache<Credentials, ()>,
+    unknown_limit: Arc<DefaultDirectRateLimiter>,
     db: Database,
     clock: Arc<DatabaseClock>,
 }
@@ -31,11 +47,17 @@ pub struct Authenticator {
 impl Authenticator {
     /// Creates an authenticator with an empty cache.
     pub fn new(db: Database, clock: Arc<DatabaseClock>) -> Self {
-        let cache = Cache::builder()
-            .max_capacity(MAX_CLIENTS)
-            .time_to_live(MAX_AGE)
-            .build();
-        Authenticator { cache, db, clock }
+        let cache = Cache::builder().max_capacity(MAX_CLIENTS);
+        let known = Cache::builder().max_capacity(MAX_CLIENTS);
+        Authenticator {
+            cache: cache.time_to_live(MAX_AGE).build(),
+            known: known.time_to_idle(KNOWN_FOR).build(),
+            unknown_limit: Arc::new(RateLimiter::direct(Quota::per_second(
+                MAX_UNKNOWN_PER_SECOND,
+            ))),
+            db,
+            clock,
+        }
     }
 
     /// Returns the client with this key and secret. During the grace period of a rotation, the previous
@@ -48,43 +70,51 @@ impl Authenticator {
         api_key: &str,
         secret: &[u8],
     ) -> Result<Option<Arc<Client>>, Failure> {
-        let digest = Sha256::digest(secret);
-        if let Some(client) = self.cache.get(api_key).await {
-            if secret_matches(Some(&client), &digest) {
-                return Ok(Some(client));
-            }
-            self.cache.invalidate(api_key).await;
+        let credentials = (api_key.to_owned(), Sha256::digest(secret).into());
+        if let Some(client) = self.cache.get(&credentials).await
+            && secret_matches(Some(&client), &credentials.1)
+        {
+            return Ok(Some(client));
         }
-        let client = match is_well_formed(api_key) {
-            true => self.look_up(api_key).await?,
-            false => None,
-        };
-        let secret_matches = secret_matches(client.as_deref(), &digest);
-        Ok(client.filter(|_| secret_matches))
+        match is_well_formed(api_key) {
+            true => self.look_up(credentials).await,
+            false => Ok(None),
+        }
     }
 
-    /// Reads a client from the database and caches it. Concurrent lookups of a key share one query.
-    async fn look_up(&self, api_key: &str) -> Result<Option<Arc<Client>>, Failure> {
+    /// Reads a client from the database. Caches it if the secret is right. Concurrent lookups share one query.
+    async fn look_up(&self, credentials: Credentials) -> Result<Option<Arc<Client>>, Failure> {
+        let lane = match self.known.get(&credentials).await {
+            Some(()) => Lane::Authentication,
+            None if self.unknown_limit.check().is_ok() => Lane::UnknownKeys,
+            None => return Err(Failure::overloaded()),
+        };
+        let (key, digest) = credentials.clone();
         let lookup = async {
-            let (key, lower_bound) = (api_key.to_owned(), self.clock.lower_bound());
-            let found = self
-                .db
-                .run(|pool| async move { find_client(&pool, &key, Some(lower_bound)).await });
+            let lower_bound = self.clock.lower_bound();
+            let found = self.db.run(lane, move |mut connection| async move {
+                find_client(&mut connection, &key, Some(lower_bound)).await
+            });
             let (client, now) = timeout(LOOKUP_TIMEOUT, found)
                 .await
                 .unwrap_or(Err(DbError::TimedOut(LOOKUP_TIMEOUT)))
                 .map_err(Some)?;
             self.clock.observe(now);
-            // An error is not cached: an unknown key is looked up again.
+            // An error is not cached: wrong credentials are looked up again.
+            let secret_matches = secret_matches(client.as_ref(), &digest);
+            let client = client.filter(|_| secret_matches);
             client.map(Arc::new).ok_or(None::<DbError>)
         };
-        match self.cache.try_get_with_by_ref(api_key, lookup).await {
-            Ok(client) => Ok(Some(client)),
+        match self.cache.try_get_with(credentials.clone(), lookup).await {
+            Ok(client) => {
+                self.known.insert(credentials, ()).await;
+                Ok(Some(client))
+            }
             Err(error) => match &*error {
                 None => Ok(None),
                 Some(error) => {
                     tracing::error!(%error, "looking up a client failed");
-                    Err(Failure::database())
+                    Err(error.into())
                 }
             },
         }

@@ -8,11 +8,11 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::progress::ProgressLine;
-use super::{CliError, actor, connect, start_logs};
+use super::{CliError, actor, connect, connector, start_logs};
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::audit_events::{AuditReadRecord, EventPages, insert_audit_read};
+use crate::db::connector::Role;
 use crate::db::event_page::EventFilter;
-use crate::db::schema;
 use crate::model::event_format::EventFormat;
 use crate::model::time::parse_timestamp;
 use crate::model::{EventKind, EventRef};
@@ -66,11 +66,7 @@ pub(super) async fn run(AuditCommand::Export(args): AuditCommand) -> Result<(), 
     }
     let config = args.settings.load(Source::from_process())?;
     start_logs(config.log.format)?;
-    let primary = connect(&config.database, 1).await?;
-    let read_pool = match &config.database.read_url {
-        Some(url) => schema::open_standby_pool(schema::connect_options(url)?, 1),
-        None => primary.clone(),
-    };
+    let mut reads = connect(&config.database).await?;
     let mut filter = EventFilter {
         user_id: args.user_id,
         token_id: args.token_id,
@@ -85,7 +81,10 @@ pub(super) async fn run(AuditCommand::Export(args): AuditCommand) -> Result<(), 
         caller: None,
         detail: json!({"actor": actor(), "filter": filter, "format": args.format}),
     };
-    let read_at = insert_audit_read(&primary, &record).await?;
+    let read_at = insert_audit_read(&mut reads, &record).await?;
+    if let Some(url) = &config.database.read_url {
+        reads = connector(url, Role::Standby).connect().await?;
+    }
     // Excludes the event of this export and all later ones, so that the export ends.
     filter.to = filter.to.or(Some(read_at));
 
@@ -96,7 +95,7 @@ pub(super) async fn run(AuditCommand::Export(args): AuditCommand) -> Result<(), 
     let mut rows = Vec::new();
     loop {
         let push = |event: &EventRef<'_>| args.format.push(&mut rows, event);
-        let count = pages.read_next(&read_pool, push).await?;
+        let count = pages.read_next(&mut reads, push).await?;
         if count == 0 {
             break;
         }

@@ -12,7 +12,7 @@ use crate::app::key_ring;
 use crate::config::{Config, Flags, Source};
 use crate::db::partitions::PARTITIONS_AHEAD;
 use crate::db::schema::{self, CONNECT_TIMEOUT, DatabaseHealth, DatabaseUnsuitable};
-use crate::db::{DbError, PgPool, keys, tokens};
+use crate::db::{PgConnection, keys, tokens};
 use crate::upstream;
 
 #[derive(Debug, clap::Args)]
@@ -46,7 +46,7 @@ async fn check_database(config: &Config, report: &mut Report) -> Result<(), CliE
     let options = schema::connect_options(&config.database.url)?;
     match schema::try_connect(&options, CONNECT_TIMEOUT).await {
         Err(error) => report.fail("database", &error, error.hint()),
-        Ok(_) => check_database_content(config, &schema::open_pool(options, 1), report).await,
+        Ok(mut connection) => check_database_content(config, &mut connection, report).await,
     }
     if let Some(url) = &config.database.read_url {
         match schema::try_connect(&schema::connect_options(url)?, CONNECT_TIMEOUT).await {
@@ -57,8 +57,12 @@ async fn check_database(config: &Config, report: &mut Report) -> Result<(), CliE
     Ok(())
 }
 
-async fn check_database_content(config: &Config, pool: &PgPool, report: &mut Report) {
-    let health = match check_health(pool).await {
+async fn check_database_content(
+    config: &Config,
+    connection: &mut PgConnection,
+    report: &mut Report,
+) {
+    let health = match check_health(connection).await {
         Err(error) => return report.fail("database", &error, error.hint()),
         Ok(health) => health,
     };
@@ -88,7 +92,7 @@ async fn check_database_content(config: &Config, pool: &PgPool, report: &mut Rep
             "no synchronous standby: the loss of the primary can lose acknowledged commits",
         ),
     }
-    match check_keys(config, pool).await {
+    match check_keys(config, connection).await {
         Ok(count) => report.pass(
             "keys",
             format!("TOKEN_KEYS contains the keys of all stored tokens ({count} in use)"),
@@ -101,20 +105,20 @@ async fn check_database_content(config: &Config, pool: &PgPool, report: &mut Rep
     }
 }
 
-async fn check_health(pool: &PgPool) -> Result<DatabaseHealth, DatabaseUnsuitable> {
-    schema::check_fitness(&mut *pool.acquire().await.map_err(DbError::from)?).await?;
-    Ok(schema::find_database_health(pool).await?)
+async fn check_health(connection: &mut PgConnection) -> Result<DatabaseHealth, DatabaseUnsuitable> {
+    schema::check_fitness(connection).await?;
+    Ok(schema::find_database_health(connection).await?)
 }
 
 /// Decrypts one stored token of each key and checks its fingerprint. Returns the number of keys.
-async fn check_keys(config: &Config, pool: &PgPool) -> anyhow::Result<usize> {
+async fn check_keys(config: &Config, connection: &mut PgConnection) -> anyhow::Result<usize> {
     let ring = key_ring(&config.keys);
-    let ids = tokens::list_key_ids(pool).await?;
+    let ids = tokens::list_key_ids(connection).await?;
     for id in &ids {
-        for secret in keys::list_tokens_under_key(pool, id, Uuid::nil(), 1).await? {
+        for secret in keys::list_tokens_under_key(connection, id, Uuid::nil(), 1).await? {
             let token = ring.decrypt(&secret.ciphertext, secret.id, &secret.combination)?;
             let fingerprint = ring.fingerprint(token.expose());
-            let record = tokens::find_token(pool, secret.id).await?;
+            let record = tokens::find_token(connection, secret.id).await?;
             if record.is_some_and(|record| record.fingerprint != fingerprint) {
                 bail!(
                     "the fingerprint of a stored token does not match: FINGERPRINT_KEY was changed"

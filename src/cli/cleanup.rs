@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::progress::ProgressLine;
-use super::{CliError, actor, cancel_on_shutdown, connect, print_json, start_logs};
+use super::{CliError, actor, cancel_on_shutdown, find_database, print_json, start_logs};
 use crate::app::retention;
 use crate::config::{CleanupCommandConfig, Flags, Source};
 use crate::db::Database;
@@ -32,15 +32,15 @@ pub(super) async fn run(args: CleanupArgs) -> Result<(), CliError> {
     let config = args.settings.load(Source::from_process())?;
     start_logs(config.log.format)?;
     let shutdown = cancel_on_shutdown()?;
-    // One connection for the run and one for the progress line.
-    let pool = connect(&config.database, 2).await?;
+    // One connection for the run and one for the progress line. That of authentication stays closed.
+    let database = Database::new(find_database(&config.database).await?, 3);
     let options = CleanupOptions {
         dry_run: args.dry_run,
         batch_size: args.batch_size,
         max_runtime: args.max_runtime,
     };
     let cleaner = Cleaner::new(
-        Database::new(pool),
+        database,
         retention(&config.retention),
         None,
         Families::at_zero(),

@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 
 use super::{CliError, actor, connect, print, print_json, random_bytes, start_logs};
 use crate::config::{DatabaseCommandConfig, Flags, Source};
-use crate::db::PgPool;
+use crate::db::PgConnection;
 use crate::db::clients::{disable_client, find_client, insert_client, list_clients, rotate_client};
+use crate::db::connector::Connection;
 use crate::model::{Client, Scope};
 
 /// The longest time for which the old secret of a rotated client stays valid.
@@ -62,20 +63,24 @@ pub(super) async fn run(command: ClientCommand) -> Result<(), CliError> {
             name,
             scopes,
             settings,
-        } => create(&open_pool(settings).await?, name, &scopes).await,
-        ClientCommand::List { settings } => list(&open_pool(settings).await?).await,
+        } => create(&mut *open(settings).await?, name, &scopes).await,
+        ClientCommand::List { settings } => list(&mut *open(settings).await?).await,
         ClientCommand::Rotate {
             key,
             grace,
             settings,
-        } => rotate(&open_pool(settings).await?, &key, grace).await,
+        } => rotate(&mut *open(settings).await?, &key, grace).await,
         ClientCommand::Disable { key, settings } => {
-            disable(&open_pool(settings).await?, &key).await
+            disable(&mut *open(settings).await?, &key).await
         }
     }
 }
 
-async fn create(pool: &PgPool, name: String, scopes: &[Scope]) -> Result<(), CliError> {
+async fn create(
+    connection: &mut PgConnection,
+    name: String,
+    scopes: &[Scope],
+) -> Result<(), CliError> {
     let secret = generate_secret()?;
     let client = Client {
         api_key: format!(
@@ -88,17 +93,17 @@ async fn create(pool: &PgPool, name: String, scopes: &[Scope]) -> Result<(), Cli
         scopes: scopes.iter().copied().collect(),
         is_enabled: true,
     };
-    if !insert_client(pool, &client, &actor()).await? {
+    if !insert_client(connection, &client, &actor()).await? {
         return Err(anyhow!("the generated API key already exists; run the command again").into());
     }
     print_with_secret(&client, &secret)
 }
 
-async fn rotate(pool: &PgPool, key: &str, grace: Duration) -> Result<(), CliError> {
+async fn rotate(connection: &mut PgConnection, key: &str, grace: Duration) -> Result<(), CliError> {
     let secret = generate_secret()?;
     let hash = Sha256::digest(&secret);
-    let Some(client) = rotate_client(pool, key, &hash, grace, &actor()).await? else {
-        let error = match find_client(pool, key, None).await?.0 {
+    let Some(client) = rotate_client(connection, key, &hash, grace, &actor()).await? else {
+        let error = match find_client(connection, key, None).await?.0 {
             Some(_) => anyhow!("client {key:?} is disabled; create a new client"),
             None => unknown_client(key),
         };
@@ -130,8 +135,8 @@ fn unknown_client(key: &str) -> anyhow::Error {
     anyhow!("no client has the API key {key:?}; run `token-vendor client list`")
 }
 
-async fn list(pool: &PgPool) -> Result<(), CliError> {
-    let clients = list_clients(pool).await?;
+async fn list(connection: &mut PgConnection) -> Result<(), CliError> {
+    let clients = list_clients(connection).await?;
     let views: Vec<_> = clients
         .iter()
         .map(|client| {
@@ -146,17 +151,17 @@ async fn list(pool: &PgPool) -> Result<(), CliError> {
     print_json(&views)
 }
 
-async fn disable(pool: &PgPool, key: &str) -> Result<(), CliError> {
-    if !disable_client(pool, key, &actor()).await? {
+async fn disable(connection: &mut PgConnection, key: &str) -> Result<(), CliError> {
+    if !disable_client(connection, key, &actor()).await? {
         return Err(unknown_client(key).into());
     }
     print_json(&json!({ "apiKey": key, "isEnabled": false }))
 }
 
-async fn open_pool(settings: Flags<DatabaseCommandConfig>) -> Result<PgPool, CliError> {
+async fn open(settings: Flags<DatabaseCommandConfig>) -> Result<Connection, CliError> {
     let config = settings.load(Source::from_process())?;
     start_logs(config.log.format)?;
-    connect(&config.database, 1).await
+    connect(&config.database).await
 }
 
 fn parse_grace(text: &str) -> anyhow::Result<Duration> {

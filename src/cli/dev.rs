@@ -5,13 +5,15 @@ use std::path::PathBuf;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
-use super::{CliError, actor, print, shutdown_signal, start_telemetry};
+use super::{CliError, actor, connector, print, shutdown_signal, start_telemetry};
 use crate::app::Service;
 use crate::config::{DevConfig, Flags, Source};
 use crate::db::clients::insert_client;
-use crate::db::{PgConnectOptions, schema};
+use crate::db::connector::Role;
+use crate::db::schema;
 use crate::dev::postgres::{self, LocalPostgres, LocalPostgresOptions, default_data_dir};
 use crate::dev::sandbox::{Sandbox, SandboxOptions};
 use crate::model::{Client, Scope};
@@ -94,7 +96,7 @@ pub(super) async fn run(args: DevArgs) -> Result<(), CliError> {
     let options = schema::connect_options(&config.database.url)?;
     schema::wait_for_database(&options, config.database.startup_wait).await?;
     schema::migrate(&options).await?;
-    add_client(&options).await?;
+    add_client(&config.database.url).await?;
     let service = Service::start(config).await?;
     print_welcome(service.addr(), sandbox.addr())?;
     let deadline = service.run_until(shutdown).await?;
@@ -125,7 +127,7 @@ fn derive_dev_key(purpose: &str) -> String {
     BASE64_STANDARD.encode(Sha256::digest(format!("token-vendor dev {purpose}")))
 }
 
-async fn add_client(options: &PgConnectOptions) -> Result<(), CliError> {
+async fn add_client(url: &SecretString) -> Result<(), CliError> {
     let client = Client {
         api_key: CLIENT.into(),
         name: CLIENT.into(),
@@ -134,9 +136,8 @@ async fn add_client(options: &PgConnectOptions) -> Result<(), CliError> {
         scopes: Scope::ALL.iter().copied().collect(),
         is_enabled: true,
     };
-    let pool = schema::open_pool(options.clone(), 1);
-    insert_client(&pool, &client, &actor()).await?;
-    pool.close().await;
+    let mut connection = connector(url, Role::Primary).connect().await?;
+    insert_client(&mut connection, &client, &actor()).await?;
     Ok(())
 }
 

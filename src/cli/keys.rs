@@ -44,14 +44,14 @@ pub(super) async fn run(command: KeysCommand) -> Result<(), CliError> {
 async fn rotate(settings: Flags<KeysCommandConfig>) -> Result<(), CliError> {
     let config = settings.load(Source::from_process())?;
     start_logs(config.log.format)?;
-    let pool = connect(&config.database, 1).await?;
+    let mut connection = connect(&config.database).await?;
     let shutdown = cancel_on_shutdown()?;
     let keys = key_ring(&config.keys);
     let mut line = ProgressLine::new();
     let progress = |done, total| {
         line.update(format_args!("{done} of {total} tokens re-encrypted"));
     };
-    let rotation = rotate_keys(&pool, &keys, &actor(), &shutdown, progress).await?;
+    let rotation = rotate_keys(&mut connection, &keys, &actor(), &shutdown, progress).await?;
     drop(line);
     print_json(&rotation)?;
     match rotation.left.values().sum::<i64>() {

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use secrecy::SecretString;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -28,8 +29,7 @@ use url::Url;
 
 use crate::app::openapi_document;
 use crate::config::{ConfigError, DatabaseCommandConfig, DatabaseConfig, Flags, LogFormat, Source};
-use crate::db::PgPool;
-use crate::db::fitness;
+use crate::db::connector::{Address, Connection, Connector, Role};
 use crate::db::schema::{self, DatabaseUnsuitable};
 use crate::telemetry::{self, Traces};
 
@@ -224,15 +224,25 @@ fn start_telemetry(format: LogFormat, collector: Option<&Url>) -> Result<Traces,
     telemetry::init(format, collector).map_err(CliError::Usage)
 }
 
-/// Opens a pool to a database that passes the fitness checks, after it waits for the database.
-async fn connect(database: &DatabaseConfig, max_connections: u32) -> Result<PgPool, CliError> {
+/// Waits for the database, checks that the service can use it, and returns its connector.
+async fn find_database(database: &DatabaseConfig) -> Result<Connector, CliError> {
     let options = schema::connect_options(&database.url)?;
     let max_wait = database.startup_wait;
     schema::check_fitness(&mut schema::wait_for_database(&options, max_wait).await?).await?;
-    Ok(schema::open_pool(
-        fitness::negotiate_session(options).await?,
-        max_connections,
-    ))
+    Ok(connector(&database.url, Role::Primary))
+}
+
+/// Opens a connection to a database that the service can use, after it waits for the database.
+async fn connect(database: &DatabaseConfig) -> Result<Connection, CliError> {
+    Ok(find_database(database).await?.connect().await?)
+}
+
+fn connector(url: &SecretString, role: Role) -> Connector {
+    let address = Address {
+        url: url.clone(),
+        file: None,
+    };
+    Connector::new(address, role)
 }
 
 /// Returns the operator of this command for the audit log, such as `cli:root@host`.

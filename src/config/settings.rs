@@ -60,6 +60,10 @@ macro_rules! settings {
         #[derive(Debug)]
         pub struct Config {
             $($(#[doc = $about])+ pub $part: $group,)+
+            /// The file of `DATABASE_URL`. It is read again for each connection.
+            pub database_url_file: Option<PathBuf>,
+            /// The file of `READ_DATABASE_URL`. It is read again for each connection.
+            pub read_database_url_file: Option<PathBuf>,
             masked: String,
         }
 
@@ -71,7 +75,12 @@ macro_rules! settings {
             fn read(source: &mut Source) -> Option<Self> {
                 $(let $part = $group::read(source);)+
                 check_combinations(source);
-                Some(Self { $($part: $part?,)+ masked: source.render_masked() })
+                Some(Self {
+                    $($part: $part?,)+
+                    database_url_file: source.find_file("DATABASE_URL"),
+                    read_database_url_file: source.find_file("READ_DATABASE_URL"),
+                    masked: source.render_masked(),
+                })
             }
         }
     };
@@ -82,8 +91,8 @@ settings! {
     database: DatabaseConfig("Database") {
         /// The URL of the database, postgres://user:password@host:5432/database. Postgres 15 or later.
         url: SecretString = "DATABASE_URL", SecretUrl, None, parse_database_url;
-        /// The maximum number of database connections per process, at least 3.
-        max_connections: u32 = "DATABASE_MAX_CONNECTIONS", Public, Some("16"), integer(3..=1000);
+        /// The maximum number of database connections per process, at least 4.
+        max_connections: u32 = "DATABASE_MAX_CONNECTIONS", Public, Some("16"), integer(4..=1000);
         /// The URL of a standby. Audit queries, lists and exports then read from it and may lag.
         read_url: Option<SecretString> = "READ_DATABASE_URL", SecretUrl, Some(""), optional(parse_database_url);
         /// The time to wait for the database at startup.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 
 use url::Url;
 
@@ -182,6 +183,12 @@ impl Source {
         let mut read = self.read.iter();
         let entry = read.find(|(setting, _)| setting.variable == variable);
         entry.map_or("", |(_, found)| &found.text)
+    }
+
+    /// Returns the path of the file that contains a secret, if there is one.
+    pub(super) fn find_file(&self, variable: &str) -> Option<PathBuf> {
+        let found = self.find_variable(&format!("{variable}_FILE"))?;
+        Some(found.text.into())
     }
 
     /// Returns a line for each setting that was read, with secrets masked.

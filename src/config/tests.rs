@@ -102,8 +102,8 @@ fn flags_override_the_environment_which_overrides_dotenv_and_defaults() {
     for (flag, environment, dotenv, expected) in [
         ("", "", "", "16  # source: default"),
         ("", "", "4", "4  # source: .env"),
-        ("", "3", "4", "3  # source: environment"),
-        ("5", "3", "4", "5  # source: flag"),
+        ("", "5", "4", "5  # source: environment"),
+        ("6", "5", "4", "6  # source: flag"),
     ] {
         let name = "DATABASE_MAX_CONNECTIONS";
         let source = build_source(&[(name, environment)]).with_dotenv(&format!("{name}={dotenv}"));
@@ -129,7 +129,7 @@ fn all_problems_are_reported_at_once() {
     let expected = "\
 .env: line 1 must be NAME=value; quote a value with spaces, quotes, $ or #
 DATABASE_URL: is required; set it, or set DATABASE_URL_FILE to the path of a file that contains it
-DATABASE_MAX_CONNECTIONS: must be a whole number from 3 to 1000, not \"many\"
+DATABASE_MAX_CONNECTIONS: must be a whole number from 4 to 1000, not \"many\"
 UPSTREAM_API_KEY: is required; set it, or set UPSTREAM_API_KEY_FILE to the path of a file that contains it
 UPSTREAM_API_SECRET: is required; set it, or set UPSTREAM_API_SECRET_FILE to the path of a file that contains it
 UPSTREAM_TIMEOUT: must be a duration from 100ms to 1m, such as 500ms, 30s or 7d, not \"abc\"

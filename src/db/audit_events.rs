@@ -8,7 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
-use sqlx::{Connection, PgExecutor, PgPool, QueryBuilder, Row};
+use sqlx::{Connection, PgConnection, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::DbError;
@@ -23,14 +23,13 @@ const BEGIN: &str = "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan";
 ///
 /// If `record` is given, commits it as an event before returning, and returns its time.
 pub async fn read_events(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     filter: &EventFilter,
     page: EventPage,
     record: Option<&AuditReadRecord>,
     mut take: impl FnMut(&EventRef<'_>),
 ) -> Result<Option<DateTime<Utc>>, DbError> {
-    let mut connection = pool.acquire().await?;
-    let filters = split_by_user(&mut connection, filter).await?;
+    let filters = split_by_user(connection, filter).await?;
     let mut transaction = connection.begin_with(BEGIN).await?;
     let mut merged = Vec::new();
     for filter in &filters {
@@ -50,7 +49,7 @@ pub async fn read_events(
         take(&read_event(row)?);
     }
     let read_at = match record {
-        Some(record) => Some(insert_audit_read(&mut *transaction, record).await?),
+        Some(record) => Some(insert_audit_read(&mut transaction, record).await?),
         None => None,
     };
     transaction.commit().await?;
@@ -114,7 +113,7 @@ impl EventPages {
     /// Reads the next page, passes each event to `take` and returns their number. Returns 0 at the end.
     pub async fn read_next(
         &mut self,
-        pool: &PgPool,
+        connection: &mut PgConnection,
         mut take: impl FnMut(&EventRef<'_>),
     ) -> Result<usize, DbError> {
         if self.is_at_end {
@@ -131,7 +130,7 @@ impl EventPages {
             count += 1;
             self.after = Some((event.occurred_at, event.id));
         };
-        read_events(pool, &self.filter, page, None, take).await?;
+        read_events(connection, &self.filter, page, None, take).await?;
         self.is_at_end = count < PAGE as usize;
         Ok(count)
     }
@@ -153,7 +152,7 @@ pub struct AuditReadRecord {
 
 /// Records a read of the audit log and returns the time of the event.
 pub async fn insert_audit_read(
-    executor: impl PgExecutor<'_>,
+    connection: &mut PgConnection,
     record: &AuditReadRecord,
 ) -> Result<DateTime<Utc>, DbError> {
     let caller = record.caller.as_ref();
@@ -167,7 +166,7 @@ pub async fn insert_audit_read(
         caller.and_then(|caller| caller.source_ip.as_ref()),
         record.detail,
     );
-    Ok(read_at.fetch_one(executor).await?)
+    Ok(read_at.fetch_one(connection).await?)
 }
 
 /// Rejected requests of one caller to one route, counted for an `access.denied` event.
@@ -184,7 +183,10 @@ pub struct DenialRow {
 }
 
 /// Writes an `access.denied` event for each row, at the current time of the database.
-pub async fn insert_denials(pool: &PgPool, rows: &[DenialRow]) -> Result<(), DbError> {
+pub async fn insert_denials(
+    connection: &mut PgConnection,
+    rows: &[DenialRow],
+) -> Result<(), DbError> {
     let ids: Vec<_> = rows.iter().map(|row| row.event_id).collect();
     let clients: Vec<_> = rows.iter().map(|row| row.client.as_deref()).collect();
     let addresses: Vec<_> = rows.iter().map(|row| row.source_ip.as_deref()).collect();
@@ -199,7 +201,7 @@ pub async fn insert_denials(pool: &PgPool, rows: &[DenialRow]) -> Result<(), DbE
         &details,
         EventKind::AccessDenied.name(),
     )
-    .execute(pool)
+    .execute(connection)
     .await?;
     Ok(())
 }

@@ -1,18 +1,18 @@
 //! The hourly budget of calls to the provider, which all replicas share.
 
-use sqlx::PgPool;
+use sqlx::PgConnection;
 
 use super::DbError;
 use super::mints::Claim;
 
 /// Counts the attempts in the current window of [`take_attempt`].
-pub async fn count_attempts(pool: &PgPool) -> Result<i64, DbError> {
+pub async fn count_attempts(connection: &mut PgConnection) -> Result<i64, DbError> {
     let used = sqlx::query_scalar!(
         r#"SELECT coalesce(sum(u.attempts), 0) AS "used!"
            FROM upstream_budget b, unnest(b.attempts, b.minutes) AS u(attempts, minute)
            WHERE b.id = 1 AND u.minute > floor(extract(epoch FROM clock_timestamp()) / 60) - 61"#
     )
-    .fetch_one(pool)
+    .fetch_one(connection)
     .await?;
     Ok(used)
 }
@@ -34,7 +34,7 @@ pub enum Attempt {
 /// limit. The window is the current minute and the 60 before it, so it is never shorter than an hour. The mint is
 /// updated as by [`start_attempt`](super::mints::start_attempt).
 pub async fn take_attempt(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     hourly_limit: u32,
     claim: &Claim,
     attempt: i16,
@@ -61,7 +61,7 @@ pub async fn take_attempt(
         claim.mint_id,
         attempt,
     )
-    .fetch_optional(pool)
+    .fetch_optional(connection)
     .await?;
     Ok(match is_started {
         Some(true) => Attempt::Started,

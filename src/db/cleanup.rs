@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::{Connection, PgConnection};
 
 use super::DbError;
 use super::clock::{MAX_LEAD, service_time};
@@ -27,8 +27,10 @@ const SLOT_GRACE: Duration = Duration::from_secs(86_400);
 /// so that nothing may be deleted.
 ///
 /// The clocks must agree within a day, and the newest event may be at most a day ahead of both.
-pub async fn find_pass_time(pool: &PgPool) -> Result<Option<DateTime<Utc>>, DbError> {
-    let (database_time, newest_event) = find_newest_time(&mut *pool.acquire().await?).await?;
+pub async fn find_pass_time(
+    connection: &mut PgConnection,
+) -> Result<Option<DateTime<Utc>>, DbError> {
+    let (database_time, newest_event) = find_newest_time(connection).await?;
     let service_time = service_time();
     let now = database_time.min(service_time);
     let agree = database_time.max(service_time).max(newest_event) - now <= MAX_LEAD;
@@ -42,7 +44,11 @@ pub async fn find_pass_time(pool: &PgPool) -> Result<Option<DateTime<Utc>>, DbEr
 }
 
 /// Marks expired tokens, empties their ciphertexts and inserts an event for each. Returns how many.
-pub async fn expire_tokens(pool: &PgPool, now: DateTime<Utc>, limit: i64) -> Result<u64, DbError> {
+pub async fn expire_tokens(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "WITH due AS (
              SELECT user_id, id FROM tokens WHERE is_valid AND ends_at <= $3
@@ -60,7 +66,7 @@ pub async fn expire_tokens(pool: &PgPool, now: DateTime<Utc>, limit: i64) -> Res
         EventKind::TokenExpired.name(),
         now,
     )
-    .execute(pool)
+    .execute(connection)
     .await?;
     Ok(done.rows_affected())
 }
@@ -68,7 +74,11 @@ pub async fn expire_tokens(pool: &PgPool, now: DateTime<Utc>, limit: i64) -> Res
 /// Closes abandoned mints and inserts an event for each. Returns how many.
 ///
 /// A mint that started no call failed. The outcome of the others is unknown.
-pub async fn abandon_mints(pool: &PgPool, now: DateTime<Utc>, limit: i64) -> Result<u64, DbError> {
+pub async fn abandon_mints(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "WITH due AS (
              SELECT user_id, id FROM mints
@@ -95,20 +105,20 @@ pub async fn abandon_mints(pool: &PgPool, now: DateTime<Utc>, limit: i64) -> Res
         now - ABANDONED_AFTER,
         EventKind::TokenMintFailed.name(),
     )
-    .execute(pool)
+    .execute(connection)
     .await?;
     Ok(done.rows_affected())
 }
 
 /// Deletes tokens that were invalidated or expired before the retention, with their mints. Returns the numbers of both.
 pub async fn purge_tokens(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     now: DateTime<Utc>,
     retention: Duration,
     limit: i64,
     origin: &Origin,
 ) -> Result<(u64, u64), DbError> {
-    let mut tx = begin(pool).await?;
+    let mut tx = connection.begin().await?;
     // The mints are found by the deleted tokens, which orders the locks.
     let deleted = sqlx::query!(
         r#"WITH due AS (
@@ -138,13 +148,13 @@ pub async fn purge_tokens(
 
 /// Deletes mints without a token that finished before the retention. Returns how many.
 pub async fn purge_mints(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     now: DateTime<Utc>,
     retention: Duration,
     limit: i64,
     origin: &Origin,
 ) -> Result<u64, DbError> {
-    let mut tx = begin(pool).await?;
+    let mut tx = connection.begin().await?;
     let deleted = sqlx::query!(
         "DELETE FROM mints m USING (
              SELECT user_id, id FROM mints
@@ -167,13 +177,13 @@ pub async fn purge_mints(
 /// Deletes slots without a valid token whose last claim, lease and current token all ended before the retention.
 /// Returns how many.
 pub async fn purge_slots(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     now: DateTime<Utc>,
     retention: Duration,
     limit: i64,
     origin: &Origin,
 ) -> Result<u64, DbError> {
-    let mut tx = begin(pool).await?;
+    let mut tx = connection.begin().await?;
     let deleted = sqlx::query!(
         "DELETE FROM slots s USING (
              SELECT user_id, country, bank, access FROM slots s
@@ -195,17 +205,11 @@ pub async fn purge_slots(
     Ok(deleted)
 }
 
-/// Begins a transaction that deletes rows and records their number.
-async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, DbError> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "callers run this in a task that nobody cancels"
-    )]
-    Ok(pool.begin().await?)
-}
-
 /// Returns true if any replica reused a token within the time before now.
-pub async fn has_recent_handouts(pool: &PgPool, within: Duration) -> Result<bool, DbError> {
+pub async fn has_recent_handouts(
+    connection: &mut PgConnection,
+    within: Duration,
+) -> Result<bool, DbError> {
     // The order makes the planner read the end of the index by time.
     let newest = sqlx::query_scalar!(
         "SELECT occurred_at FROM audit_events
@@ -214,7 +218,7 @@ pub async fn has_recent_handouts(pool: &PgPool, within: Duration) -> Result<bool
         within.as_secs_f64(),
         EventKind::TokenReused.name(),
     );
-    Ok(newest.fetch_optional(pool).await?.is_some())
+    Ok(newest.fetch_optional(connection).await?.is_some())
 }
 
 /// The amount of work that is due.
@@ -235,7 +239,10 @@ pub struct DueCounts {
 }
 
 /// Counts the work that is due. A retention of `None` keeps everything.
-pub async fn count_due(pool: &PgPool, retention: Option<Duration>) -> Result<DueCounts, DbError> {
+pub async fn count_due(
+    connection: &mut PgConnection,
+    retention: Option<Duration>,
+) -> Result<DueCounts, DbError> {
     let retention = retention.map(|retention| retention.as_secs_f64());
     let age = retention.map(|seconds| seconds.max(SLOT_GRACE.as_secs_f64()));
     let due = sqlx::query_as!(
@@ -262,7 +269,7 @@ pub async fn count_due(pool: &PgPool, retention: Option<Duration>) -> Result<Due
         age,
         ABANDONED_AFTER.as_secs_f64(),
     )
-    .fetch_one(pool)
+    .fetch_one(connection)
     .await?;
     Ok(due)
 }
@@ -279,27 +286,27 @@ pub struct LastRun {
 }
 
 /// Finds the result of the last run.
-pub async fn find_last_run(pool: &PgPool) -> Result<LastRun, DbError> {
+pub async fn find_last_run(connection: &mut PgConnection) -> Result<LastRun, DbError> {
     let run = sqlx::query_as!(
         LastRun,
         "SELECT last_run_at AS at, last_success_at AS succeeded_at, last_summary AS summary
          FROM maintenance WHERE id = 1"
     )
-    .fetch_optional(pool)
+    .fetch_optional(connection)
     .await?;
     Ok(run.unwrap_or_default())
 }
 
 /// Stores the summary of a run. Inserts a `cleanup.ran` event of its other changes, which are no deletions.
 pub async fn record_run(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     summary: &Value,
     is_complete: bool,
     other_changes: Option<Value>,
     origin: &Origin,
 ) -> Result<(), DbError> {
     if let Some(changes) = other_changes {
-        record_changes(pool, origin, changes).await?;
+        record_changes(&mut *connection, origin, changes).await?;
     }
     sqlx::query!(
         "UPDATE maintenance
@@ -309,7 +316,7 @@ pub async fn record_run(
         summary,
         is_complete,
     )
-    .execute(pool)
+    .execute(connection)
     .await?;
     Ok(())
 }

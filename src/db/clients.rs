@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use sqlx::PgPool;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::DbError;
@@ -15,7 +15,7 @@ use crate::model::{Client, EventKind, Scope};
 ///
 /// A previous secret counts until its end by the database's clock, or by `lower_bound` if that is later.
 pub async fn find_client(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     api_key: &str,
     lower_bound: Option<DateTime<Utc>>,
 ) -> Result<(Option<Client>, DateTime<Utc>), DbError> {
@@ -28,7 +28,7 @@ pub async fn find_client(
         api_key,
         lower_bound,
     )
-    .fetch_one(pool)
+    .fetch_one(connection)
     .await?;
     let client = match (
         row.api_key,
@@ -53,13 +53,13 @@ pub async fn find_client(
 }
 
 /// Lists all clients, ordered by name.
-pub async fn list_clients(pool: &PgPool) -> Result<Vec<Client>, DbError> {
+pub async fn list_clients(connection: &mut PgConnection) -> Result<Vec<Client>, DbError> {
     let rows = sqlx::query!(
         "SELECT api_key, name, secret_sha256, scopes, is_enabled,
                 CASE WHEN previous_until > clock_timestamp() THEN previous_secret_sha256 END AS previous_secret_sha256
          FROM clients ORDER BY name, api_key"
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     let clients = rows.into_iter().map(|row| Client {
         api_key: row.api_key,
@@ -74,7 +74,7 @@ pub async fn list_clients(pool: &PgPool) -> Result<Vec<Client>, DbError> {
 
 /// Runs a change of one client and inserts its event in the same statement. Returns whether it changed a client.
 macro_rules! change_client {
-    ($pool:expr, $kind:expr, $detail:expr, $change:literal, $($value:expr),+ $(,)?) => {
+    ($connection:expr, $kind:expr, $detail:expr, $change:literal, $($value:expr),+ $(,)?) => {
         sqlx::query!(
             "WITH client AS (" + $change + " RETURNING api_key)
              INSERT INTO audit_events (id, occurred_at, kind, client, detail)
@@ -84,21 +84,25 @@ macro_rules! change_client {
             $detail,
             $($value),+
         )
-        .execute($pool)
+        .execute(&mut *$connection)
         .await?
         .rows_affected() == 1
     };
 }
 
 /// Inserts a client and its `client.created` event. Returns false if the key is taken.
-pub async fn insert_client(pool: &PgPool, client: &Client, actor: &str) -> Result<bool, DbError> {
+pub async fn insert_client(
+    connection: &mut PgConnection,
+    client: &Client,
+    actor: &str,
+) -> Result<bool, DbError> {
     let scopes: Vec<String> = client
         .scopes
         .iter()
         .map(|scope| scope.name().to_owned())
         .collect();
     Ok(change_client!(
-        pool,
+        connection,
         EventKind::ClientCreated,
         json!({ "actor": actor, "name": client.name, "scopes": scopes }),
         "INSERT INTO clients (api_key, name, secret_sha256, scopes)
@@ -112,16 +116,20 @@ pub async fn insert_client(pool: &PgPool, client: &Client, actor: &str) -> Resul
 
 /// Disables a client and inserts its `client.disabled` event. Changes nothing if the client is disabled already.
 /// Returns false if there is no client with this key.
-pub async fn disable_client(pool: &PgPool, api_key: &str, actor: &str) -> Result<bool, DbError> {
+pub async fn disable_client(
+    connection: &mut PgConnection,
+    api_key: &str,
+    actor: &str,
+) -> Result<bool, DbError> {
     let is_changed = change_client!(
-        pool,
+        connection,
         EventKind::ClientDisabled,
         json!({ "actor": actor }),
         "UPDATE clients SET is_enabled = false, disabled_at = clock_timestamp()
          WHERE api_key = $4 AND is_enabled",
         api_key,
     );
-    Ok(is_changed || find_client(pool, api_key, None).await?.0.is_some())
+    Ok(is_changed || find_client(connection, api_key, None).await?.0.is_some())
 }
 
 /// Gives a client a new secret and inserts its `client.rotated` event.
@@ -129,7 +137,7 @@ pub async fn disable_client(pool: &PgPool, api_key: &str, actor: &str) -> Result
 /// The previous secret stays valid for `grace`. Any older secret becomes invalid. Returns the client, or `None` if
 /// there is no enabled client with this key.
 pub async fn rotate_client(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     api_key: &str,
     secret_sha256: &[u8],
     grace: Duration,
@@ -138,7 +146,7 @@ pub async fn rotate_client(
     // Without a grace period the previous secret is deleted, so that a database clock that steps back does not make it
     // valid again.
     let is_changed = change_client!(
-        pool,
+        connection,
         EventKind::ClientRotated,
         json!({ "actor": actor, "graceSeconds": grace.as_secs() }),
         "UPDATE clients
@@ -152,7 +160,7 @@ pub async fn rotate_client(
     if !is_changed {
         return Ok(None);
     }
-    Ok(find_client(pool, api_key, None).await?.0)
+    Ok(find_client(connection, api_key, None).await?.0)
 }
 
 /// Drops the scopes that this version does not know.

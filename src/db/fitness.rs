@@ -3,21 +3,10 @@
 //! The check runs when a connection opens and before an idle one is used again. A connection that fails it is closed,
 //! so that no decision uses data of a standby, and no event is acknowledged that the server may lose.
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::{FromRow, PgConnection};
 
 use super::DbError;
-
-/// The settings of each session, sent when it starts.
-///
-/// Nothing is set later, because a transaction pooler may pass the session on.
-const SESSION: [(&str, &str); 3] = [
-    ("default_transaction_isolation", "read committed"),
-    // No statement of the service takes this long. Without a limit, a lock that is never released would block every
-    // connection.
-    ("statement_timeout", "5s"),
-    ("lock_timeout", "2s"),
-];
+use super::connector::Role;
 
 /// The reason why a connection must not be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -67,53 +56,32 @@ impl Unfit {
     }
 }
 
-/// Returns the options with the settings of each session. Returns them unchanged if a transaction pooler refuses
-/// settings.
-pub async fn negotiate_session(options: PgConnectOptions) -> Result<PgConnectOptions, DbError> {
-    /// SQLSTATE of a protocol violation. A pooler answers an unknown startup parameter with it.
-    const PROTOCOL_VIOLATION: &str = "08P01";
-    let with_settings = options.clone().options(SESSION);
-    match with_settings.connect().await {
-        Ok(connection) => {
-            connection.close().await?;
-            Ok(with_settings)
-        }
-        Err(sqlx::Error::Database(error))
-            if error.code().as_deref() == Some(PROTOCOL_VIOLATION) =>
-        {
-            tracing::warn!(
-                "a pooler refuses session settings; set statement_timeout and lock_timeout for the role"
-            );
-            Ok(options)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Opens a connection to the primary and checks it.
-pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, DbError> {
-    let mut connection = options.connect().await?;
-    check_primary(&mut connection).await?;
-    Ok(connection)
-}
-
-/// Checks that the server accepts writes and keeps what it commits.
+/// Checks that the server is fit for its role, and returns the id of its process.
 ///
 /// # Errors
 /// Returns [`DbError::Unfit`] for a server that must not be used.
-pub async fn check_primary(connection: &mut PgConnection) -> Result<(), DbError> {
-    // Not prepared, because the check must work on any server, and because it is rare.
-    let row: (bool, bool, String, String, String, String) = sqlx::query_as(
-        "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::bool, current_setting('fsync'),
-                current_setting('synchronous_commit'), current_setting('transaction_isolation'),
-                current_setting('server_encoding')",
-    )
-    .persistent(false)
-    .fetch_one(connection)
-    .await?;
-    let (is_in_recovery, is_read_only, fsync, synchronous_commit, isolation, encoding) = row;
+pub async fn check_fitness(connection: &mut PgConnection, role: Role) -> Result<i32, DbError> {
+    // One message of the simple protocol. A transaction pooler could send the parts of an unnamed prepared statement to
+    // different servers.
+    let check = sqlx::raw_sql(
+        "SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only')::bool,
+                current_setting('fsync'), current_setting('synchronous_commit'),
+                current_setting('transaction_isolation'), current_setting('server_encoding')",
+    );
+    let row = check.fetch_one(connection).await?;
+    let (process, is_in_recovery, is_read_only, fsync, synchronous_commit, isolation, encoding): (
+        i32,
+        bool,
+        bool,
+        String,
+        String,
+        String,
+        String,
+    ) = FromRow::from_row(&row)?;
     let not_durable = |setting, value| Unfit::NotDurable { setting, value };
-    let unfit = if is_in_recovery {
+    let unfit = if role == Role::Standby {
+        return Ok(process);
+    } else if is_in_recovery {
         Unfit::InRecovery
     } else if is_read_only {
         Unfit::ReadOnly
@@ -126,7 +94,7 @@ pub async fn check_primary(connection: &mut PgConnection) -> Result<(), DbError>
     } else if encoding != "UTF8" {
         Unfit::Encoding(encoding)
     } else {
-        return Ok(());
+        return Ok(process);
     };
     Err(DbError::Unfit(unfit))
 }

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use sqlx::postgres::PgConnectOptions;
 use uuid::Uuid;
 
-use super::{DbError, fitness};
+use super::connector::{Connection, Role};
+use super::fitness::check_fitness;
+use super::overdue::list_waiting_commits;
+use super::{Database, DbError};
 use crate::model::{Caller, EventKind};
 
 /// A query that inserts the events of the handouts whose tokens may be handed out.
@@ -164,29 +166,27 @@ pub async fn find_handouts(
 /// process does not wait in a COMMIT.
 #[derive(Debug)]
 pub struct WriterConnection {
-    options: PgConnectOptions,
-    current: Option<ServerConnection>,
-    overdue: Option<ServerConnection>,
-}
-
-#[derive(Debug)]
-struct ServerConnection {
-    connection: PgConnection,
-    /// The id of the server process.
-    process: i32,
+    database: Database,
+    current: Option<Connection>,
+    overdue: Option<Connection>,
 }
 
 impl WriterConnection {
     /// The most connections that it has open at the same time.
     pub const MAX_CONNECTIONS: u32 = 2;
 
-    /// Stores the options. Opens no connection.
-    pub fn new(options: PgConnectOptions) -> Self {
-        WriterConnection {
-            options,
+    /// Opens and checks the connection.
+    ///
+    /// # Errors
+    /// Returns [`DbError::Unfit`] for a server that must not be used.
+    pub async fn open(database: Database) -> Result<Self, DbError> {
+        let mut writer = WriterConnection {
+            database,
             current: None,
             overdue: None,
-        }
+        };
+        writer.get().await?;
+        Ok(writer)
     }
 
     /// Returns the connection. Opens and checks it if there is none.
@@ -194,24 +194,23 @@ impl WriterConnection {
     /// # Errors
     /// Returns [`DbError::Unfit`] for a server that must not be used, and [`DbError::CommitPending`] while the overdue
     /// statement waits in its COMMIT.
-    pub async fn get(&mut self) -> Result<&mut PgConnection, DbError> {
-        if self.current.is_none() {
-            let mut connection = fitness::connect(&self.options).await?;
-            if let Some(overdue) = &self.overdue
-                && waits_in_commit(&mut connection, overdue.process).await?
-            {
-                return Err(DbError::CommitPending);
+    pub async fn get(&mut self) -> Result<&mut Connection, DbError> {
+        let current = match self.current.take() {
+            Some(current) => current,
+            None => {
+                let mut connection = self.database.connect_reserved(Role::Writer).await?;
+                if let Some(overdue) = &self.overdue {
+                    let process = [overdue.process];
+                    let waiting = list_waiting_commits(&mut connection, &process);
+                    if !waiting.await?.is_empty() {
+                        return Err(DbError::CommitPending);
+                    }
+                }
+                self.overdue = None;
+                connection
             }
-            self.overdue = None;
-            let process = sqlx::query_scalar!(r#"SELECT pg_backend_pid() AS "process!""#);
-            let process = process.fetch_one(&mut connection).await?;
-            self.current = Some(ServerConnection {
-                connection,
-                process,
-            });
-        }
-        let current = self.current.as_mut().expect("it was just opened");
-        Ok(&mut current.connection)
+        };
+        Ok(self.current.insert(current))
     }
 
     /// Closes the connection.
@@ -227,27 +226,23 @@ impl WriterConnection {
         }
     }
 
-    /// Checks that the server can be used, and that it commits a write. Returns the database's clock.
+    /// Checks that the server can be used, and that it commits a write. Returns the database's clock. Replaces a
+    /// connection at the end of its lifetime.
     ///
     /// # Errors
     /// Returns the errors of [`get`](Self::get), and fails if the record does not commit.
     pub async fn check(&mut self) -> Result<DateTime<Utc>, DbError> {
+        if self.current.as_ref().is_some_and(Connection::is_retired) {
+            self.close();
+        }
         let connection = self.get().await?;
-        fitness::check_primary(connection).await?;
+        check_fitness(connection, Role::Writer).await?;
         // Writes a record to the write-ahead log and nothing to a table. Its COMMIT waits as that of an event.
         let check = sqlx::query_scalar(
             "SELECT clock_timestamp() FROM pg_logical_emit_message(true, 'token-vendor', 'check')",
         );
-        Ok(check.fetch_one(connection).await?)
+        Ok(check.fetch_one(&mut **connection).await?)
     }
-}
-
-async fn waits_in_commit(connection: &mut PgConnection, process: i32) -> Result<bool, DbError> {
-    let waits = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep') AS "waits!""#,
-        process
-    );
-    Ok(waits.fetch_one(connection).await?)
 }
 
 /// Handouts as one array per column, the parameters of a batch.

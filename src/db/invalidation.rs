@@ -4,7 +4,7 @@
 //! shows as expired would be valid again when the clock is corrected.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::DbError;
@@ -48,17 +48,13 @@ impl Default for SlotKey {
 /// `None` after the last slot. Skips slots that are voided already, so that a repeated call continues. Uses a
 /// transaction of several statements, so the caller must not cancel it.
 pub async fn void_slots(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     user_id: &str,
     after: &SlotKey,
     reason: InvalidationReason,
     caller: &Caller,
 ) -> Result<(u64, Option<SlotKey>), DbError> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "callers run this in a task that nobody cancels"
-    )]
-    let mut tx = pool.begin().await?;
+    let mut tx = connection.begin().await?;
     // The locks on the slots keep others from changing the tokens of their combinations.
     let slots = sqlx::query!(
         "SELECT country, bank, access, token_id FROM slots
@@ -105,13 +101,13 @@ pub async fn void_slots(
 }
 
 /// Lists the token if it is recorded as valid.
-pub async fn list_token(pool: &PgPool, id: Uuid) -> Result<Vec<TokenKey>, DbError> {
+pub async fn list_token(connection: &mut PgConnection, id: Uuid) -> Result<Vec<TokenKey>, DbError> {
     let keys = sqlx::query_as!(
         TokenKey,
         "SELECT user_id, id FROM tokens WHERE id = $1 AND is_valid",
         id
     );
-    Ok(keys.fetch_all(pool).await?)
+    Ok(keys.fetch_all(connection).await?)
 }
 
 /// Lists at most `BATCH` tokens of a user that are recorded as valid: superseded ones, and those issued before the
@@ -119,7 +115,7 @@ pub async fn list_token(pool: &PgPool, id: Uuid) -> Result<Vec<TokenKey>, DbErro
 ///
 /// After [`void_slots`], a token that is neither was minted later.
 pub async fn list_tokens_of_user(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     user_id: &str,
     issued_before: DateTime<Utc>,
 ) -> Result<Vec<TokenKey>, DbError> {
@@ -133,12 +129,12 @@ pub async fn list_tokens_of_user(
         issued_before,
         BATCH,
     );
-    Ok(keys.fetch_all(pool).await?)
+    Ok(keys.fetch_all(connection).await?)
 }
 
 /// Lists at most `BATCH` tokens with a fingerprint that are recorded as valid, by user.
 pub async fn list_tokens_of_string(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     fingerprint: Fingerprint,
 ) -> Result<Vec<TokenKey>, DbError> {
     let keys = sqlx::query_as!(
@@ -149,7 +145,7 @@ pub async fn list_tokens_of_string(
         fingerprint.to_string(),
         BATCH,
     );
-    Ok(keys.fetch_all(pool).await?)
+    Ok(keys.fetch_all(connection).await?)
 }
 
 /// Invalidates these tokens of a user, and resets the slots that point to them. Returns how many it invalidated.
@@ -157,17 +153,13 @@ pub async fn list_tokens_of_string(
 /// A token that is recorded as invalid stays as it is. Uses a transaction of several statements, so the
 /// caller must not cancel it.
 pub async fn invalidate_tokens(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     user_id: &str,
     ids: &[Uuid],
     reason: InvalidationReason,
     caller: &Caller,
 ) -> Result<u64, DbError> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "callers run this in a task that nobody cancels"
-    )]
-    let mut tx = pool.begin().await?;
+    let mut tx = connection.begin().await?;
     // Lock order: the slots in key order, then their tokens.
     sqlx::query!(
         "SELECT FROM slots

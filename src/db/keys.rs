@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use sqlx::PgPool;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::DbError;
@@ -25,7 +25,7 @@ pub struct StoredCiphertext {
 
 /// Counts the valid tokens per encryption key, except those under `key_id`.
 pub async fn count_under_other_keys(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     key_id: &str,
 ) -> Result<BTreeMap<String, i64>, DbError> {
     // Two ranges of the index. `<>` would scan the whole index.
@@ -35,7 +35,7 @@ pub async fn count_under_other_keys(
            SELECT key_id, count(*) FROM tokens WHERE is_valid AND key_id > $1 GROUP BY 1"#,
         key_id
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     Ok(rows
         .into_iter()
@@ -45,7 +45,7 @@ pub async fn count_under_other_keys(
 
 /// Lists at most `limit` tokens encrypted under a key, in order of id, after the id `after`.
 pub async fn list_tokens_under_key(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     key_id: &str,
     after: Uuid,
     limit: i64,
@@ -57,7 +57,7 @@ pub async fn list_tokens_under_key(
         after,
         limit
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     let secrets = rows.into_iter().map(|row| {
         Ok(StoredCiphertext {
@@ -73,7 +73,7 @@ pub async fn list_tokens_under_key(
 ///
 /// A token invalidated or expired meanwhile stays empty. A ciphertext that another run replaced stays as it is.
 pub async fn replace_ciphertexts(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     secrets: &[(StoredCiphertext, EncryptedToken)],
 ) -> Result<u64, DbError> {
     let column = |of: fn(&(StoredCiphertext, EncryptedToken)) -> &[u8]| -> Vec<Vec<u8>> {
@@ -105,19 +105,19 @@ pub async fn replace_ciphertexts(
         &column(|(_, new)| &new.bytes),
         &keys,
     )
-    .execute(pool)
+    .execute(connection)
     .await?;
     Ok(done.rows_affected())
 }
 
 /// Inserts the `keys.rotated` event.
 pub async fn insert_keys_rotated(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     actor: &str,
     key_id: &str,
     rotated: u64,
     failed: u64,
 ) -> Result<(), DbError> {
     let detail = json!({ "actor": actor, "key": key_id, "rotated": rotated, "failed": failed });
-    insert_event(pool, EventKind::KeysRotated, None, detail).await
+    insert_event(connection, EventKind::KeysRotated, None, detail).await
 }

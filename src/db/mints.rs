@@ -1,7 +1,7 @@
 //! Records of mints: the claim before the calls to the provider, the finish or the failure after them.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::DbError;
@@ -44,7 +44,10 @@ pub struct Lease {
 ///
 /// Postgres evaluates `ON CONFLICT … WHERE` on the locked, latest row, so exactly one of many concurrent claims wins.
 /// The open mints of earlier holders are closed as by [`abandon_mints`](super::cleanup::abandon_mints).
-pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, DbError> {
+pub async fn claim_mint(
+    connection: &mut PgConnection,
+    claim: &Claim,
+) -> Result<Option<Lease>, DbError> {
     let combination = &claim.combination;
     let lease = sqlx::query!(
         r#"WITH claim AS (
@@ -100,7 +103,7 @@ pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, D
         claim.caller.source_ip,
         EventKind::TokenMintFailed.name(),
     )
-    .fetch_optional(pool)
+    .fetch_optional(&mut *connection)
     .await?;
     Ok(lease.map(|row| Lease {
         epoch: row.epoch,
@@ -111,14 +114,18 @@ pub async fn claim_mint(pool: &PgPool, claim: &Claim) -> Result<Option<Lease>, D
 /// Records that this attempt of the mint starts. Returns false if the mint was closed, so that no call may follow.
 ///
 /// The row lock orders it with the closing of the mint: a mint that is closed as never called makes no call later.
-pub async fn start_attempt(pool: &PgPool, claim: &Claim, attempt: i16) -> Result<bool, DbError> {
+pub async fn start_attempt(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    attempt: i16,
+) -> Result<bool, DbError> {
     let started = sqlx::query!(
         "UPDATE mints SET started_attempts = $3 WHERE user_id = $1 AND id = $2 AND outcome = 'open'",
         &*claim.combination.user_id,
         claim.mint_id,
         attempt,
     )
-    .execute(pool)
+    .execute(connection)
     .await?;
     Ok(started.rows_affected() == 1)
 }
@@ -174,7 +181,10 @@ pub struct Finished {
 ///
 /// The fence is mint id and epoch, never time. A mint that lost the lease records its token as surplus, without the
 /// pointer. A replay changes nothing and returns the same result. Returns `None` if the slot was deleted.
-pub async fn finish_mint(pool: &PgPool, finish: &Finish) -> Result<Option<Finished>, DbError> {
+pub async fn finish_mint(
+    connection: &mut PgConnection,
+    finish: &Finish,
+) -> Result<Option<Finished>, DbError> {
     let Finish { claim, calls, .. } = finish;
     let combination = &claim.combination;
     // Each step reads the step before it. This data dependency orders the locks: slot, tokens, mint. The snapshot of
@@ -250,26 +260,29 @@ pub async fn finish_mint(pool: &PgPool, finish: &Finish) -> Result<Option<Finish
         claim.caller.source_ip,
         finish.lower_bound,
     )
-    .fetch_optional(pool)
+    .fetch_optional(&mut *connection)
     .await?;
     match row {
         Some(row) if row.is_new => Ok(Some(Finished {
             issued_at: row.issued_at,
             is_voided: row.is_voided,
         })),
-        Some(_) => find_finished(pool, claim).await,
+        Some(_) => find_finished(connection, claim).await,
         None => Ok(None),
     }
 }
 
 /// Finds what the first attempt recorded, for a replay. The token may have been invalidated since.
-async fn find_finished(pool: &PgPool, claim: &Claim) -> Result<Option<Finished>, DbError> {
+async fn find_finished(
+    connection: &mut PgConnection,
+    claim: &Claim,
+) -> Result<Option<Finished>, DbError> {
     let row = sqlx::query!(
         "SELECT issued_at, is_valid FROM tokens WHERE user_id = $1 AND id = $2",
         &*claim.combination.user_id,
         claim.mint_id,
     )
-    .fetch_optional(pool)
+    .fetch_optional(&mut *connection)
     .await?;
     Ok(row.map(|row| Finished {
         issued_at: row.issued_at,
@@ -309,7 +322,7 @@ impl FailedMint {
 ///
 /// The fence is the mint id alone, because the outcome of the claim may be unknown. A claim that did not commit, and a
 /// replay, change nothing.
-pub async fn fail_mint(pool: &PgPool, failed: &FailedMint) -> Result<(), DbError> {
+pub async fn fail_mint(connection: &mut PgConnection, failed: &FailedMint) -> Result<(), DbError> {
     let FailedMint {
         claim,
         failure,
@@ -370,7 +383,7 @@ pub async fn fail_mint(pool: &PgPool, failed: &FailedMint) -> Result<(), DbError
         kind.name(),
         detail,
     )
-    .execute(pool)
+    .execute(connection)
     .await?;
     Ok(())
 }

@@ -5,12 +5,16 @@ pub mod budget;
 pub mod cleanup;
 pub mod clients;
 pub mod clock;
+pub mod connector;
 pub mod event_page;
 pub mod fitness;
+mod gate;
 pub mod handouts;
 pub mod invalidation;
 pub mod keys;
+mod lane;
 pub mod mints;
+mod overdue;
 pub mod overview;
 pub mod partitions;
 pub mod schema;
@@ -19,15 +23,17 @@ mod standalone_event;
 pub mod tokens;
 
 use std::borrow::Cow;
-use std::future::Future;
 use std::io::ErrorKind;
 use std::time::Duration;
 
 use fitness::Unfit;
-pub use sqlx::PgPool;
+pub use gate::{Checkout, Database};
+pub use lane::Lane;
+pub use sqlx::PgConnection;
 use sqlx::migrate::MigrateError;
 pub use sqlx::postgres::PgConnectOptions;
-use tokio::runtime::Handle;
+
+use crate::model::Failure;
 
 /// The failure of a statement, or its unknown outcome.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +48,15 @@ pub enum DbError {
     /// The server must not be used.
     #[error("the database cannot be used: {0}")]
     Unfit(#[from] Unfit),
+    /// The server has no connection left for this role, this database or anyone.
+    #[error("{0}")]
+    NoConnection(String),
+    /// The content of `DATABASE_URL_FILE` is not a database URL.
+    #[error("the file of the database URL does not contain a Postgres URL")]
+    Address,
+    /// Too much work of this kind is in progress. The work was not started.
+    #[error("too much database work is in progress")]
+    Overloaded,
     /// An earlier COMMIT still waits for a synchronous standby.
     #[error("a COMMIT waits for a synchronous standby")]
     CommitPending,
@@ -60,13 +75,27 @@ pub enum DbError {
 
 impl From<sqlx::Error> for DbError {
     fn from(error: sqlx::Error) -> Self {
-        DbError::Sqlx(error)
+        match &error {
+            sqlx::Error::Database(database) if database.code().as_deref() == Some("53300") => {
+                DbError::NoConnection(describe(&error))
+            }
+            _ => DbError::Sqlx(error),
+        }
     }
 }
 
 impl From<MigrateError> for DbError {
     fn from(error: MigrateError) -> Self {
         DbError::Sqlx(error.into())
+    }
+}
+
+impl From<&DbError> for Failure {
+    fn from(error: &DbError) -> Self {
+        match error {
+            DbError::Overloaded => Failure::overloaded(),
+            _ => Failure::database(),
+        }
     }
 }
 
@@ -100,7 +129,7 @@ impl DbError {
     /// creates.
     pub fn is_temporary(&self, is_socket: bool) -> bool {
         match self {
-            DbError::TimedOut(_) => true,
+            DbError::TimedOut(_) | DbError::NoConnection(_) => true,
             DbError::Sqlx(sqlx::Error::Io(error)) => match error.kind() {
                 // TLS reports a refused certificate as invalid data. Over TCP, a missing file is a certificate.
                 ErrorKind::InvalidData | ErrorKind::PermissionDenied => false,
@@ -110,7 +139,7 @@ impl DbError {
             // Class 08 comes from a pooler whose server is down.
             _ => {
                 let code = self.sqlstate();
-                ["53300", "57P01", "57P02", "57P03"].contains(&&*code) || code.starts_with("08")
+                ["57P01", "57P02", "57P03"].contains(&&*code) || code.starts_with("08")
             }
         }
     }
@@ -125,8 +154,13 @@ impl DbError {
 
     /// Returns a hint for a connection that cannot be opened.
     pub fn hint(&self) -> &'static str {
-        if let DbError::Unfit(unfit) = self {
-            return unfit.hint();
+        match self {
+            DbError::Unfit(unfit) => return unfit.hint(),
+            DbError::NoConnection(_) => {
+                return "raise max_connections of the server or the connection limit of the role, or lower \
+                        DATABASE_MAX_CONNECTIONS";
+            }
+            _ => {}
         }
         // The first two characters are the class of the SQLSTATE (PostgreSQL documentation, appendix A).
         match self.sqlstate().get(..2) {
@@ -134,7 +168,6 @@ impl DbError {
                 "correct the role and password in its URL, or allow this machine in pg_hba.conf"
             }
             Some("3D") => "create the database, or correct the name in its URL",
-            Some("53") => "raise max_connections of the server, or lower DATABASE_MAX_CONNECTIONS",
             Some("57") => "the server is starting or stopping: wait and try again",
             _ => {
                 "check that Postgres runs, that host, port and sslmode in its URL are correct, and that no firewall or \
@@ -152,64 +185,28 @@ impl DbError {
         )
     }
 
+    /// Returns true if the connection must not be used again, or could not be opened: it is broken or silent, or its
+    /// server is shutting down, read-only or unfit.
+    pub fn breaks_connection(&self) -> bool {
+        match self {
+            DbError::TimedOut(_)
+            | DbError::NoConnection(_)
+            | DbError::Address
+            | DbError::Unfit(_)
+            | DbError::Sqlx(sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_)) => {
+                true
+            }
+            _ => {
+                let code = self.sqlstate();
+                ["25006", "57P01", "57P02", "57P03"].contains(&&*code) || code.starts_with("08")
+            }
+        }
+    }
+
     /// Returns true if the data of one row caused the error: SQLSTATE classes 22 and 23, except 23514. A missing
     /// partition gives 23514.
     pub fn is_data_error(&self) -> bool {
         let code = self.sqlstate();
         (code.starts_with("22") || code.starts_with("23")) && code != "23514"
-    }
-}
-
-/// A pool with the runtime that its connections run on.
-///
-/// An HTTP worker drops the future of a request when the caller hangs up, and stops its own runtime when it ends. Both
-/// would leave a connection in the middle of a transaction. Statements therefore run on the main runtime, in a task
-/// that is never cancelled.
-#[derive(Clone, Debug)]
-pub struct Database {
-    pool: PgPool,
-    runtime: Handle,
-}
-
-/// The maximum time to wait for database work, except for handouts.
-const WORK_TIMEOUT: Duration = Duration::from_secs(5);
-
-impl Database {
-    /// Wraps a pool. Call it on the runtime that the connections must run on.
-    pub fn new(pool: PgPool) -> Self {
-        Database {
-            pool,
-            runtime: Handle::current(),
-        }
-    }
-
-    /// Returns the pool, for work that runs on the main runtime already.
-    pub fn pool(&self) -> &PgPool {
-        &self.pool
-    }
-
-    /// Starts the work on the main runtime at once, and waits for it at most 5 s.
-    ///
-    /// The work runs to its end, even if the returned future is dropped or the wait times out.
-    pub fn run<T, F, Fut>(
-        &self,
-        work: F,
-    ) -> impl Future<Output = Result<T, DbError>> + use<T, F, Fut>
-    where
-        T: Send + 'static,
-        F: FnOnce(PgPool) -> Fut,
-        Fut: Future<Output = Result<T, DbError>> + Send + 'static,
-    {
-        let work = self.runtime.spawn(work(self.pool.clone()));
-        async {
-            match tokio::time::timeout(WORK_TIMEOUT, work).await {
-                Ok(Ok(result)) => result,
-                Ok(Err(error)) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(_) => Err(DbError::ShuttingDown),
-                },
-                Err(_) => Err(DbError::TimedOut(WORK_TIMEOUT)),
-            }
-        }
     }
 }

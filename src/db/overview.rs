@@ -2,7 +2,7 @@
 //! events.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use sqlx::PgConnection;
 
 use super::DbError;
 
@@ -32,7 +32,7 @@ pub struct Minute {
 ///
 /// The first run starts an hour ago. The newest counted minute is over for a minute, because later events may still be
 /// committing. Also deletes minutes that are over a day old.
-pub async fn roll_up_minutes(pool: &PgPool) -> Result<u64, DbError> {
+pub async fn roll_up_minutes(connection: &mut PgConnection) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "WITH now AS (SELECT date_bin('1 minute', clock_timestamp(), 'epoch') AS now),
               next AS (SELECT greatest(n.now - interval '1 day', coalesce(
@@ -46,7 +46,7 @@ pub async fn roll_up_minutes(pool: &PgPool) -> Result<u64, DbError> {
          ON CONFLICT DO NOTHING",
         ROLL_UP as i32,
     )
-    .execute(pool)
+    .execute(connection)
     .await?;
     Ok(done.rows_affected())
 }
@@ -55,7 +55,7 @@ pub async fn roll_up_minutes(pool: &PgPool) -> Result<u64, DbError> {
 ///
 /// Reads the stored minutes and counts the minutes since, up to an hour. If the cleanup did not run for longer, some
 /// minutes are missing.
-pub async fn list_minutes(pool: &PgPool) -> Result<Vec<Minute>, DbError> {
+pub async fn list_minutes(connection: &mut PgConnection) -> Result<Vec<Minute>, DbError> {
     let minutes = sqlx::query_as!(
         Minute,
         r#"WITH now AS (SELECT date_bin('1 minute', clock_timestamp(), 'epoch') AS now),
@@ -71,7 +71,7 @@ pub async fn list_minutes(pool: &PgPool) -> Result<Vec<Minute>, DbError> {
                  SELECT m.* FROM rest r, count_handout_minutes(r.first, r.until) m) m
            ORDER BY minute"#
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     Ok(minutes)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use super::DbError;
 use super::standalone_event::record_changes;
@@ -34,15 +34,10 @@ pub async fn count_ahead(connection: &mut PgConnection) -> Result<i32, DbError> 
 
 /// Creates the missing partitions of this month and the next [`PARTITIONS_AHEAD`], and returns how many it created.
 /// Does nothing while another replica does so.
-pub async fn create_partitions(pool: &PgPool) -> Result<u64, DbError> {
-    let mut connection = pool.acquire().await?;
-    if count_ahead(&mut connection).await? == PARTITIONS_AHEAD {
+pub async fn create_partitions(connection: &mut PgConnection) -> Result<u64, DbError> {
+    if count_ahead(connection).await? == PARTITIONS_AHEAD {
         return Ok(0);
     }
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "callers run this in a task that nobody cancels, or exit if startup fails"
-    )]
     let mut tx = connection.begin().await?;
     let has_lock = sqlx::query_scalar!(
         r#"SELECT pg_try_advisory_xact_lock(hashtext('token-vendor audit partitions')) AS "has_lock!""#
@@ -79,7 +74,7 @@ const MARK: &str = "token-vendor: the cleanup detached this month to drop it";
 /// Lists the partitions whose month ended before the retention, oldest first. Includes partitions that the cleanup
 /// detached but did not drop.
 pub async fn list_expired_partitions(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     now: DateTime<Utc>,
     retention: Duration,
 ) -> Result<Vec<ExpiredPartition>, DbError> {
@@ -98,18 +93,17 @@ pub async fn list_expired_partitions(
         now - retention,
         MARK,
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     Ok(partitions)
 }
 
 /// Detaches and drops a partition, and records that. An interrupted run can be repeated and continues where it stopped.
 pub async fn drop_partition(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     partition: &ExpiredPartition,
     origin: &Origin,
 ) -> Result<(), DbError> {
-    let mut connection = pool.acquire().await?;
     let name = &partition.name;
     // The name is safe in SQL: it is `audit_events_` and digits.
     let statement = match partition {
@@ -131,10 +125,6 @@ pub async fn drop_partition(
         connection.execute(AssertSqlSafe(mark)).await?;
         connection.execute(AssertSqlSafe(statement)).await?;
     }
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "callers run this in a task that nobody cancels"
-    )]
     let mut tx = connection.begin().await?;
     tx.execute(AssertSqlSafe(format!("DROP TABLE {name}")))
         .await?;

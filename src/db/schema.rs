@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{Migrate, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
 
+use super::connector::Role;
 use super::partitions::count_ahead;
 use super::{DbError, fitness};
 
@@ -110,7 +111,9 @@ pub fn connect_options(url: &SecretString) -> Result<PgConnectOptions, DatabaseU
     if let Some(address) = address.map(str::to_owned) {
         options = options.host(&address);
     }
+    // PgBouncer refuses this startup parameter. Postgres has sent exact floating-point numbers since version 12.
     Ok(options
+        .extra_float_digits(None)
         .application_name("token-vendor")
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1)))
 }
@@ -127,58 +130,6 @@ pub fn is_local(options: &PgConnectOptions) -> bool {
 
 fn has_socket(options: &PgConnectOptions) -> bool {
     options.get_socket().is_some() || options.get_host().starts_with('/')
-}
-
-/// The idle time after which a connection is checked before use.
-///
-/// A check takes as long as a statement. A connection that was idle for less is used without one. If it is broken, its
-/// statement fails and the caller gets the error.
-const CHECK_IF_IDLE: Duration = Duration::from_secs(1);
-
-/// Creates a pool of connections to the primary, which opens them on demand. Each one is checked when it opens and
-/// before it is used after it was idle.
-pub fn open_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(max_connections)
-        .acquire_timeout(Duration::from_secs(2))
-        .test_before_acquire(false)
-        .before_acquire(|connection, last| {
-            Box::pin(async move {
-                if last.idle_for > CHECK_IF_IDLE {
-                    return is_fit(connection).await;
-                }
-                Ok(true)
-            })
-        })
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                match is_fit(connection).await? {
-                    true => Ok(()),
-                    false => Err(sqlx::Error::Protocol("the server must not be used".into())),
-                }
-            })
-        })
-        .connect_lazy_with(options)
-}
-
-/// Checks a connection of the pool. Logs why an unfit one is closed.
-async fn is_fit(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    match fitness::check_primary(connection).await {
-        Ok(()) => Ok(true),
-        Err(DbError::Sqlx(error)) => Err(error),
-        Err(error) => {
-            tracing::warn!(%error, "a connection is closed");
-            Ok(false)
-        }
-    }
-}
-
-/// Creates a pool of connections to a standby, which opens them on demand.
-pub fn open_standby_pool(options: PgConnectOptions, max_connections: u32) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(max_connections)
-        .acquire_timeout(Duration::from_secs(2))
-        .connect_lazy_with(options)
 }
 
 /// Retries every 200 ms until the database accepts a connection.
@@ -236,10 +187,6 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), DbError> {
     // A long wait for the lock has its own message.
     let unlogged = options.clone().disable_statement_logging();
     let mut lock_connection = try_connect(&unlogged, CONNECT_TIMEOUT).await?;
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the connection is not pooled: dropping it ends the transaction"
-    )]
     let mut lock = lock_connection.begin().await?;
     // The transaction waits for the lock, and is idle while the migrations run.
     let no_limits = "SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0; \
@@ -316,7 +263,7 @@ pub async fn check_fitness(connection: &mut PgConnection) -> Result<(), Database
     if version.number < 150_000 {
         return Err(DatabaseUnsuitable::TooOld(version.text));
     }
-    fitness::check_primary(connection).await?;
+    fitness::check_fitness(connection, Role::Primary).await?;
     let (found, needed) = (find_schema_version(connection).await?, required_version());
     if found < needed {
         return Err(DatabaseUnsuitable::OldSchema { found, needed });
@@ -337,15 +284,16 @@ pub struct DatabaseHealth {
 }
 
 /// Reads the state of the database from the primary.
-pub async fn find_database_health(pool: &PgPool) -> Result<DatabaseHealth, DbError> {
-    let mut connection = pool.acquire().await?;
+pub async fn find_database_health(
+    connection: &mut PgConnection,
+) -> Result<DatabaseHealth, DbError> {
     let synchronous_standby = sqlx::query_scalar!(
         r#"SELECT current_setting('synchronous_standby_names') <> '' AS "has_standby!""#
     );
     let has_synchronous_standby = synchronous_standby.fetch_one(&mut *connection).await?;
     Ok(DatabaseHealth {
-        is_schema_current: find_schema_version(&mut connection).await? >= required_version(),
-        partitions_ahead: count_ahead(&mut connection).await?,
+        is_schema_current: find_schema_version(connection).await? >= required_version(),
+        partitions_ahead: count_ahead(connection).await?,
         has_synchronous_standby,
     })
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgPool;
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::DbError;
@@ -100,7 +100,7 @@ pub struct Slot {
 /// Judges tokens, the lease and the cooldown at the later of the database's clock and `lower_bound`. `min_life` is the
 /// remaining life that another token must have to be worth pointing to.
 pub async fn find_slot(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     combination: &Combination,
     lower_bound: DateTime<Utc>,
     min_life: Duration,
@@ -138,7 +138,7 @@ pub async fn find_slot(
         lower_bound,
         min_life.as_secs_f64(),
     )
-    .fetch_one(pool)
+    .fetch_one(connection)
     .await?;
     // The columns of the joined token are null together.
     let pointer = row.id.map(|id| PointerRow {
@@ -177,18 +177,14 @@ pub async fn find_slot(
 /// invalidation of the user: such a token may still be valid while the batches of the invalidation run. If there is no
 /// token, clears a pointer to a token that is recorded as invalid or superseded. Uses a transaction of several statements, so the caller must not cancel it.
 pub async fn point_slot(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     combination: &Combination,
     lower_bound: DateTime<Utc>,
     min_life: Duration,
 ) -> Result<Option<StoredToken>, DbError> {
     let (country, bank) = (combination.country_key(), combination.bank_key());
     let (user_id, access) = (&combination.user_id, combination.access.bits());
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "callers run this in a task that nobody cancels"
-    )]
-    let mut tx = pool.begin().await?;
+    let mut tx = connection.begin().await?;
     // Lock order: the slot, then its tokens.
     let slot = sqlx::query!(
         "SELECT token_id, void_epoch FROM slots

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::PgPool;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::DbError;
@@ -111,9 +111,9 @@ fn unreadable(what: &str) -> DbError {
 }
 
 /// Finds a token record by id.
-pub async fn find_token(pool: &PgPool, id: Uuid) -> Result<Option<Token>, DbError> {
+pub async fn find_token(connection: &mut PgConnection, id: Uuid) -> Result<Option<Token>, DbError> {
     let query = select_tokens!("WHERE id = $1", id);
-    let row = query.fetch_optional(pool).await?;
+    let row = query.fetch_optional(connection).await?;
     row.map(Token::try_from).transpose()
 }
 
@@ -143,7 +143,11 @@ pub struct Mint {
 }
 
 /// Finds the mint of a token. Both have the same id.
-pub async fn find_mint(pool: &PgPool, user_id: &str, id: Uuid) -> Result<Option<Mint>, DbError> {
+pub async fn find_mint(
+    connection: &mut PgConnection,
+    user_id: &str,
+    id: Uuid,
+) -> Result<Option<Mint>, DbError> {
     let mint = sqlx::query_as!(
         Mint,
         "SELECT client, request_id, started_at, finished_at, outcome, failure, upstream_status, attempts,
@@ -152,28 +156,28 @@ pub async fn find_mint(pool: &PgPool, user_id: &str, id: Uuid) -> Result<Option<
         user_id,
         id
     )
-    .fetch_optional(pool)
+    .fetch_optional(connection)
     .await?;
     Ok(mint)
 }
 
 /// Finds the newest token record with a fingerprint.
 pub async fn find_token_by_fingerprint(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     fingerprint: Fingerprint,
 ) -> Result<Option<Token>, DbError> {
     let query = select_tokens!(
         "WHERE fingerprint = $1 ORDER BY issued_at DESC LIMIT 1",
         fingerprint.to_string()
     );
-    let row = query.fetch_optional(pool).await?;
+    let row = query.fetch_optional(connection).await?;
     row.map(Token::try_from).transpose()
 }
 
 /// Lists at most `limit` token records, newest first, after the (issued at, id) of the last record of the previous
 /// page.
 pub async fn list_tokens(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     filter: &TokenFilter,
     after: Option<(DateTime<Utc>, Uuid)>,
     limit: i64,
@@ -201,7 +205,7 @@ pub async fn list_tokens(
                 limit
                 $(, $user_id)?
             )
-            .fetch_all(pool)
+            .fetch_all(connection)
             .await?
         };
     }
@@ -214,11 +218,11 @@ pub async fn list_tokens(
 }
 
 /// Lists the ids of the keys that encrypt the valid tokens.
-pub async fn list_key_ids(pool: &PgPool) -> Result<Vec<String>, DbError> {
+pub async fn list_key_ids(connection: &mut PgConnection) -> Result<Vec<String>, DbError> {
     let ids = sqlx::query_scalar!(
         "SELECT DISTINCT key_id FROM tokens WHERE is_valid AND ends_at > clock_timestamp()"
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     Ok(ids)
 }

@@ -22,7 +22,7 @@ use crate::db::overview::{ROLL_UP, roll_up_minutes};
 use crate::db::partitions::{
     ExpiredPartition, create_partitions, drop_partition, list_expired_partitions,
 };
-use crate::db::{Database, DbError, PgPool};
+use crate::db::{Checkout, Database, DbError, Lane};
 use crate::metrics::Metrics;
 use crate::model::Origin;
 
@@ -155,11 +155,15 @@ impl Cleaner {
     pub async fn find_backlog(&self) -> Result<Backlog, DbError> {
         let due = self
             .db
-            .run(|pool| async move { count_due(&pool, None).await })
+            .run(Lane::Upkeep, |mut connection| async move {
+                count_due(&mut connection, None).await
+            })
             .await?;
         let last = self
             .db
-            .run(|pool| async move { find_last_run(&pool).await })
+            .run(Lane::Upkeep, |mut connection| async move {
+                find_last_run(&mut connection).await
+            })
             .await?;
         Ok(Backlog {
             overdue_tokens: due.expired,
@@ -231,8 +235,15 @@ impl Cleaner {
             let has_others =
                 summary.expired + summary.abandoned_mints + summary.partitions_created > 0;
             let other_changes = has_others.then_some(other_changes);
-            let recorded = self.db.run(move |pool| async move {
-                record_run(&pool, &json, summary.complete, other_changes, &origin).await
+            let recorded = self.db.run(Lane::Upkeep, move |mut connection| async move {
+                record_run(
+                    &mut connection,
+                    &json,
+                    summary.complete,
+                    other_changes,
+                    &origin,
+                )
+                .await
             });
             recorded.await?;
         }
@@ -274,7 +285,9 @@ impl Cleaner {
         };
         let due = self
             .db
-            .run(move |pool| async move { count_due(&pool, retention).await })
+            .run(Lane::Upkeep, move |mut connection| async move {
+                count_due(&mut connection, retention).await
+            })
             .await?;
         Ok(CleanupSummary {
             expired: due.expired.unsigned_abs(),
@@ -294,13 +307,17 @@ impl Cleaner {
     /// Returns the time of a pass, or `None` if a clock is wrong.
     async fn find_time(&self) -> Result<Option<DateTime<Utc>>, DbError> {
         self.db
-            .run(|pool| async move { find_pass_time(&pool).await })
+            .run(Lane::Upkeep, move |mut connection| async move {
+                find_pass_time(&mut connection).await
+            })
             .await
     }
 
     async fn create_partitions(&self) -> Result<u64, DbError> {
         self.db
-            .run(|pool| async move { create_partitions(&pool).await })
+            .run(Lane::Upkeep, |mut connection| async move {
+                create_partitions(&mut connection).await
+            })
             .await
     }
 
@@ -312,7 +329,9 @@ impl Cleaner {
             return Ok(Vec::new());
         };
         self.db
-            .run(move |pool| async move { list_expired_partitions(&pool, now, age).await })
+            .run(Lane::Upkeep, move |mut connection| async move {
+                list_expired_partitions(&mut connection, now, age).await
+            })
             .await
     }
 }
@@ -342,7 +361,9 @@ impl Pass<'_> {
         };
         self.summary.clocks_agree = true;
         self.repeat(
-            |pool, _| async move { expire_tokens(&pool, now, limit).await },
+            move |mut connection: Checkout, _| async move {
+                expire_tokens(&mut connection, now, limit).await
+            },
             |summary, rows| {
                 summary.expired += rows;
                 rows
@@ -350,7 +371,9 @@ impl Pass<'_> {
         )
         .await?;
         self.repeat(
-            |pool, _| async move { abandon_mints(&pool, now, limit).await },
+            move |mut connection: Checkout, _| async move {
+                abandon_mints(&mut connection, now, limit).await
+            },
             |summary, rows| {
                 summary.abandoned_mints += rows;
                 rows
@@ -359,7 +382,9 @@ impl Pass<'_> {
         .await?;
         if let Some(age) = self.cleaner.retention.tokens {
             self.repeat(
-                |pool, origin| async move { purge_tokens(&pool, now, age, limit, &origin).await },
+                move |mut connection: Checkout, origin: Arc<Origin>| async move {
+                    purge_tokens(&mut connection, now, age, limit, &origin).await
+                },
                 |summary, (tokens, mints)| {
                     summary.purged_tokens += tokens;
                     summary.purged_mints += mints;
@@ -368,7 +393,9 @@ impl Pass<'_> {
             )
             .await?;
             self.repeat(
-                |pool, origin| async move { purge_mints(&pool, now, age, limit, &origin).await },
+                move |mut connection: Checkout, origin: Arc<Origin>| async move {
+                    purge_mints(&mut connection, now, age, limit, &origin).await
+                },
                 |summary, rows| {
                     summary.purged_mints += rows;
                     rows
@@ -376,7 +403,9 @@ impl Pass<'_> {
             )
             .await?;
             self.repeat(
-                |pool, origin| async move { purge_slots(&pool, now, age, limit, &origin).await },
+                move |mut connection: Checkout, origin: Arc<Origin>| async move {
+                    purge_slots(&mut connection, now, age, limit, &origin).await
+                },
                 |summary, rows| {
                     summary.purged_combinations += rows;
                     rows
@@ -397,13 +426,17 @@ impl Pass<'_> {
     ) -> Result<(), DbError>
     where
         T: Send + 'static,
-        F: Fn(PgPool, Arc<Origin>) -> Fut,
+        F: FnOnce(Checkout, Arc<Origin>) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Result<T, DbError>> + Send + 'static,
     {
         while !self.is_over() {
             let started = Instant::now();
-            let origin = self.origin.clone();
-            let rows = self.cleaner.db.run(|pool| batch(pool, origin)).await?;
+            let (batch, origin) = (batch.clone(), self.origin.clone());
+            let rows = self
+                .cleaner
+                .db
+                .run(Lane::Upkeep, |connection| batch(connection, origin))
+                .await?;
             if add(&mut self.summary, rows) < self.batch_size.unsigned_abs() {
                 break;
             }
@@ -418,7 +451,9 @@ impl Pass<'_> {
         let is_busy = self
             .cleaner
             .db
-            .run(move |pool| async move { has_recent_handouts(&pool, batch_duration).await })
+            .run(Lane::Upkeep, move |mut connection| async move {
+                has_recent_handouts(&mut connection, batch_duration).await
+            })
             .await?;
         let wait = if is_busy {
             batch_duration * 2
@@ -438,7 +473,9 @@ impl Pass<'_> {
             let result = self
                 .cleaner
                 .db
-                .run(|pool| async move { drop_partition(&pool, &partition, &origin).await });
+                .run(Lane::Upkeep, move |mut connection| async move {
+                    drop_partition(&mut connection, &partition, &origin).await
+                });
             match result.await {
                 Ok(()) => self.summary.partitions_dropped += 1,
                 // A long read of the audit log or another pass holds a lock.
@@ -458,7 +495,9 @@ impl Pass<'_> {
             let result = self
                 .cleaner
                 .db
-                .run(|pool| async move { roll_up_minutes(&pool).await });
+                .run(Lane::Upkeep, |mut connection| async move {
+                    roll_up_minutes(&mut connection).await
+                });
             match result.await {
                 Ok(ROLL_UP) => sleep(started.elapsed()).await,
                 Ok(_) => return,

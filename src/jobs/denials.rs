@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::db::Database;
 use crate::db::audit_events::{DenialRow, insert_denials};
+use crate::db::{Database, Lane};
 
 /// Maximum number of separate counts in one flush. All further requests share one count.
 const MAX_KEYS: usize = 1_000;
@@ -85,7 +85,9 @@ impl DenialCounter {
         }
         let rows = taken.iter().map(|(key, count)| denial_row(key, *count));
         let rows: Vec<DenialRow> = rows.collect();
-        let written = db.run(move |pool| async move { insert_denials(&pool, &rows).await });
+        let written = db.run(Lane::Upkeep, move |mut connection| async move {
+            insert_denials(&mut connection, &rows).await
+        });
         if let Err(error) = written.await {
             tracing::error!(%error, "denied requests could not be recorded; retrying in a minute");
             for (key, count) in taken {

@@ -12,7 +12,7 @@ use crate::crypto::KeyRing;
 use crate::db::keys::{
     count_under_other_keys, insert_keys_rotated, list_tokens_under_key, replace_ciphertexts,
 };
-use crate::db::{DbError, PgPool};
+use crate::db::{DbError, PgConnection};
 
 /// Tokens in one batch.
 const BATCH_SIZE: i64 = 500;
@@ -40,21 +40,22 @@ pub struct Rotation {
 /// Records a `keys.rotated` event if it changed a token or failed on one. Any number of rotations may
 /// run at once, beside requests. A killed rotation loses nothing; the next one continues.
 pub async fn rotate_keys(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     keys: &KeyRing,
     actor: &str,
     stop: &CancellationToken,
     progress: impl FnMut(u64, u64),
 ) -> Result<Rotation, DbError> {
     let (mut rotated, mut failed) = (0, HashSet::new());
-    let reencrypted = reencrypt_all(pool, keys, stop, progress, &mut rotated, &mut failed).await;
+    let reencrypted =
+        reencrypt_all(connection, keys, stop, progress, &mut rotated, &mut failed).await;
     let (key_id, failed) = (keys.primary_key_id(), failed.len() as u64);
     let recorded = match rotated + failed {
         0 => Ok(()),
-        _ => insert_keys_rotated(pool, actor, key_id, rotated, failed).await,
+        _ => insert_keys_rotated(connection, actor, key_id, rotated, failed).await,
     };
     reencrypted.and(recorded)?;
-    let left = count_under_other_keys(pool, key_id).await?;
+    let left = count_under_other_keys(connection, key_id).await?;
     Ok(Rotation {
         rotated,
         left,
@@ -64,7 +65,7 @@ pub async fn rotate_keys(
 
 /// Adds to `rotated` and `failed` as it goes, so that the caller can record them after an error.
 async fn reencrypt_all(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     keys: &KeyRing,
     stop: &CancellationToken,
     mut progress: impl FnMut(u64, u64),
@@ -72,7 +73,7 @@ async fn reencrypt_all(
     failed: &mut HashSet<Uuid>,
 ) -> Result<(), DbError> {
     for pass in 0..MAX_PASSES {
-        let left = count_under_other_keys(pool, keys.primary_key_id()).await?;
+        let left = count_under_other_keys(connection, keys.primary_key_id()).await?;
         let left_count = left.values().sum::<i64>().unsigned_abs();
         if left_count <= failed.len() as u64 || stop.is_cancelled() {
             break;
@@ -84,7 +85,7 @@ async fn reencrypt_all(
         for key_id in left.keys() {
             let mut after = Uuid::nil();
             while !stop.is_cancelled() {
-                let batch = list_tokens_under_key(pool, key_id, after, BATCH_SIZE).await?;
+                let batch = list_tokens_under_key(connection, key_id, after, BATCH_SIZE).await?;
                 let Some(last) = batch.last() else { break };
                 after = last.id;
                 let mut reencrypted = Vec::with_capacity(batch.len());
@@ -101,7 +102,7 @@ async fn reencrypt_all(
                         Err(_) => {}
                     }
                 }
-                *rotated += replace_ciphertexts(pool, &reencrypted).await?;
+                *rotated += replace_ciphertexts(connection, &reencrypted).await?;
                 progress(*rotated, total);
             }
         }

@@ -97,7 +97,7 @@ impl Failure {
     pub fn database() -> Self {
         Failure::new(
             FailureKind::DatabaseUnavailable,
-            "the database is unavailable; no token was handed out",
+            "the database did not confirm this request",
         )
     }
 

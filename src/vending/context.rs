@@ -1,17 +1,20 @@
 //! The components that the steps of an issue request share, and their access to the database.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use governor::DefaultDirectRateLimiter;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, error_span};
 use uuid::Uuid;
 
 use super::cache::TokenCache;
+use super::handout_writer::HandoutWriter;
 use crate::crypto::KeyRing;
 use crate::db::clock::DatabaseClock;
-use crate::db::{Database, DbError, PgPool};
+use crate::db::{Checkout, Database, DbError, Lane};
 use crate::metrics::Metrics;
 use crate::model::Failure;
 use crate::upstream::Upstream;
@@ -22,6 +25,10 @@ const OVERHEAD: Duration = Duration::from_millis(1_700);
 
 /// Time limit of one database step while callers wait for it.
 pub(super) const QUERY_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// Mints per second while the handout writer is busy. It is a hundred times the rate that the provider's budget
+/// allows for long, and leaves the database to the handouts.
+pub(super) const MAX_MINTS_BESIDE_HANDOUTS: NonZeroU32 = NonZeroU32::new(250).unwrap();
 
 /// Settings of the decisions about tokens. `config/settings.rs` has their defaults and limits.
 #[derive(Clone, Debug)]
@@ -54,34 +61,53 @@ pub(super) struct Context {
     pub upstream: Upstream,
     pub keys: KeyRing,
     pub cache: TokenCache,
+    pub handouts: HandoutWriter,
     pub clock: Arc<DatabaseClock>,
     pub settings: VendingSettings,
     pub metrics: Metrics,
     /// The id of this replica, for the mint records.
     pub replica: Uuid,
     pub tracker: TaskTracker,
+    /// Limits the mints that start while the handout writer is busy.
+    pub mint_limit: DefaultDirectRateLimiter,
 }
 
 impl Context {
-    /// Runs one database step in a span named `step`.
+    /// Refuses a mint while the handout writer is busy and [`MAX_MINTS_BESIDE_HANDOUTS`] started within a second.
+    ///
+    /// # Errors
+    /// Returns `overloaded`.
+    pub fn admit_mint(&self) -> Result<(), Failure> {
+        if self.handouts.is_busy() && self.mint_limit.check().is_err() {
+            return Err(Failure::overloaded());
+        }
+        Ok(())
+    }
+
+    /// Runs one database step in its lane, in a span named `step`.
     ///
     /// # Errors
     /// Returns `database-unavailable` if the step fails or takes longer than [`QUERY_TIMEOUT`]. After a
     /// timeout the step still runs to its end, so its outcome is unknown.
-    pub async fn run_query<T, F, Fut>(&self, step: &'static str, work: F) -> Result<T, Failure>
+    pub async fn run_query<T, F, Fut>(
+        &self,
+        lane: Lane,
+        step: &'static str,
+        work: F,
+    ) -> Result<T, Failure>
     where
         T: Send + 'static,
-        F: FnOnce(PgPool) -> Fut,
+        F: FnOnce(Checkout) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, DbError>> + Send + 'static,
     {
-        let result = timeout(QUERY_TIMEOUT, self.db.run(work))
+        let result = timeout(QUERY_TIMEOUT, self.db.run(lane, work))
             .instrument(database_span(step))
             .await;
         result
             .unwrap_or(Err(DbError::TimedOut(QUERY_TIMEOUT)))
             .map_err(|error| {
                 tracing::error!(%error, step, "a database step failed");
-                Failure::database()
+                Failure::from(&error)
             })
     }
 }

@@ -52,19 +52,26 @@ impl Flights {
     }
 
     /// Joins the flight of this key. If there is none, starts it with `start` and returns true.
-    pub fn join<F>(&self, key: &FlightKey, start: impl FnOnce() -> F) -> (Flight, bool)
+    ///
+    /// # Errors
+    /// Returns the failure of `start`, which refuses a new flight.
+    pub fn join<F>(
+        &self,
+        key: &FlightKey,
+        start: impl FnOnce() -> Result<F, Failure>,
+    ) -> Result<(Flight, bool), Failure>
     where
         F: Future<Output = FlightResult> + Send + 'static,
     {
         let mut in_flight = lock(&self.in_flight);
         if let Some(flight) = in_flight.get(key) {
-            return (flight.clone(), false);
+            return Ok((flight.clone(), false));
         }
+        let work = start()?.in_current_span();
         let guard = FlightGuard {
             in_flight: self.in_flight.clone(),
             key: key.clone(),
         };
-        let work = start().in_current_span();
         let task = self.tracker.spawn_on(
             async move {
                 let _guard = guard;
@@ -75,7 +82,7 @@ impl Flights {
         let flight = async move { task.await.unwrap_or_else(|_| Err(Failure::internal())) };
         let flight = flight.boxed().shared();
         in_flight.insert(key.clone(), flight.clone());
-        (flight, true)
+        Ok((flight, true))
     }
 }
 

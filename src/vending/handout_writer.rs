@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -14,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::cache::CachedToken;
-use crate::db::DbError;
 use crate::db::clock::DatabaseClock;
 use crate::db::handouts::{
     HandoutRow, WriterConnection, find_handouts, insert_handouts, replay_handouts,
 };
+use crate::db::{Database, DbError};
 use crate::metrics::Metrics;
 use crate::model::{Caller, Failure};
 
@@ -28,6 +29,8 @@ const QUEUE_CAPACITY: usize = 16_384;
 const MAX_BATCH: usize = 500;
 /// Time limit of one statement. After it the outcome is unknown.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Number of waiting callers from which mints are limited.
+const BUSY: usize = 8;
 /// Interval of the checks that the writer can commit.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -60,6 +63,8 @@ impl Handout {
 #[derive(Clone, Debug)]
 pub struct HandoutWriter {
     queue: mpsc::Sender<Handout>,
+    /// The number of callers that wait for their handout.
+    waiting: Arc<AtomicUsize>,
     /// The reason why the writer cannot commit.
     failure: watch::Receiver<Option<&'static str>>,
     /// The clock that dates the events.
@@ -67,23 +72,36 @@ pub struct HandoutWriter {
 }
 
 impl HandoutWriter {
-    /// Starts the writer. Once `stop` is cancelled, it empties its queue and ends; the returned
-    /// receiver then resolves.
+    /// Opens the connection of the writer and starts it. Once `stop` is cancelled, it empties its queue and
+    /// ends; the returned receiver then resolves.
     ///
     /// The writer has its own thread and single-threaded runtime. On a shared runtime each flush would
     /// wake several worker threads.
-    pub fn start(
-        connection: WriterConnection,
+    ///
+    /// # Errors
+    /// Fails if the connection cannot be opened or its server must not be used.
+    pub async fn start(
+        db: Database,
         clock: Arc<DatabaseClock>,
         metrics: Metrics,
         stop: CancellationToken,
-    ) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
+    ) -> Result<(Self, oneshot::Receiver<()>), DbError> {
         let (queue, queued) = mpsc::channel(QUEUE_CAPACITY);
         let (failure_sender, failure) = watch::channel(None);
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (ended, end) = oneshot::channel();
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("the system has another runtime");
+        let ((open_sender, opened), (ended, end)) = (oneshot::channel(), oneshot::channel());
         let writer_clock = clock.clone();
         let run = async move {
+            // The events of a connection belong to the runtime that opens it.
+            let connection = match WriterConnection::open(db).await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    let _ = open_sender.send(Err(error));
+                    return;
+                }
+            };
+            let _ = open_sender.send(Ok(()));
             let task = WriterTask {
                 connection,
                 timeout: ReusableTimeout::new(),
@@ -98,9 +116,12 @@ impl HandoutWriter {
             .spawn(move || {
                 runtime.block_on(run);
                 let _ = ended.send(());
-            })?;
+            })
+            .expect("the system has another thread");
+        opened.await.unwrap_or(Err(DbError::ShuttingDown))?;
         let writer = HandoutWriter {
             queue,
+            waiting: Arc::default(),
             failure,
             clock,
         };
@@ -119,6 +140,7 @@ impl HandoutWriter {
         min_life: Duration,
         caller: Arc<Caller>,
     ) -> Result<bool, Failure> {
+        let _waiting = Waiting::enter(&self.waiting);
         let (reply, is_recorded) = oneshot::channel();
         let handout = Handout {
             event_id: Uuid::now_v7(),
@@ -136,6 +158,11 @@ impl HandoutWriter {
             .unwrap_or_else(|_| Err(Failure::database()))
     }
 
+    /// Returns true while many callers wait for their handout.
+    pub fn is_busy(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) >= BUSY
+    }
+
     /// Returns the number of queued handouts.
     pub fn queue_depth(&self) -> usize {
         self.queue.max_capacity() - self.queue.capacity()
@@ -148,6 +175,22 @@ impl HandoutWriter {
             return Some("stopped");
         }
         *self.failure.borrow()
+    }
+}
+
+/// Counts a caller while it waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::db::invalidation::{
     void_slots,
 };
 use crate::db::tokens::{find_token, find_token_by_fingerprint};
-use crate::db::{DbError, PgPool};
+use crate::db::{Checkout, DbError, Lane};
 use crate::model::{Caller, Failure, FailureKind, InvalidationReason, Token};
 
 /// Time after which an invalidation starts no further batch. A repeated call continues it.
@@ -32,12 +32,16 @@ impl Vendor {
         caller: Caller,
     ) -> Result<Option<Token>, Failure> {
         Invalidation::start(self, reason, caller)
-            .invalidate_listed(move |pool| async move { list_token(&pool, id).await })
+            .invalidate_listed(move |mut connection| async move {
+                list_token(&mut connection, id).await
+            })
             .await?;
         self.context
-            .run_query("read a token", move |pool| async move {
-                find_token(&pool, id).await
-            })
+            .run_query(
+                Lane::Reads,
+                "read a token",
+                move |mut connection| async move { find_token(&mut connection, id).await },
+            )
             .await
     }
 
@@ -53,7 +57,9 @@ impl Vendor {
         caller: Caller,
     ) -> Result<u64, Failure> {
         let fingerprint = self.context.keys.fingerprint(token_string);
-        let list = |pool| async move { list_tokens_of_string(&pool, fingerprint).await };
+        let list = move |mut connection: Checkout| async move {
+            list_tokens_of_string(&mut connection, fingerprint).await
+        };
         Invalidation::start(self, reason, caller)
             .invalidate_listed(list)
             .await
@@ -78,16 +84,15 @@ impl Vendor {
         let mut after = Some(SlotKey::default());
         while let Some(key) = after {
             let (user_id, caller) = (user_id.clone(), invalidation.caller.clone());
-            let batch = invalidation.run(|pool| async move {
-                void_slots(&pool, &user_id, &key, reason, &caller).await
+            let batch = invalidation.run(move |mut connection| async move {
+                void_slots(&mut connection, &user_id, &key, reason, &caller).await
             });
             let (invalidated, last) = batch.await?;
             invalidation.invalidated += invalidated;
             after = last;
         }
-        let list = move |pool| {
-            let user_id = user_id.clone();
-            async move { list_tokens_of_user(&pool, &user_id, started).await }
+        let list = move |mut connection: Checkout| async move {
+            list_tokens_of_user(&mut connection, &user_id, started).await
         };
         invalidation.invalidate_listed(list).await
     }
@@ -96,9 +101,13 @@ impl Vendor {
     pub async fn look_up(&self, token_string: &str) -> Result<Option<Token>, Failure> {
         let fingerprint = self.context.keys.fingerprint(token_string);
         self.context
-            .run_query("look up a token", move |pool| async move {
-                find_token_by_fingerprint(&pool, fingerprint).await
-            })
+            .run_query(
+                Lane::Reads,
+                "look up a token",
+                move |mut connection| async move {
+                    find_token_by_fingerprint(&mut connection, fingerprint).await
+                },
+            )
             .await
     }
 }
@@ -130,12 +139,12 @@ impl<'a> Invalidation<'a> {
     /// change is not visible, and ends the invalidation with an error.
     async fn invalidate_listed<F, Fut>(mut self, list: F) -> Result<u64, Failure>
     where
-        F: Fn(PgPool) -> Fut,
+        F: FnOnce(Checkout) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Result<Vec<TokenKey>, DbError>> + Send + 'static,
     {
         let mut changed = Vec::new();
         loop {
-            let listed = self.run(&list).await?;
+            let listed = self.run(list.clone()).await?;
             if listed.is_empty() {
                 return Ok(self.invalidated);
             }
@@ -148,8 +157,8 @@ impl<'a> Invalidation<'a> {
                 let ids: Vec<Uuid> = tokens.iter().map(|token| token.id).collect();
                 let (reason, caller) = (self.reason, self.caller.clone());
                 self.invalidated += self
-                    .run(|pool| async move {
-                        invalidate_tokens(&pool, &user_id, &ids, reason, &caller).await
+                    .run(move |mut connection| async move {
+                        invalidate_tokens(&mut connection, &user_id, &ids, reason, &caller).await
                     })
                     .await?;
             }
@@ -157,12 +166,11 @@ impl<'a> Invalidation<'a> {
         }
     }
 
-    /// Runs one database step, unless the time is over. A step has the 5 s of
-    /// [`Database::run`](crate::db::Database::run).
+    /// Runs one database step, unless the time is over.
     async fn run<T, F, Fut>(&self, step: F) -> Result<T, Failure>
     where
         T: Send + 'static,
-        F: FnOnce(PgPool) -> Fut,
+        F: FnOnce(Checkout) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, DbError>> + Send + 'static,
     {
         if Instant::now() >= self.deadline {
@@ -172,7 +180,8 @@ impl<'a> Invalidation<'a> {
             );
             return Err(incomplete());
         }
-        self.vendor.context.db.run(step).await.map_err(|error| {
+        let run = self.vendor.context.db.run(Lane::Upkeep, step);
+        run.await.map_err(|error| {
             tracing::error!(%error, invalidated = self.invalidated, "an invalidation failed");
             incomplete()
         })

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
+use governor::{Quota, RateLimiter};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
@@ -11,14 +12,14 @@ use tracing::{Instrument, error_span};
 use uuid::Uuid;
 
 use super::cache::{CachedToken, TokenCache};
-use super::context::{Context, QUERY_TIMEOUT, VendingSettings};
+use super::context::{Context, MAX_MINTS_BESIDE_HANDOUTS, QUERY_TIMEOUT, VendingSettings};
 use super::flight::{FlightKey, Flights};
 use super::handout_writer::HandoutWriter;
 use super::request::{CacheStatus, IssuedToken, TokenRequest};
 use super::resolve::{ResolvedToken, TokenOrigin, resolve_token};
 use crate::crypto::KeyRing;
 use crate::db::budget::count_attempts;
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, Lane};
 use crate::metrics::Metrics;
 use crate::model::{Caller, Failure};
 use crate::upstream::Upstream;
@@ -31,7 +32,6 @@ const EVICTION_INTERVAL: Duration = Duration::from_secs(30);
 pub struct Vendor {
     pub(super) context: Arc<Context>,
     flights: Flights,
-    handouts: HandoutWriter,
 }
 
 impl Vendor {
@@ -57,8 +57,9 @@ impl Vendor {
                 metrics,
                 replica: Uuid::now_v7(),
                 tracker,
+                mint_limit: RateLimiter::direct(Quota::per_second(MAX_MINTS_BESIDE_HANDOUTS)),
+                handouts,
             }),
-            handouts,
         }
     }
 
@@ -111,8 +112,13 @@ impl Vendor {
         };
         loop {
             let (flight, started_here) = self.flights.join(&key, || {
-                resolve_token(self.context.clone(), request.clone(), caller.clone())
-            });
+                // A refused request costs no query.
+                if self.context.db.is_minting_saturated() {
+                    return Err(Failure::overloaded());
+                }
+                let (request, caller) = (request.clone(), caller.clone());
+                Ok(resolve_token(self.context.clone(), request, caller))
+            })?;
             let resolved = flight
                 .instrument(error_span!("flight", started_here))
                 .await?;
@@ -154,6 +160,7 @@ impl Vendor {
             return Ok(None);
         };
         let handout = self
+            .context
             .handouts
             .record(cached.clone(), min_life, caller.clone());
         let is_recorded = timeout(QUERY_TIMEOUT, handout)
@@ -195,7 +202,7 @@ impl Vendor {
         metrics.cache_entries.set(self.context.cache.entries());
         metrics
             .audit_queue_depth
-            .set(self.handouts.queue_depth() as u64);
+            .set(self.context.handouts.queue_depth() as u64);
         let is_open = self.context.upstream.circuit.is_open();
         metrics.circuit_open.set(u64::from(is_open));
         let skew = self.clock_skew().as_seconds_f64();
@@ -216,14 +223,16 @@ impl Vendor {
         let attempts = self
             .context
             .db
-            .run(|pool| async move { count_attempts(&pool).await });
+            .run(Lane::Upkeep, |mut connection| async move {
+                count_attempts(&mut connection).await
+            });
         let attempts = u32::try_from(attempts.await?).unwrap_or(u32::MAX);
         Ok(Some(limit.saturating_sub(attempts)))
     }
 
     /// Returns in one word why handouts cannot be recorded, at most 4 s late.
     pub fn recording_failure(&self) -> Option<&'static str> {
-        self.handouts.failure()
+        self.context.handouts.failure()
     }
 }
 

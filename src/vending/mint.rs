@@ -23,7 +23,7 @@ use crate::db::mints::{
     start_attempt,
 };
 use crate::db::slots::Slot;
-use crate::db::{DbError, PgPool};
+use crate::db::{Checkout, DbError, Lane};
 use crate::model::{Caller, Failure, FailureKind, TokenWithSecret};
 use crate::upstream::{CallError, Minted};
 
@@ -49,6 +49,7 @@ pub(super) async fn try_mint(
     slot: &Slot,
     read_at: Instant,
 ) -> Result<Option<Arc<CachedToken>>, Failure> {
+    context.admit_mint()?;
     let _permit = context.upstream.reserve(PERMIT_TIMEOUT).await?;
     context.upstream.circuit.check()?;
     let lease_length = context.settings.upstream_timeout + LEASE_MARGIN;
@@ -94,9 +95,9 @@ pub(super) async fn try_mint(
 /// recorded as failed without a call, and the next request can mint at once.
 async fn take_lease(context: &Arc<Context>, claim: &Claim) -> Result<Option<Lease>, Failure> {
     let claim_copy = claim.clone();
-    let claiming = context
-        .db
-        .run(|pool| async move { claim_mint(&pool, &claim_copy).await });
+    let claiming = context.db.run(Lane::Mints, |mut connection| async move {
+        claim_mint(&mut connection, &claim_copy).await
+    });
     let mut claiming = Box::pin(claiming.instrument(database_span("claim a mint")));
     let claimed = timeout(QUERY_TIMEOUT, &mut claiming).await;
     if let Ok(Ok(lease)) = claimed {
@@ -230,17 +231,21 @@ impl Mint<'_> {
         let claim = self.claim.clone();
         let attempt = self
             .context
-            .run_query("start an attempt", move |pool| async move {
-                if limit > 0 {
-                    return take_attempt(&pool, limit, &claim, number).await;
-                }
-                let is_started = start_attempt(&pool, &claim, number).await?;
-                Ok(if is_started {
-                    Attempt::Started
-                } else {
-                    Attempt::Closed
-                })
-            })
+            .run_query(
+                Lane::Mints,
+                "start an attempt",
+                move |mut connection| async move {
+                    if limit > 0 {
+                        return take_attempt(&mut connection, limit, &claim, number).await;
+                    }
+                    let is_started = start_attempt(&mut connection, &claim, number).await?;
+                    Ok(if is_started {
+                        Attempt::Started
+                    } else {
+                        Attempt::Closed
+                    })
+                },
+            )
             .await?;
         match attempt {
             Attempt::Started => Ok(()),
@@ -391,9 +396,8 @@ fn granted_life(minted: &Minted, lifetime: i32, now: DateTime<Utc>) -> Duration 
 /// Records a mint without a token and ends its lease. If that fails, the next claim or the cleanup closes the mint.
 async fn record_failed(context: Arc<Context>, failed: FailedMint) {
     let mint_id = failed.claim.mint_id;
-    let recorded = record_outcome(&context, mint_id, |pool| {
-        let failed = failed.clone();
-        async move { fail_mint(&pool, &failed).await }
+    let recorded = record_outcome(&context, mint_id, move |mut connection| async move {
+        fail_mint(&mut connection, &failed).await
     });
     let span = database_span("record a failed mint");
     if let Err(error) = recorded.instrument(span).await {
@@ -404,9 +408,8 @@ async fn record_failed(context: Arc<Context>, failed: FailedMint) {
 /// Records a minted token.
 async fn record_token(context: &Context, finish: Finish) -> Result<Finished, Failure> {
     let mint_id = finish.claim.mint_id;
-    let recorded = record_outcome(context, mint_id, |pool| {
-        let finish = finish.clone();
-        async move { finish_mint(&pool, &finish).await }
+    let recorded = record_outcome(context, mint_id, move |mut connection| async move {
+        finish_mint(&mut connection, &finish).await
     });
     let (outcome, result) = match recorded.await {
         Ok(Some(finished)) if finished.is_voided => ("voided", Ok(finished)),
@@ -434,12 +437,12 @@ async fn record_outcome<T, F, Fut>(
 ) -> Result<T, DbError>
 where
     T: Send + 'static,
-    F: Fn(PgPool) -> Fut,
+    F: FnOnce(Checkout) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = Result<T, DbError>> + Send + 'static,
 {
     let started = Instant::now();
     loop {
-        match context.db.run(&statement).await {
+        match context.db.run(Lane::Mints, statement.clone()).await {
             Err(error) if started.elapsed() < RECORD_RETRY_TIMEOUT => {
                 tracing::warn!(%error, %mint_id, "the outcome of a mint could not be recorded yet; retrying");
                 sleep(Duration::from_millis(100)).await;

@@ -10,6 +10,7 @@ use super::cache::CachedToken;
 use super::context::Context;
 use super::mint::try_mint;
 use super::request::{ForwardReason, TokenRequest};
+use crate::db::Lane;
 use crate::db::clock::service_time;
 use crate::db::slots::{Slot, StoredToken, find_slot, point_slot};
 use crate::model::{Caller, Failure, FailureKind, TokenWithSecret};
@@ -127,9 +128,13 @@ async fn read_slot(context: &Context, request: &TokenRequest) -> Result<Slot, Fa
         request.min_life,
     );
     let slot = context
-        .run_query("read a slot", |pool| async move {
-            find_slot(&pool, &combination, lower_bound, min_life).await
-        })
+        .run_query(
+            Lane::Mints,
+            "read a slot",
+            move |mut connection| async move {
+                find_slot(&mut connection, &combination, lower_bound, min_life).await
+            },
+        )
         .await?;
     context.clock.observe(slot.database_time);
     Ok(slot)
@@ -145,9 +150,13 @@ async fn repoint_slot(
         request.min_life,
     );
     context
-        .run_query("point a slot", |pool| async move {
-            point_slot(&pool, &combination, lower_bound, min_life).await
-        })
+        .run_query(
+            Lane::Mints,
+            "point a slot",
+            move |mut connection| async move {
+                point_slot(&mut connection, &combination, lower_bound, min_life).await
+            },
+        )
         .await
 }
 

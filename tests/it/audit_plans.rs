@@ -125,7 +125,14 @@ async fn buffers_of_a_read(
         detail: Value::Null,
     };
     let read = async |filter| {
-        let read = read_events(db, filter, page(order, None), Some(&record), |_| ());
+        let mut connection = db.acquire().await.unwrap();
+        let read = read_events(
+            &mut connection,
+            filter,
+            page(order, None),
+            Some(&record),
+            |_| (),
+        );
         read.await.unwrap();
     };
     for _ in 0..6 {
@@ -276,7 +283,12 @@ async fn an_export_reads_each_event_once() {
         // Two exports have enough pages for Postgres to keep a plan, if it may.
         for _ in 0..2 {
             let mut pages = EventPages::new(filter.clone());
-            while pages.read_next(&one, |_| ()).await.unwrap() > 0 {
+            while pages
+                .read_next(&mut one.acquire().await.unwrap(), |_| ())
+                .await
+                .unwrap()
+                > 0
+            {
                 count += 1;
             }
         }
@@ -358,8 +370,16 @@ async fn a_read_leaves_no_setting_on_its_session() {
     let world = World::new().await;
     let one = one_connection(&world).await;
     let filter = EventFilter::default();
-    let read = read_events(&one, &filter, page(EventOrder::Asc, None), None, |_| ());
+    let mut connection = one.acquire().await.unwrap();
+    let read = read_events(
+        &mut connection,
+        &filter,
+        page(EventOrder::Asc, None),
+        None,
+        |_| (),
+    );
     read.await.unwrap();
+    drop(connection);
     let mode = sqlx::query_scalar("SHOW plan_cache_mode").fetch_one(&one);
     let mode: String = mode.await.unwrap();
     assert_eq!(mode, "auto");

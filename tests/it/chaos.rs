@@ -46,9 +46,14 @@ async fn sleep_randomly(max_ms: u64) {
 /// Reads the slot and tries to claim a mint, as a flight does.
 async fn claim(db: &PgPool, combination: &Combination, replica: Uuid) -> Option<(Claim, Lease)> {
     let min_life = Duration::from_millis(fastrand::u64(0..40));
-    let slot = find_slot(db, combination, Utc::now() - TimeDelta::days(1), min_life)
-        .await
-        .unwrap();
+    let slot = find_slot(
+        &mut db.acquire().await.unwrap(),
+        combination,
+        Utc::now() - TimeDelta::days(1),
+        min_life,
+    )
+    .await
+    .unwrap();
     sleep_randomly(5).await;
     let claim = Claim {
         mint_id: Uuid::now_v7(),
@@ -61,7 +66,9 @@ async fn claim(db: &PgPool, combination: &Combination, replica: Uuid) -> Option<
         fresh_until: slot.now + min_life,
         renew_since: fastrand::bool().then_some(slot.minted_seq),
     };
-    let lease = claim_mint(db, &claim).await.unwrap()?;
+    let lease = claim_mint(&mut db.acquire().await.unwrap(), &claim)
+        .await
+        .unwrap()?;
     Some((claim, lease))
 }
 
@@ -71,9 +78,14 @@ async fn run_random_action(db: &PgPool, replica: Uuid) {
     match fastrand::u32(0..10) {
         0 => {
             let lower_bound = Utc::now() - TimeDelta::days(1);
-            point_slot(db, &combination, lower_bound, Duration::from_millis(20))
-                .await
-                .unwrap();
+            point_slot(
+                &mut db.acquire().await.unwrap(),
+                &combination,
+                lower_bound,
+                Duration::from_millis(20),
+            )
+            .await
+            .unwrap();
         }
         1 => {
             // Only one row, because updates of several rows in random order deadlock.
@@ -95,7 +107,12 @@ async fn run_random_action(db: &PgPool, replica: Uuid) {
                 // The replica crashes before its call.
                 0 => return,
                 // Another replica closed the mint, so there must be no call.
-                _ if !start_attempt(db, &claim, 1).await.unwrap() => return,
+                _ if !start_attempt(&mut db.acquire().await.unwrap(), &claim, 1)
+                    .await
+                    .unwrap() =>
+                {
+                    return;
+                }
                 _ => sleep_randomly(40).await,
             }
             match fastrand::u32(0..10) {
@@ -109,7 +126,9 @@ async fn run_random_action(db: &PgPool, replica: Uuid) {
                         calls: CallSummary::default(),
                         cooldown_until: Utc::now() + TimeDelta::milliseconds(10),
                     };
-                    fail_mint(db, &failed).await.unwrap();
+                    fail_mint(&mut db.acquire().await.unwrap(), &failed)
+                        .await
+                        .unwrap();
                 }
                 _ => finish(db, claim, lease).await,
             }
@@ -135,7 +154,7 @@ async fn finish(db: &PgPool, claim: Claim, lease: Lease) {
     };
     // Some statements run twice, as after a lost COMMIT.
     for _ in 0..fastrand::u32(1..3) {
-        finish_mint(db, &finish)
+        finish_mint(&mut db.acquire().await.unwrap(), &finish)
             .await
             .unwrap()
             .expect("no slot is deleted");
@@ -144,9 +163,14 @@ async fn finish(db: &PgPool, claim: Claim, lease: Lease) {
 
 async fn hand_out(db: &PgPool, combination: &Combination) {
     let lower_bound = Utc::now() - TimeDelta::days(1);
-    let slot = find_slot(db, combination, lower_bound, Duration::ZERO)
-        .await
-        .unwrap();
+    let slot = find_slot(
+        &mut db.acquire().await.unwrap(),
+        combination,
+        lower_bound,
+        Duration::ZERO,
+    )
+    .await
+    .unwrap();
     let Some(stored) = slot.pointer else { return };
     let row = HandoutRow {
         event_id: Uuid::now_v7(),
@@ -193,6 +217,9 @@ async fn random_concurrent_mints_leave_the_database_consistent() {
             .is_none()
         {}
         while let Some((claim, lease)) = claim(&world.db, &combination(n), Uuid::new_v4()).await {
+            let mut connection = world.db.acquire().await.unwrap();
+            let is_started = start_attempt(&mut connection, &claim, 1).await.unwrap();
+            assert!(is_started, "the mint has the lease");
             finish(&world.db, claim, lease).await;
         }
     }

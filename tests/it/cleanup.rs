@@ -131,7 +131,8 @@ async fn cleanup_reads_only_rows_that_are_due() {
     let pool = one_connection(&world).await;
     let (now, age) = (chrono::Utc::now(), Duration::from_secs(400 * 86_400));
     let before = pages_fetched(&pool, "tokens|mints|slots").await;
-    let due = count_due(&pool, Some(age)).await.unwrap();
+    let mut connection = pool.acquire().await.unwrap();
+    let due = count_due(&mut connection, Some(age)).await.unwrap();
     let counted = (
         due.expired,
         due.abandoned_mints,
@@ -140,14 +141,15 @@ async fn cleanup_reads_only_rows_that_are_due() {
         due.slots,
     );
     assert_eq!(counted, (5, 0, 5, 5, 5));
-    assert_eq!(expire_tokens(&pool, now, 10).await.unwrap(), 5);
-    assert_eq!(abandon_mints(&pool, now, 10).await.unwrap(), 0);
+    let expired = expire_tokens(&mut connection, now, 10).await.unwrap();
+    let abandoned = abandon_mints(&mut connection, now, 10).await.unwrap();
+    assert_eq!((expired, abandoned), (5, 0));
     let origin = Origin::Actor("test".into());
-    let purged = (
-        purge_tokens(&pool, now, age, 10, &origin).await.unwrap(),
-        purge_mints(&pool, now, age, 10, &origin).await.unwrap(),
-        purge_slots(&pool, now, age, 10, &origin).await.unwrap(),
-    );
+    let tokens = purge_tokens(&mut connection, now, age, 10, &origin).await;
+    let mints = purge_mints(&mut connection, now, age, 10, &origin).await;
+    let slots = purge_slots(&mut connection, now, age, 10, &origin).await;
+    let purged = (tokens.unwrap(), mints.unwrap(), slots.unwrap());
+    drop(connection);
     assert_eq!(purged, ((5, 5), 0, 5));
     let pages = pages_fetched(&pool, "tokens|mints|slots").await - before;
     assert!(pages < 500, "{pages} pages for 20 rows");
@@ -160,15 +162,23 @@ async fn recent_handouts_are_detected() {
     let hour = Duration::from_secs(3600);
     replica.issue(json!({"userId": "u-1"})).await;
     assert!(
-        !has_recent_handouts(&world.db, hour).await.unwrap(),
+        !has_recent_handouts(&mut world.db.acquire().await.unwrap(), hour)
+            .await
+            .unwrap(),
         "a mint does not count"
     );
     replica.issue(json!({"userId": "u-1"})).await;
-    assert!(has_recent_handouts(&world.db, hour).await.unwrap());
+    assert!(
+        has_recent_handouts(&mut world.db.acquire().await.unwrap(), hour)
+            .await
+            .unwrap()
+    );
     tokio::time::sleep(Duration::from_millis(20)).await;
     let window = Duration::from_millis(10);
     assert!(
-        !has_recent_handouts(&world.db, window).await.unwrap(),
+        !has_recent_handouts(&mut world.db.acquire().await.unwrap(), window)
+            .await
+            .unwrap(),
         "an old handout"
     );
 }

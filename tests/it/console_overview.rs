@@ -48,7 +48,9 @@ async fn figures_match_the_audit_log_when_counted_late() {
     let now = Utc::now();
     let expected = seed(&world, now).await;
     let total = async || {
-        let minutes = list_minutes(&world.db).await.unwrap();
+        let minutes = list_minutes(&mut world.db.acquire().await.unwrap())
+            .await
+            .unwrap();
         assert!(
             minutes.is_sorted_by(|a, b| a.minute < b.minute),
             "{minutes:?}"
@@ -79,7 +81,10 @@ async fn figures_match_the_audit_log_when_counted_late() {
             .unwrap();
     }
     let mut counted = 0;
-    while let count @ 1.. = roll_up_minutes(&world.db).await.unwrap() {
+    while let count @ 1.. = roll_up_minutes(&mut world.db.acquire().await.unwrap())
+        .await
+        .unwrap()
+    {
         counted += count;
     }
     assert!((168..=170).contains(&counted), "{counted}");
@@ -98,7 +103,12 @@ async fn figures_match_the_audit_log_when_counted_late() {
         .collect();
     assert_eq!(total().await, since);
     // A second count finds no new minute.
-    assert_eq!(roll_up_minutes(&world.db).await.unwrap(), 0);
+    assert_eq!(
+        roll_up_minutes(&mut world.db.acquire().await.unwrap())
+            .await
+            .unwrap(),
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

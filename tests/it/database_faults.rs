@@ -1,85 +1,16 @@
 //! Servers that stop accepting or keeping writes while the service runs. Each test has a server of its own.
 
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use token_vendor::db::schema;
-use token_vendor::dev::postgres::{LocalPostgres, LocalPostgresOptions, remove};
 
 use crate::support::cluster::own_folder;
+use crate::support::server::Server;
 use crate::support::{Api, World, eventually, send};
-
-/// A Postgres with the current schema in the database `vending`.
-struct Server {
-    postgres: LocalPostgres,
-    data_dir: PathBuf,
-}
-
-impl Server {
-    async fn start(settings: &[(&str, &str)]) -> Server {
-        let data_dir = own_folder();
-        let server = Server::start_in(data_dir, settings).await;
-        let mut admin = server.admin().await;
-        admin.execute("CREATE DATABASE vending").await.unwrap();
-        let options = schema::connect_options(&server.url().into()).unwrap();
-        schema::migrate(&options).await.unwrap();
-        server
-    }
-
-    async fn start_in(data_dir: PathBuf, settings: &[(&str, &str)]) -> Server {
-        let settings = settings
-            .iter()
-            .map(|(name, value)| ((*name).into(), (*value).into()));
-        let postgres = LocalPostgres::start(LocalPostgresOptions {
-            data_dir: data_dir.clone(),
-            settings: settings.collect(),
-            ..LocalPostgresOptions::default()
-        });
-        Server {
-            postgres: postgres.await.unwrap(),
-            data_dir,
-        }
-    }
-
-    fn url(&self) -> String {
-        self.postgres.url("vending")
-    }
-
-    async fn admin(&self) -> PgConnection {
-        PgConnection::connect(&self.postgres.url("postgres"))
-            .await
-            .unwrap()
-    }
-
-    /// Changes a setting of the whole server. An empty value resets it.
-    async fn set(&self, name: &str, value: &str) {
-        let mut admin = self.admin().await;
-        let statement = match value {
-            "" => format!("ALTER SYSTEM RESET {name}"),
-            value => format!("ALTER SYSTEM SET {name} = {value}"),
-        };
-        admin.execute(AssertSqlSafe(statement)).await.unwrap();
-        admin.execute("SELECT pg_reload_conf()").await.unwrap();
-    }
-
-    async fn count(&self, query: &'static str) -> i64 {
-        let mut admin = self.admin().await;
-        sqlx::query_scalar(query)
-            .fetch_one(&mut admin)
-            .await
-            .unwrap()
-    }
-
-    async fn stop(self) {
-        self.postgres.stop().await.unwrap();
-        remove(&self.data_dir).unwrap();
-    }
-}
 
 async fn writer_check(api: &Api) -> Value {
     let ready = send(api.anonymous(Method::GET, "/health/ready")).await;

@@ -159,7 +159,9 @@ async fn partitions_are_made_once_by_any_number_at_once() {
             .await
             .unwrap();
     }
-    let made = join_all((0..10).map(|_| partitions::create_partitions(&world.db))).await;
+    let create =
+        async |_| partitions::create_partitions(&mut world.db.acquire().await.unwrap()).await;
+    let made = join_all((0..10).map(create)).await;
     let made: u64 = made.into_iter().map(|made| made.unwrap()).sum();
     assert_eq!(made, 3);
     assert_eq!(names(&world.db, PARTITIONS).await, months());
@@ -168,7 +170,12 @@ async fn partitions_are_made_once_by_any_number_at_once() {
         .execute(&world.db)
         .await;
     assert!(refused.is_err(), "a partition made later is as append-only");
-    assert_eq!(partitions::create_partitions(&world.db).await.unwrap(), 0);
+    assert_eq!(
+        partitions::create_partitions(&mut world.db.acquire().await.unwrap())
+            .await
+            .unwrap(),
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,8 +250,12 @@ async fn a_column_can_be_added_to_every_table_while_the_service_runs() {
             let response = replica.request(Method::GET, path).send().await.unwrap();
             assert_eq!(response.status(), 200, "{path}");
         }
-        roll_up_minutes(&world.db).await.unwrap();
-        list_minutes(&world.db).await.unwrap();
+        roll_up_minutes(&mut world.db.acquire().await.unwrap())
+            .await
+            .unwrap();
+        list_minutes(&mut world.db.acquire().await.unwrap())
+            .await
+            .unwrap();
     };
     use_everything().await;
     let add = "DO $$ DECLARE t regclass; BEGIN

@@ -255,9 +255,14 @@ async fn rotation_skips_changed_and_locked_tokens() {
     let world = World::new().await;
     seed(&world, 3).await;
     let replica = world.replica().await;
-    let tokens = list_tokens_under_key(&world.db, "k1", Uuid::nil(), 10)
-        .await
-        .unwrap();
+    let tokens = list_tokens_under_key(
+        &mut world.db.acquire().await.unwrap(),
+        "k1",
+        Uuid::nil(),
+        10,
+    )
+    .await
+    .unwrap();
     let ring = new_ring();
     let changes: Vec<_> = tokens
         .into_iter()
@@ -280,10 +285,25 @@ async fn rotation_skips_changed_and_locked_tokens() {
         .await
         .unwrap();
 
-    assert_eq!(replace_ciphertexts(&world.db, &changes).await.unwrap(), 1);
+    assert_eq!(
+        replace_ciphertexts(&mut world.db.acquire().await.unwrap(), &changes)
+            .await
+            .unwrap(),
+        1
+    );
     transaction.rollback().await.unwrap();
-    assert_eq!(replace_ciphertexts(&world.db, &changes).await.unwrap(), 1);
-    assert_eq!(replace_ciphertexts(&world.db, &changes).await.unwrap(), 0);
+    assert_eq!(
+        replace_ciphertexts(&mut world.db.acquire().await.unwrap(), &changes)
+            .await
+            .unwrap(),
+        1
+    );
+    assert_eq!(
+        replace_ciphertexts(&mut world.db.acquire().await.unwrap(), &changes)
+            .await
+            .unwrap(),
+        0
+    );
     let empty =
         "SELECT count(*) FROM tokens WHERE ciphertext = '' AND key_id = 'k1' AND NOT is_valid";
     assert_eq!(world.count(empty).await, 1);

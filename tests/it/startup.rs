@@ -8,14 +8,13 @@ use serde_json::json;
 use sqlx::migrate::Migrate;
 use sqlx::{Connection, PgConnection, PgPool};
 use token_vendor::dev::postgres::{LocalPostgres, LocalPostgresOptions};
-use tokio::io::{
-    AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines, copy_bidirectional,
-};
-use tokio::net::{TcpListener, UnixStream};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::TcpListener;
 use tokio::process::ChildStderr;
 use tokio::time::timeout;
 
 use crate::support::cluster::{create_empty_database, own_folder};
+use crate::support::database_proxy::DatabaseProxy;
 use crate::support::{Api, Process, World, eventually, program, run};
 
 async fn execute(db: &PgPool, statement: &'static str) {
@@ -48,29 +47,6 @@ async fn listen_with_broken_tls() -> String {
 async fn logs_with(lines: &mut Lines<BufReader<ChildStderr>>, text: &str) {
     let search = async { while !lines.next_line().await.unwrap().unwrap().contains(text) {} };
     timeout(Duration::from_secs(60), search).await.expect(text);
-}
-
-/// Makes a database that has only a Unix socket reachable at a TCP address, and returns its URL there.
-async fn behind_tcp(bind: &str, url: &str) -> String {
-    let url = reqwest::Url::parse(url).unwrap();
-    let find = |name: &str| {
-        let pair = url.query_pairs().find(|(found, _)| found == name);
-        pair.unwrap().1.into_owned()
-    };
-    let socket = format!("{}/.s.PGSQL.{}", find("host"), find("port"));
-    let listener = TcpListener::bind(bind).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
-            let mut server = UnixStream::connect(&socket).await.unwrap();
-            tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
-        }
-    });
-    let database = url.path().trim_start_matches('/');
-    format!(
-        "postgres://{}@{address}/{database}?application_name=t",
-        find("user")
-    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,10 +100,8 @@ async fn a_permanent_database_error_ends_a_command_at_once() {
     execute(&world.db, "DO $$ BEGIN CREATE ROLE no_free_connection LOGIN CONNECTION LIMIT 0; EXCEPTION WHEN duplicate_object THEN END $$").await;
     let absent_database = world.url.replace(&database, "no_such_database");
     let absent_role = world.url.replace("user=postgres", "user=no_such_role");
-    let without_tls = format!(
-        "{}&sslmode=require",
-        behind_tcp("127.0.0.1:0", &world.url).await
-    );
+    let proxy = DatabaseProxy::start(&world.url).await;
+    let without_tls = format!("{}?sslmode=require", proxy.url());
     let broken_tls = listen_with_broken_tls().await;
     let absent_file = format!("{broken_tls}&sslrootcert=/nonexistent");
     // Every command that connects would wait an hour for an error that passes.
@@ -221,7 +195,7 @@ async fn a_wrong_password_ends_serve_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ipv6_address_in_the_database_url_works() {
     let world = World::new().await;
-    let url = behind_tcp("[::1]:0", &world.url).await;
+    let url = DatabaseProxy::start_at("[::1]:0", &world.url).await.url();
     assert!(url.contains("@[::1]:"), "{url}");
     let variables = world.variables(&[("DATABASE_URL", &url), ("READ_DATABASE_URL", &url)]);
     let checked = run(&["check", "--online"], &variables).await;

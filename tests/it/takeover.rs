@@ -202,7 +202,8 @@ async fn exactly_one_of_forty_simultaneous_claims_wins() {
                 renew_since: (n % 2 == 1).then_some(0),
             })
             .collect();
-        let leases = join_all(claims.iter().map(|claim| claim_mint(&world.db, claim))).await;
+        let claim = async |claim| claim_mint(&mut world.db.acquire().await.unwrap(), claim).await;
+        let leases = join_all(claims.iter().map(claim)).await;
         let won = leases
             .into_iter()
             .filter(|lease| lease.as_ref().unwrap().is_some());

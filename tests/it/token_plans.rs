@@ -92,7 +92,13 @@ async fn queries_for_one_token_do_not_read_the_other_tokens_of_its_user() {
             bank: Some(bank.as_str().into()),
             access: Access::default(),
         };
-        let slot = find_slot(&pool, &combination, DateTime::UNIX_EPOCH, min_life).await;
+        let slot = find_slot(
+            &mut pool.acquire().await.unwrap(),
+            &combination,
+            DateTime::UNIX_EPOCH,
+            min_life,
+        )
+        .await;
         assert!(slot.unwrap().pointer.is_some());
     }
     let slots = pages(before).await;
@@ -109,7 +115,10 @@ async fn queries_for_one_token_do_not_read_the_other_tokens_of_its_user() {
         };
         let after = Some((*issued_at, *id));
         assert_eq!(
-            list_tokens(&pool, &filter, after, 10).await.unwrap().len(),
+            list_tokens(&mut pool.acquire().await.unwrap(), &filter, after, 10)
+                .await
+                .unwrap()
+                .len(),
             10
         );
     }
@@ -120,7 +129,12 @@ async fn queries_for_one_token_do_not_read_the_other_tokens_of_its_user() {
     );
 
     let before = pages(0).await;
-    assert_eq!(expire_tokens(&pool, Utc::now(), 100).await.unwrap(), 10);
+    assert_eq!(
+        expire_tokens(&mut pool.acquire().await.unwrap(), Utc::now(), 100)
+            .await
+            .unwrap(),
+        10
+    );
     let expired = pages(before).await;
     assert!(expired < 500, "{expired} pages to expire ten");
 }

@@ -308,14 +308,21 @@ async fn the_time_limit_of_a_request_includes_its_authentication() {
     let leased = "INSERT INTO slots (user_id, country, bank, access, lease_until)
                   VALUES ('u-1', '', '', 0, clock_timestamp() + interval '1 hour')";
     sqlx::query(leased).execute(&world.db).await.unwrap();
-    let lock = world.lock_table("clients").await;
-    let started = Instant::now();
-    let unlock = async {
-        tokio::time::sleep(Duration::from_millis(1_300)).await;
-        lock.rollback().await.unwrap();
-    };
-    let (answer, ()) = tokio::join!(replica.issue(json!({"userId": "u-1"})), unlock);
-    answer.assert_problem(504, "upstream-timeout");
-    // 2.1 s are promised. Without the authentication, the limit alone would be 1.8 s.
-    assert!(started.elapsed() < Duration::from_millis(2_800));
+    // A busy machine can delay an answer, so one try of five must be in time. Without the authentication, the limit
+    // alone would allow 2.4 s in each.
+    for attempt in 1.. {
+        let lock = world.lock_table("clients").await;
+        let started = Instant::now();
+        let unlock = async {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            lock.rollback().await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(replica.issue(json!({"userId": "u-1"})), unlock);
+        if started.elapsed() < Duration::from_millis(2_300) {
+            return answer.assert_problem(504, "upstream-timeout");
+        }
+        assert!(attempt < 5, "no answer within 2.3 s");
+        // Until the client is looked up again.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+    }
 }

@@ -16,6 +16,7 @@ use crate::api::problem::Problem;
 use crate::api::problem::field_error::FieldErrors;
 use crate::api::state::ApiState;
 use crate::db::tokens::{TokenFilter, find_token, list_tokens};
+use crate::db::{Checkout, Lane};
 use crate::model::{InvalidationReason, Token};
 
 /// The maximum number of valid tokens that the confirmation page counts.
@@ -118,7 +119,9 @@ pub async fn confirm_invalidation(
             let id = *id;
             let found = state
                 .db
-                .run(move |pool| async move { find_token(&pool, id).await })
+                .run(Lane::Reads, move |mut connection| async move {
+                    find_token(&mut connection, id).await
+                })
                 .await?;
             let token = found.ok_or_else(|| Problem::not_found("no token has this id"))?;
             Vec::from_iter(Some(token).filter(|token| token.is_valid))
@@ -129,9 +132,10 @@ pub async fn confirm_invalidation(
                 is_valid: Some(true),
                 ..TokenFilter::default()
             };
-            let list =
-                move |pool| async move { list_tokens(&pool, &filter, None, MAX_COUNTED + 1).await };
-            state.db.run(list).await?
+            let list = move |mut connection: Checkout| async move {
+                list_tokens(&mut connection, &filter, None, MAX_COUNTED + 1).await
+            };
+            state.db.run(Lane::Reads, list).await?
         }
     };
     let form_token = form::token(authorized.client(), &invalidation.action());

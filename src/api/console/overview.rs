@@ -13,6 +13,7 @@ use crate::api::extract::query::reject_parameters;
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
 use crate::api::state::probe_metrics;
+use crate::db::Lane;
 use crate::db::overview::{Minute, list_minutes};
 use crate::jobs::cleanup::Backlog;
 
@@ -151,7 +152,9 @@ pub async fn show_overview(
     reject_parameters(request.query_string())?;
     let minutes = state
         .reads()
-        .run(|pool| async move { list_minutes(&pool).await })
+        .run(Lane::Reads, |mut connection| async move {
+            list_minutes(&mut connection).await
+        })
         .await?;
     #[expect(
         clippy::disallowed_methods,

@@ -16,6 +16,7 @@ use crate::api::handlers::tokens::{ListTokens, read_tokens};
 use crate::api::problem::Problem;
 use crate::api::problem::field_error::FieldErrors;
 use crate::api::state::ApiState;
+use crate::db::Lane;
 use crate::db::event_page::{EventFilter, EventOrder};
 use crate::db::tokens::{Mint, find_mint, find_token};
 use crate::model::{AuditEvent, EventKind, EventRef, InvalidationReason, Scope, Token};
@@ -118,7 +119,9 @@ pub async fn show_token(
     let id = id.into_inner();
     let token = state
         .db
-        .run(move |pool| async move { find_token(&pool, id).await })
+        .run(Lane::Reads, move |mut connection| async move {
+            find_token(&mut connection, id).await
+        })
         .await?;
     let list = ListEvents {
         filter: EventFilter {
@@ -140,7 +143,9 @@ pub async fn show_token(
         Some(user_id) => {
             state
                 .db
-                .run(move |pool| async move { find_mint(&pool, &user_id, id).await })
+                .run(Lane::Reads, move |mut connection| async move {
+                    find_mint(&mut connection, &user_id, id).await
+                })
                 .await?
         }
         None => None,

@@ -9,6 +9,7 @@ use actix_web::http::header::{
 };
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use serde_json::json;
 
@@ -19,7 +20,7 @@ use crate::api::problem::Problem;
 use crate::api::state::ApiState;
 use crate::db::audit_events::{self, AuditReadRecord, EventPages, insert_audit_read};
 use crate::db::event_page::EventPage;
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, Lane};
 use crate::model::event_format::{EventFormat, push_json};
 use crate::model::{Caller, EventRef};
 
@@ -82,26 +83,29 @@ pub async fn read_events<T: Default + Send + 'static>(
         caller: Some(caller),
         detail: json!({"filter": list.filter, "order": list.order, "limit": list.limit}),
     };
-    let primary = state.standby.is_some().then(|| state.db.pool().clone());
-    let read = state.reads().run(move |pool| async move {
-        let (mut taken, mut count, mut last) = (T::default(), 0, None);
-        let take = |event: &EventRef<'_>| {
-            count += 1;
-            if count <= limit {
-                take(&mut taken, event);
-                last = Some((event.occurred_at, event.id));
-            }
-        };
-        // The read is recorded before the response: in the transaction of the page, or on the primary
-        // after a read from a standby.
-        let with_page = primary.is_none().then_some(&record);
-        let mut read_at = audit_events::read_events(&pool, &filter, page, with_page, take).await?;
-        if let Some(primary) = primary {
-            read_at = Some(insert_audit_read(&primary, &record).await?);
-        }
-        Ok((taken, last.filter(|_| count > limit), read_at))
-    });
-    let (taken, last, read_at) = read.await?;
+    // The read is recorded before the response: in the transaction of the page, or on the primary after a read from a
+    // standby.
+    let is_recorded_apart = state.standby.is_some();
+    let read = state
+        .reads()
+        .run(Lane::Reads, move |mut connection| async move {
+            let (mut taken, mut count, mut last) = (T::default(), 0, None);
+            let take = |event: &EventRef<'_>| {
+                count += 1;
+                if count <= limit {
+                    take(&mut taken, event);
+                    last = Some((event.occurred_at, event.id));
+                }
+            };
+            let with_page = (!is_recorded_apart).then_some(&record);
+            let read_at =
+                audit_events::read_events(&mut connection, &filter, page, with_page, take).await?;
+            Ok((taken, last.filter(|_| count > limit), read_at, record))
+        });
+    let (taken, last, mut read_at, record) = read.await?;
+    if is_recorded_apart {
+        read_at = Some(record_read(&state.db, record).await?);
+    }
     let next = last.map(|(at, id)| {
         list.encode_cursor(Cursor {
             at,
@@ -110,6 +114,13 @@ pub async fn read_events<T: Default + Send + 'static>(
         })
     });
     Ok((taken, next))
+}
+
+async fn record_read(db: &Database, record: AuditReadRecord) -> Result<DateTime<Utc>, DbError> {
+    db.run(Lane::Reads, |mut connection| async move {
+        insert_audit_read(&mut connection, &record).await
+    })
+    .await
 }
 
 /// `GET /audit/events/export`. Streams all matching events, oldest first.
@@ -136,10 +147,7 @@ pub async fn export_events(
         caller: Some(authorized.into_caller()),
         detail: json!({"filter": filter, "format": format}),
     };
-    let read_at = state
-        .db
-        .run(|pool| async move { insert_audit_read(&pool, &record).await })
-        .await?;
+    let read_at = record_read(&state.db, record).await?;
     filter.to = filter.to.or(Some(read_at));
 
     let mut rest = Box::pin(chunks(
@@ -169,10 +177,10 @@ fn chunks(
     format: EventFormat,
 ) -> impl Stream<Item = Result<Bytes, DbError>> {
     let read = move |mut pages: EventPages| {
-        reads.run(move |pool| async move {
+        reads.run(Lane::Reads, move |mut connection| async move {
             let mut rows = Vec::with_capacity(CHUNK);
             let push = |event: &EventRef<'_>| format.push(&mut rows, event);
-            pages.read_next(&pool, push).await?;
+            pages.read_next(&mut connection, push).await?;
             Ok((Bytes::from(rows), pages))
         })
     };

@@ -13,6 +13,7 @@ use crate::api::extract::query::reject_parameters;
 use crate::api::middleware::request_context::LoggedOutcome;
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
+use crate::db::Database;
 use crate::db::schema::DatabaseHealth;
 
 const OK: &str = "ok";
@@ -69,7 +70,7 @@ async fn check_readiness(state: &ApiState) -> ReadinessView {
     ReadinessView {
         status: if is_ready { OK } else { "unavailable" },
         checks: checks.into(),
-        warnings: list_warnings(health, state.vendor.clock_skew()),
+        warnings: list_warnings(state, health),
         database: health.map(|health| DatabaseView {
             partitions_ahead_months: health.partitions_ahead,
             synchronous_standby: health.has_synchronous_standby,
@@ -91,7 +92,7 @@ fn check(
     (name, result)
 }
 
-fn list_warnings(health: Option<DatabaseHealth>, clock_skew: TimeDelta) -> Vec<String> {
+fn list_warnings(state: &ApiState, health: Option<DatabaseHealth>) -> Vec<String> {
     let ahead = health.map_or(MIN_MONTHS_AHEAD, |health| health.partitions_ahead);
     let partitions = (ahead < MIN_MONTHS_AHEAD).then(|| {
         format!(
@@ -99,6 +100,14 @@ fn list_warnings(health: Option<DatabaseHealth>, clock_skew: TimeDelta) -> Vec<S
              check the log of the cleanup"
         )
     });
+    let is_falling_back = state
+        .standby
+        .as_ref()
+        .is_some_and(Database::is_falling_back);
+    let fallback = is_falling_back.then(|| {
+        "the standby of READ_DATABASE_URL cannot be used; the primary does its reads".to_owned()
+    });
+    let clock_skew = state.vendor.clock_skew();
     let clocks = (clock_skew > MAX_CLOCK_SKEW).then(|| {
         format!(
             "the database clock differs by {} s from the clock of this machine or from the latest time that it \
@@ -106,7 +115,11 @@ fn list_warnings(health: Option<DatabaseHealth>, clock_skew: TimeDelta) -> Vec<S
             clock_skew.num_seconds()
         )
     });
-    partitions.into_iter().chain(clocks).collect()
+    partitions
+        .into_iter()
+        .chain(fallback)
+        .chain(clocks)
+        .collect()
 }
 
 /// The body of `GET /health/ready`.

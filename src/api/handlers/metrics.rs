@@ -24,12 +24,15 @@ pub async fn get_metrics(
 }
 
 fn measure_connections(state: &ApiState) {
-    let pool = state.db.pool();
-    let (all, idle) = (u64::from(pool.size()), pool.num_idle() as u64);
+    if let Some(standby) = &state.standby {
+        let fallbacks = &state.metrics.read_fallbacks_total;
+        fallbacks.inc_by(standby.take_fallback_count());
+    }
+    let (all, idle) = state.db.count_connections();
     let connections = &state.metrics.database_connections;
-    connections.with_label_values(&["idle"]).set(idle);
+    connections.with_label_values(&["idle"]).set(idle as u64);
     let used = connections.with_label_values(&["used"]);
-    used.set(all.saturating_sub(idle));
+    used.set(all.saturating_sub(idle) as u64);
 }
 
 async fn measure_database(state: &ApiState) {

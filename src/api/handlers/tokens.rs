@@ -19,8 +19,8 @@ use crate::api::middleware::request_context::LoggedOutcome;
 use crate::api::problem::Problem;
 use crate::api::problem::field_error::FieldErrors;
 use crate::api::state::ApiState;
-use crate::db::Database;
 use crate::db::tokens::{TokenFilter, find_token, list_tokens as list_records};
+use crate::db::{Database, Lane};
 use crate::model::{Access, Combination, Scope, Token};
 use crate::vending::{IssuedToken, TokenRequest};
 
@@ -163,7 +163,9 @@ pub async fn get_token(
     let id = id.into_inner();
     let token = state
         .db
-        .run(move |pool| async move { find_token(&pool, id).await })
+        .run(Lane::Reads, move |mut connection| async move {
+            find_token(&mut connection, id).await
+        })
         .await?
         .ok_or_else(|| Problem::not_found("no token has this id"))?;
     Ok(HttpResponse::Ok().json(RecordView::new(&token)))
@@ -197,8 +199,9 @@ pub async fn read_tokens(
     let after = after.map(|cursor| (cursor.at, cursor.id));
     // One more than the page holds tells whether there is a next page.
     let max_rows = i64::from(limit) + 1;
-    let rows = db
-        .run(move |pool| async move { list_records(&pool, &query_filter, after, max_rows).await });
+    let rows = db.run(Lane::Reads, move |mut connection| async move {
+        list_records(&mut connection, &query_filter, after, max_rows).await
+    });
     let mut tokens = rows.await?;
     let has_more = tokens.len() > limit as usize;
     tokens.truncate(limit as usize);

@@ -274,7 +274,7 @@ impl From<DbError> for Problem {
     fn from(error: DbError) -> Self {
         Problem {
             cause: Some(error.to_string().into()),
-            ..Problem::from(Failure::database())
+            ..Problem::from(Failure::from(&error))
         }
     }
 }

@@ -13,7 +13,7 @@ use self::cached_probe::CachedProbe;
 use self::rate_limit::RateLimit;
 use crate::auth::Authenticator;
 use crate::db::schema::{DatabaseHealth, find_database_health};
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, Lane};
 use crate::jobs::cleanup::{Backlog, Cleaner};
 use crate::jobs::denials::DenialCounter;
 use crate::metrics::Metrics;
@@ -66,7 +66,9 @@ pub type DatabaseProbe = CachedProbe<DatabaseHealth>;
 impl DatabaseProbe {
     /// Returns the health of the database, at most 1 s old. Returns `None` if it is down.
     pub async fn latest_health(&self, db: &Database) -> Option<DatabaseHealth> {
-        let probe = db.run(|pool| async move { find_database_health(&pool).await });
+        let probe = db.run(Lane::Authentication, |mut connection| async move {
+            find_database_health(&mut connection).await
+        });
         self.latest(HEALTH_MAX_AGE, probe).await
     }
 }

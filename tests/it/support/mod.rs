@@ -3,17 +3,21 @@
 mod answer;
 mod clock;
 pub mod cluster;
+pub mod database_proxy;
 pub mod document;
 mod invariants;
 pub mod page;
 mod poll;
 mod process;
 pub mod proxy;
+mod recovery;
+pub mod server;
 mod wire;
 mod world;
 
 pub use answer::{Answer, send};
 pub use poll::eventually;
 pub use process::{Ended, Process, program, run, send_signal};
+pub use recovery::{issue_to_new_users, wait_until_all_succeed};
 pub use wire::{KeepAlive, send_raw, token_request};
 pub use world::{ADMIN, Api, Replica, World, http_client, issue_at_once};

@@ -101,7 +101,11 @@ impl World {
             scopes: scopes.iter().copied().collect(),
             is_enabled: true,
         };
-        assert!(insert_client(&self.db, &client, "test").await.unwrap());
+        assert!(
+            insert_client(&mut self.db.acquire().await.unwrap(), &client, "test")
+                .await
+                .unwrap()
+        );
     }
 
     /// Returns the environment variables of a replica. `more` adds and replaces variables.
@@ -174,6 +178,13 @@ impl World {
 
     /// Sends a signal to the server processes that the condition on `pg_stat_activity` selects.
     pub async fn signal_backends(&self, condition: &'static str, signal: Signal) {
+        for pid in self.backends(condition).await {
+            kill(pid, signal).unwrap();
+        }
+    }
+
+    /// Returns the server processes that the condition on `pg_stat_activity` selects, at least one.
+    pub async fn backends(&self, condition: &'static str) -> Vec<Pid> {
         let select = format!(
             "SELECT pid FROM pg_stat_activity
              WHERE datname = current_database() AND pid <> pg_backend_pid() AND {condition}"
@@ -183,9 +194,7 @@ impl World {
             .await
             .unwrap();
         assert!(!pids.is_empty());
-        for pid in pids {
-            kill(Pid::from_raw(pid), signal).unwrap();
-        }
+        pids.into_iter().map(Pid::from_raw).collect()
     }
 
     /// Runs a query that returns a number.
