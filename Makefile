@@ -1,4 +1,4 @@
-.PHONY: run test e2e bench fuzz openapi lint deny prepare prepare-check postgres sqlx-cli cargo-deny cargo-fuzz
+.PHONY: run test e2e chaos bench fuzz openapi lint deny prepare prepare-check postgres sqlx-cli cargo-deny cargo-fuzz
 
 SQLX_VERSION = 0.9.0
 DENY_VERSION = 0.20.2
@@ -11,9 +11,14 @@ run: postgres
 test: postgres
 	cargo test --locked $(ARGS)
 
-# Runs the checks that need packages from npm and PyPI: `make e2e CHECKS=python`. Installs the packages in target/e2e.
+# Runs the checks that need packages from npm, PyPI and Debian: `make e2e CHECKS=python`. Installs them in target/.
 e2e: postgres
 	tests/e2e/run $(CHECKS)
+
+# Runs the tests that need root, network namespaces, PgBouncer or minutes: `make chaos ARGS=network`. Tests that cannot
+# run here say so and pass.
+chaos: postgres
+	scripts/chaos $(ARGS)
 
 # Runs the benchmark, about 25 minutes. `make bench ARGS="warm export"` runs parts of it.
 bench: postgres
