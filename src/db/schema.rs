@@ -177,13 +177,14 @@ pub async fn try_connect(
     }
 }
 
-/// Applies the pending migrations. Programs that do so at the same time wait for each other.
+/// Applies the pending migrations to a server that is fit. Programs that do so at the same time wait for each other.
 ///
 /// The lock is sqlx's own, so `sqlx migrate run` waits too. A connection of its own takes and releases it inside one
 /// transaction: a pooler that shares connections between transactions keeps the server's connection for it, and closes
 /// that connection if this program ends early.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), DbError> {
     let mut connection = try_connect(options, CONNECT_TIMEOUT).await?;
+    fitness::check_fitness(&mut connection, Role::Primary).await?;
     // A long wait for the lock has its own message.
     let unlogged = options.clone().disable_statement_logging();
     let mut lock_connection = try_connect(&unlogged, CONNECT_TIMEOUT).await?;

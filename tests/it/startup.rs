@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::process::ChildStderr;
 use tokio::time::timeout;
 
-use crate::support::cluster::{create_empty_database, own_folder};
+use crate::support::cluster::{create_database_with_encoding, create_empty_database, own_folder};
 use crate::support::database_proxy::DatabaseProxy;
 use crate::support::{Api, Process, World, eventually, program, run};
 
@@ -90,6 +90,22 @@ async fn serve_rejects_an_unsuitable_database() {
             migrated.refused(1, expected);
             assert_eq!(migrated.err.matches(expected).count(), 1, "{migrated:?}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_store_every_user_id_is_refused() {
+    let world = World::new().await;
+    for encoding in ["LATIN1", "WIN1252", "EUC_JP", "SQL_ASCII"] {
+        let url = create_database_with_encoding(encoding).await;
+        let variables = world.variables(&[("DATABASE_URL", &url)]);
+        let expected = format!("the encoding of the database is {encoding} instead of UTF8");
+        for command in [&["migrate"][..], &["serve"], &["serve", "--migrate"]] {
+            run(command, &variables).await.refused(1, &expected);
+        }
+        let checked = run(&["check", "--online"], &variables).await;
+        assert_eq!(checked.code, 1, "{checked:?}");
+        assert!(checked.out.contains(&expected), "{checked:?}");
     }
 }
 

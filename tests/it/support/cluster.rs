@@ -25,6 +25,11 @@ pub async fn create_empty_database() -> String {
     create_database_from("template1").await
 }
 
+/// Creates an empty database that stores only the characters of this encoding.
+pub async fn create_database_with_encoding(encoding: &str) -> String {
+    create_database_from(&format!("template0 ENCODING '{encoding}' LOCALE 'C'")).await
+}
+
 async fn create_database_from(template: &str) -> String {
     let cluster = CLUSTER.get_or_init(start).await;
     let name = format!("test_{}_{}", std::process::id(), next_number());
