@@ -56,22 +56,33 @@ async fn readiness_names_a_server_that_does_not_keep_writes() {
 
 /// The replica notices the setting only at its next check.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handout_is_flushed_whatever_the_default_of_the_server_is() {
+async fn every_answered_write_is_flushed_whatever_the_default_of_the_server_is() {
     let server = Server::start(&[("wal_writer_delay", "10s"), ("autovacuum", "off")]).await;
     let world = World::on(server.url()).await;
     let replica = world.replica().await;
     let minted = replica.issue(json!({"userId": "u"})).await;
     minted.assert_minted("fwd=uri-miss; stored");
+    let assert_flushed = async || {
+        let unflushed = "SELECT (pg_current_wal_insert_lsn() - pg_current_wal_flush_lsn())::bigint";
+        // The position of the next insert may lie behind the header of a page, of 24 bytes.
+        assert!(server.count(unflushed).await <= 24);
+    };
     let mut checked = 0;
     while checked < 5 {
         server.set("synchronous_commit", "off").await;
+        let other = replica
+            .issue(json!({"userId": format!("u-{checked}")}))
+            .await;
+        other.assert_minted("fwd=uri-miss; stored");
+        assert_flushed().await;
+        let path = format!("/bank/tokens/{}/invalidate", other.text("id"));
+        let invalidated = send(replica.post(&path, &json!({"reason": "used"}))).await;
+        assert_eq!(invalidated.status, 200, "{invalidated:?}");
+        assert_flushed().await;
         // A new session already has the setting.
         let answer = replica.issue(json!({"userId": "u"})).await;
         if answer.status == 200 {
-            let unflushed =
-                "SELECT (pg_current_wal_insert_lsn() - pg_current_wal_flush_lsn())::bigint";
-            // The position of the next insert may lie behind the header of a page, of 24 bytes.
-            assert!(server.count(unflushed).await <= 24);
+            assert_flushed().await;
             checked += 1;
         }
         server.set("synchronous_commit", "").await;
