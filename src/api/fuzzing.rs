@@ -22,13 +22,11 @@ pub fn json_request(body: &[u8]) {
         return;
     };
     let combination = &request.combination;
-    assert!((1..=128).contains(&combination.user_id.chars().count()));
-    assert!(
-        combination
-            .bank
-            .as_ref()
-            .is_none_or(|bank| (1..=32).contains(&bank.chars().count()))
-    );
+    let is_valid =
+        |text: &str, max| (1..=max).contains(&text.chars().count()) && text.trim() == text;
+    assert!(is_valid(&combination.user_id, 128));
+    let bank = combination.bank.as_deref();
+    assert!(bank.is_none_or(|bank| is_valid(bank, 32)));
     assert!(LIFETIMES.contains(&request.lifetime));
 
     let canonical = json!({

@@ -285,6 +285,11 @@ async fn the_command_and_http_write_the_same_export() {
         &["--from", "yesterday"],
         &["--kind", "token.sold"],
         &["--token-id", "1"],
+        &["--user-id", "u "],
+        &["--user-id", ""],
+        &["--client", "c 2"],
+        &["--request-id", ""],
+        &["--fingerprint", "ž"],
         &[
             "--from",
             "2026-11-22T00:00:00Z",

@@ -69,4 +69,5 @@ mod upstream_answers;
 mod upstream_clock;
 mod upstream_faults;
 mod upstream_proxy;
+mod user_ids;
 mod vend;

@@ -138,7 +138,8 @@ pub fn uuid(text: &str) -> Result<Uuid, Detail> {
         .ok_or(Detail::Borrowed("must be a UUID with hyphens"))
 }
 
-fn client_key(text: String) -> Result<String, Detail> {
+/// Checks the rule of API keys.
+pub fn client_key(text: String) -> Result<String, Detail> {
     let is_key = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     if !(1..=MAX_NAME).contains(&text.len()) || !text.bytes().all(is_key) {
         return Err("must be an API key: 1 to 128 letters, digits, _ or -".into());
@@ -162,7 +163,7 @@ fn event_order(text: &str) -> Result<EventOrder, Detail> {
 }
 
 /// Checks the rule of request ids. Fingerprints are a subset.
-fn printable(text: String) -> Result<String, Detail> {
+pub fn printable(text: String) -> Result<String, Detail> {
     let is_printable = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if !(1..=MAX_NAME).contains(&text.len()) || !is_printable {
         return Err(format!("must have 1 to {MAX_NAME} printable ASCII characters").into());

@@ -64,11 +64,11 @@ pub fn optional_boolean(value: Option<Json>) -> Result<Option<bool>, Detail> {
     }
 }
 
-/// Checks a user id: 1–128 characters, no control characters, not an e-mail address.
+/// Checks a user id: a trimmed text of 1–128 characters, not an e-mail address.
 ///
 /// E-mail addresses are rejected because the audit log keeps user ids and cannot be edited.
 pub fn user_id(text: String) -> Result<String, Detail> {
-    check_length(&text, MAX_USER_ID)?;
+    check_trimmed(&text, MAX_USER_ID)?;
     if is_email_address(&text) {
         return Err("must be an opaque id, not an e-mail address".into());
     }
@@ -89,24 +89,25 @@ pub fn country(text: String) -> Result<Country, Detail> {
         .map_err(|error| error.to_string().into())
 }
 
-/// Checks a bank name: 1–32 characters, no control characters, no white space at either end.
-///
-/// White space is Unicode White_Space.
+/// Checks a bank name: a trimmed text of 1–32 characters.
 pub fn bank(text: String) -> Result<String, Detail> {
-    check_length(&text, MAX_BANK)?;
-    if text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
-        return Err("must not begin or end with white space".into());
-    }
+    check_trimmed(&text, MAX_BANK)?;
     Ok(text)
 }
 
-fn check_length(text: &str, max: usize) -> Result<(), Detail> {
+/// Checks a trimmed text: 1 to `max` characters, no control characters, no white space at either end.
+///
+/// White space is Unicode White_Space. Values are compared exactly, so `"u "` would be another user than `"u"`.
+fn check_trimmed(text: &str, max: usize) -> Result<(), Detail> {
     // A character has at most four bytes, so the characters of a very long text are not counted.
     if text.is_empty() || text.len() > 4 * max || text.chars().count() > max {
         return Err(format!("must have 1 to {max} characters").into());
     }
     if text.contains(char::is_control) {
         return Err("must not contain control characters".into());
+    }
+    if text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
+        return Err("must not begin or end with white space".into());
     }
     Ok(())
 }

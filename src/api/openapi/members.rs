@@ -11,6 +11,9 @@ use crate::api::handlers::tokens::{DEFAULT_LIFETIME, LIFETIMES};
 use crate::jobs::cleanup::CleanupOptions;
 use crate::model::event_format::EventFormat;
 
+/// Matches a text without control characters and without white space at either end.
+const TRIMMED: &str = "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f])?$";
+
 /// Returns the schema of a member or query parameter.
 ///
 /// # Panics
@@ -20,17 +23,16 @@ pub fn member(name: &str) -> Value {
     match name {
         "id" => json!({"type": "string", "format": "uuid", "description": "A UUIDv7."}),
         "tokenId" => json!({"type": "string", "format": "uuid", "description": "The id of the token. Events of a mint that failed carry the id of the mint."}),
-        "userId" => json!({"type": "string", "minLength": 1, "maxLength": MAX_USER_ID, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]+$",
+        "userId" => json!({"type": "string", "minLength": 1, "maxLength": MAX_USER_ID, "pattern": TRIMMED,
             "not": {"pattern": ".@[^@]+\\.[A-Za-z]{2,}$"},
-            "description": "The caller's opaque id of its user. E-mail addresses are rejected."}),
+            "description": "The caller's opaque id of its user, without control characters and without white space at either end. E-mail addresses are rejected."}),
         "tokenString" => json!({"type": "string", "minLength": 1, "maxLength": MAX_TOKEN_STRING,
             "description": "The secret value of the token, as the provider returned it."}),
         "expiration" => timestamp("The time at which the token expires, as the provider returned it."),
         "expiresIn" => json!({"type": "integer", "minimum": 0, "description": "The remaining life in whole seconds, by the service's clock."}),
         "isValid" => json!({"type": "boolean", "description": "True while the token is neither invalidated nor expired, at the time of the request."}),
         "country" => described(reference("schemas", "Country"), "The country of the bank. Null or absent means any country."),
-        "bank" => json!({"type": "string", "minLength": 1, "maxLength": MAX_BANK,
-            "pattern": "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f])?$",
+        "bank" => json!({"type": "string", "minLength": 1, "maxLength": MAX_BANK, "pattern": TRIMMED,
             "description": "The provider's name of the bank, without control characters and without white space at either end. Null or absent means any bank."}),
         "access" => reference("schemas", "Access"),
         "accounts" | "balances" | "transactions" => json!({"type": "boolean", "description": format!("True if the token gives access to the {name}.")}),
