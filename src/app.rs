@@ -64,6 +64,9 @@ impl Service {
     /// Fails if a setting cannot be used, if the database is unreachable or unsuitable, or if the address
     /// cannot be listened on.
     pub async fn start(config: Config) -> anyhow::Result<Service> {
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
         let certificate = config.http.read_certificate().transpose()?.map(Arc::new);
         // Reading the root certificates takes as long as the steps on the database, so they overlap.
         let upstream = upstream_settings(&config);
@@ -266,9 +269,7 @@ fn open_standby(config: &Config, primary: &Database) -> anyhow::Result<Option<Da
 /// Returns the time between the refusal of new connections and the end of the HTTP server. It is part of
 /// `SHUTDOWN_TIMEOUT`.
 fn last_requests(http: &HttpConfig) -> Duration {
-    LAST_REQUESTS
-        .min(http.shutdown_delay)
-        .min(http.shutdown_timeout)
+    LAST_REQUESTS.min(http.shutdown_delay)
 }
 
 fn upstream_settings(config: &Config) -> UpstreamSettings {

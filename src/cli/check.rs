@@ -30,6 +30,9 @@ pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
     start_logs(config.log.format)?;
     let mut report = Report::new();
     report.print_line(config.render_masked().trim_end());
+    for warning in config.warnings() {
+        report.note("settings", warning);
+    }
     note_ignored_proxy(&config, &mut report);
     if args.online {
         check_database(&config, &mut report).await?;

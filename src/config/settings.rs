@@ -65,6 +65,7 @@ macro_rules! settings {
             /// The file of `READ_DATABASE_URL`. It is read again for each connection.
             pub read_database_url_file: Option<PathBuf>,
             masked: String,
+            warnings: Vec<String>,
         }
 
         impl CommandConfig for Config {
@@ -80,6 +81,7 @@ macro_rules! settings {
                     database_url_file: source.find_file("DATABASE_URL"),
                     read_database_url_file: source.find_file("READ_DATABASE_URL"),
                     masked: source.render_masked(),
+                    warnings: source.find_misspelled_variables(),
                 })
             }
         }
@@ -157,7 +159,7 @@ settings! {
         /// After SIGTERM, the service still accepts requests for this time while readiness returns
         /// 503. 5s suits Kubernetes.
         shutdown_delay: Duration = "SHUTDOWN_DELAY", Public, Some("0s"), duration("0s", "1h");
-        /// After SHUTDOWN_DELAY, running requests have this time to finish.
+        /// After SHUTDOWN_DELAY, running requests have this time to finish, at least UPSTREAM_TIMEOUT plus 2s.
         shutdown_timeout: Duration = "SHUTDOWN_TIMEOUT", Public, Some("20s"), duration("0s", "1h");
         /// The path of a PEM certificate chain. The service serves HTTPS if this and TLS_KEY are set.
         tls_cert: Option<PathBuf> = "TLS_CERT", Public, Some(""), optional(parse_readable_file);
@@ -198,6 +200,11 @@ impl Config {
     pub fn render_masked(&self) -> &str {
         &self.masked
     }
+
+    /// Returns a warning for each variable that has no effect but resembles the name of a setting.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
 }
 
 impl HttpConfig {
@@ -236,6 +243,9 @@ pub(super) fn check_retention(source: &mut Source) {
     }
 }
 
+/// The time that a request may take in addition to `UPSTREAM_TIMEOUT`.
+const REQUEST_MARGIN: Duration = Duration::from_secs(2);
+
 /// Checks rules that involve several settings, even if other settings are invalid.
 fn check_combinations(source: &mut Source) {
     let (cert, key) = (source.get_text("TLS_CERT"), source.get_text("TLS_KEY"));
@@ -254,5 +264,16 @@ fn check_combinations(source: &mut Source) {
     {
         let why = "must start with https:// (http:// is accepted only for 127.0.0.0/8, ::1 and localhost, or with UPSTREAM_ALLOW_HTTP=true)";
         source.add_problem("UPSTREAM_BASE_URL", why);
+    }
+    let parse = |variable| humantime::parse_duration(source.get_text(variable)).ok();
+    if let (Some(upstream), Some(shutdown)) = (parse("UPSTREAM_TIMEOUT"), parse("SHUTDOWN_TIMEOUT"))
+        && shutdown < upstream.saturating_add(REQUEST_MARGIN)
+        && !source
+            .problems
+            .iter()
+            .any(|problem| problem.starts_with("UPSTREAM_TIMEOUT"))
+    {
+        let why = "must be at least UPSTREAM_TIMEOUT plus 2 s; otherwise shutdown interrupts mints";
+        source.add_problem("SHUTDOWN_TIMEOUT", why);
     }
 }

@@ -1,15 +1,33 @@
 //! Looks up setting values in their sources, and masks secrets for display.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
+use strsim::osa_distance;
 use url::Url;
 
 use super::values::Parsed;
 use super::{SETTINGS, Secrecy, Setting};
 
 const MASK: &str = "***";
+
+/// The beginnings of names that other programs seldom use.
+const PREFIXES: [&str; 10] = [
+    "AUDIT_",
+    "CLEANUP_",
+    "DATABASE_",
+    "FINGERPRINT_",
+    "MINT_",
+    "READ_DATABASE_",
+    "SHUTDOWN_",
+    "TLS_",
+    "TOKEN_",
+    "UPSTREAM_",
+];
+
+/// The beginning of the variables that Kubernetes sets for a service named token-vendor.
+const SERVICE_LINK: &str = "TOKEN_VENDOR_";
 
 /// The sources of values: flags, environment, `.env` and defaults. Records the values that were read
 /// and the problems that were found.
@@ -189,6 +207,39 @@ impl Source {
     pub(super) fn find_file(&self, variable: &str) -> Option<PathBuf> {
         let found = self.find_variable(&format!("{variable}_FILE"))?;
         Some(found.text.into())
+    }
+
+    /// Returns a warning for each variable that has no effect but resembles the name of a setting.
+    ///
+    /// A name resembles a setting if it begins with a name or with one of [`PREFIXES`], or if it has at most one wrong
+    /// character in five, and two in all. Letter case is ignored.
+    pub(super) fn find_misspelled_variables(&self) -> Vec<String> {
+        let names = SETTINGS.iter().flat_map(|setting| {
+            let file = (setting.secrecy != Secrecy::Public).then(|| setting.file_variable());
+            file.into_iter().chain([setting.variable.to_owned()])
+        });
+        let names: Vec<String> = names.collect();
+        let set = self.environment.iter().chain(&self.dotenv);
+        let set: BTreeSet<&String> = set
+            .filter(|(name, value)| !value.is_empty() && !names.contains(name))
+            .map(|(name, _)| name)
+            .collect();
+        let warn = |name: &String| {
+            let upper = name.to_ascii_uppercase();
+            let distances = names
+                .iter()
+                .map(|known| (osa_distance(&upper, known), known));
+            let (distance, nearest) = distances.min()?;
+            let names = names.iter().map(String::as_str);
+            let has_prefix = names
+                .chain(PREFIXES)
+                .any(|prefix| upper.starts_with(prefix));
+            let is_similar = distance <= 2.min(upper.len() / 5);
+            (is_similar || has_prefix && !upper.starts_with(SERVICE_LINK)).then(|| {
+                format!("{name} is not a setting and has no effect; the nearest name is {nearest}")
+            })
+        };
+        set.into_iter().filter_map(warn).collect()
     }
 
     /// Returns a line for each setting that was read, with secrets masked.

@@ -227,6 +227,79 @@ fn values_are_validated() {
 }
 
 #[test]
+fn the_shutdown_timeout_covers_the_longest_request() {
+    for (upstream, shutdown, is_valid) in [
+        ("8s", "10s", true),
+        ("8s", "9999ms", false),
+        ("18001ms", "", false),
+        ("1m", "62s", true),
+        ("100ms", "0s", false),
+    ] {
+        let changes = [
+            ("UPSTREAM_TIMEOUT", upstream),
+            ("SHUTDOWN_TIMEOUT", shutdown),
+        ];
+        if is_valid {
+            load(&changes).unwrap();
+        } else {
+            let problem = load_problem(&changes);
+            assert!(
+                problem.starts_with("SHUTDOWN_TIMEOUT: must be at least UPSTREAM_TIMEOUT plus 2 s")
+            );
+        }
+    }
+}
+
+#[test]
+fn a_variable_that_resembles_a_setting_is_named_with_the_nearest_one() {
+    for (name, nearest) in [
+        ("UPSTREM_TIMEOUT", "UPSTREAM_TIMEOUT"),
+        ("UPSTREAM_TIMOEUT", "UPSTREAM_TIMEOUT"),
+        ("UPSTREAM_TIMEOUT_MS", "UPSTREAM_TIMEOUT"),
+        ("upstream_timeout", "UPSTREAM_TIMEOUT"),
+        ("CLEANUPINTERVAL", "CLEANUP_INTERVAL"),
+        ("CLEANUP_EVERY", "CLEANUP_INTERVAL"),
+        ("SHUTDOWN_TIMOUT", "SHUTDOWN_TIMEOUT"),
+        ("AUDIT_RETENTION_DAYS", "AUDIT_RETENTION"),
+        ("TOKENS_KEYS", "TOKEN_KEYS"),
+        ("TOKEN_KEY_FILE", "TOKEN_KEYS_FILE"),
+        ("LISTEN_ADDRESS", "LISTEN_ADDR"),
+        ("LISTEN_ADDRS", "LISTEN_ADDR"),
+        ("TLS_CERT_FILE", "TLS_CERT"),
+        ("DATABASE_HOST", "DATABASE_URL"),
+    ] {
+        let expected = [format!(
+            "{name} is not a setting and has no effect; the nearest name is {nearest}"
+        )];
+        assert_eq!(load(&[(name, "hush")]).unwrap().warnings(), expected);
+        let source = build_source(&[]).with_dotenv(&format!("{name}=hush"));
+        assert_eq!(Config::load(source).unwrap().warnings(), expected);
+        assert!(load(&[(name, "")]).unwrap().warnings().is_empty(), "{name}");
+    }
+    for name in [
+        "PATH",
+        "RUST_LOG",
+        "HTTPS_PROXY",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "PGHOST",
+        "POSTGRES_PASSWORD",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "CACHE_DIRECTORY",
+        "LOGNAME",
+        "OTEL_SERVICE_NAME",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "OTEL_EXPORTER_OTLP_TIMEOUT",
+        "TOKEN_VENDOR_SERVICE_HOST",
+        "TOKEN_VENDOR_PORT_8080_TCP",
+    ] {
+        let config = load(&[(name, "1")]).unwrap();
+        assert!(config.warnings().is_empty(), "{:?}", config.warnings());
+    }
+}
+
+#[test]
 fn secrets_can_come_from_files() {
     let path = std::env::temp_dir().join(format!("token-vendor-{}", uuid::Uuid::new_v4()));
     let path = path.to_str().unwrap();

@@ -39,6 +39,30 @@ async fn check_prints_the_configuration_without_its_secrets() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_misspelled_variable_is_a_warning_of_check_and_of_startup() {
+    let world = World::new().await;
+    let variables = world.variables(&[("UPSTREM_TIMEOUT", "1s")]);
+    let warning =
+        "UPSTREM_TIMEOUT is not a setting and has no effect; the nearest name is UPSTREAM_TIMEOUT";
+    let ended = run(&["check"], &variables).await;
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{ended:?}");
+    let line = format!("settings: note, {warning}");
+    assert!(
+        ended.out.lines().any(|printed| printed == line),
+        "{ended:?}"
+    );
+
+    let unreachable = [
+        ("DATABASE_URL", "postgres://u@127.0.0.1:1/x"),
+        ("STARTUP_WAIT", "0s"),
+    ];
+    let unreachable = unreachable.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let ended = run(&["serve"], &[variables, unreachable.into()].concat()).await;
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert_eq!(ended.err.matches(warning).count(), 1, "{ended:?}");
+}
+
 /// Base64 of 32 bytes of value 3, a key that no test database uses.
 const OTHER_KEY: &str = "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
 

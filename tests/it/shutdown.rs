@@ -127,19 +127,20 @@ async fn a_minted_token_without_callers_is_recorded_before_exit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_are_cut_off_at_the_shutdown_timeout() {
+async fn a_mint_that_cannot_be_recorded_is_cut_off_at_the_shutdown_timeout() {
     let world = World::new().await;
     let mut process =
-        Process::serve(&world.variables(&[("SHUTDOWN_TIMEOUT", "1s"), ("UPSTREAM_TIMEOUT", "1m")]))
+        Process::serve(&world.variables(&[("SHUTDOWN_TIMEOUT", "5s"), ("UPSTREAM_TIMEOUT", "3s")]))
             .await;
-    world
-        .sandbox
-        .set_default(token_vendor::dev::sandbox::Answer::Hang);
+    world.sandbox.set_latency(Duration::from_secs(1));
     let api = Api::at(process.base.clone());
     let request = api.post("/bank/tokens/", &json!({"userId": "u"}));
     let caller = tokio::spawn(Answer::of(request));
     world.upstream_is_called(1).await;
+    let lock = world.lock_table("tokens IN ACCESS EXCLUSIVE MODE").await;
     process.signal(Signal::SIGTERM);
+    let message = "mints did not finish within SHUTDOWN_TIMEOUT";
+    process.logs_with(message).await;
     assert_eq!(exit_code(&mut process).await, Some(0));
     assert!(
         caller
@@ -147,6 +148,7 @@ async fn requests_are_cut_off_at_the_shutdown_timeout() {
             .unwrap()
             .is_none_or(|answer| answer.status >= 500)
     );
+    lock.rollback().await.unwrap();
     assert_eq!(
         world
             .count("SELECT count(*) FROM mints WHERE outcome = 'open'")
@@ -161,7 +163,8 @@ const SERVICE_BACKENDS: &str = "application_name LIKE 'token-vendor%'";
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_database_does_not_delay_the_shutdown() {
     let world = World::new().await;
-    let mut process = Process::serve(&world.variables(&[("SHUTDOWN_TIMEOUT", "1s")])).await;
+    let settings = [("SHUTDOWN_TIMEOUT", "3s"), ("UPSTREAM_TIMEOUT", "1s")];
+    let mut process = Process::serve(&world.variables(&settings)).await;
     let api = Api::at(process.base.clone());
     let _lock = world.lock_table("tokens IN ACCESS EXCLUSIVE MODE").await;
     let caller = tokio::spawn(Answer::of(api.request(Method::GET, "/bank/tokens/")));

@@ -1,6 +1,7 @@
 //! Traces: export by OTLP, and W3C Trace Context.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use nix::sys::signal::Signal;
@@ -273,19 +274,26 @@ async fn shutdown_waits_for_traces_within_its_own_time_limit() {
     // The collector accepts connections and never answers.
     let collector = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", collector.local_addr().unwrap());
-    for (shutdown_timeout, max_wait) in [("0s", "0ns"), ("20s", "500ms")] {
+    world.sandbox.set_latency(Duration::from_secs(1));
+    for (has_time, max_wait) in [(false, "0ns"), (true, "500ms")] {
         let variables = world.variables(&[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
             ("OTEL_BSP_SCHEDULE_DELAY", "50"),
-            ("SHUTDOWN_TIMEOUT", shutdown_timeout),
+            ("SHUTDOWN_TIMEOUT", "5s"),
+            ("UPSTREAM_TIMEOUT", "3s"),
             ("LOG_FORMAT", "json"),
         ]);
         let mut process = Process::serve(&variables).await;
         let api = Api::at(process.base.clone());
-        assert_eq!(
-            api.issue(json!({"userId": shutdown_timeout})).await.status,
-            201
-        );
+        let caller = tokio::spawn(async move { api.issue(json!({"userId": max_wait})).await });
+        world.upstream_is_called(1 + u64::from(has_time)).await;
+        // A mint that cannot be recorded uses all of SHUTDOWN_TIMEOUT.
+        let lock = match has_time {
+            true => None,
+            false => Some(world.lock_table("tokens IN ACCESS EXCLUSIVE MODE").await),
+        };
+        let status = if has_time { 201 } else { 503 };
+        assert_eq!(caller.await.unwrap().status, status);
         let _export = collector.accept().await.unwrap();
         process.signal(Signal::SIGTERM);
         let line = loop {
@@ -297,6 +305,7 @@ async fn shutdown_waits_for_traces_within_its_own_time_limit() {
         let line: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(line["max_wait"], max_wait);
         assert_eq!(process.child.wait().await.unwrap().code(), Some(0));
+        drop(lock);
     }
 }
 
