@@ -1,9 +1,10 @@
 //! Parses and checks the provider's answers.
 
-use chrono::{DateTime, Datelike, SubsecRound, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::HeaderValue;
 use serde::{Deserialize, Deserializer};
 
+use crate::model::time::parse_expiration;
 use crate::model::{Combination, TokenString, UpstreamAnswer};
 
 /// The maximum length of a token string, in characters.
@@ -87,14 +88,9 @@ pub(super) fn read_minted(
             return Err("the provider's token is for another access");
         }
     }
-    let expiration = DateTime::parse_from_rfc3339(&token.expiration)
-        .ok()
-        .map(|expiration| expiration.to_utc())
-        // RFC 3339 cannot express other years, but an offset can lead to one.
-        .filter(|expiration| (0..=9999).contains(&expiration.year()))
-        .ok_or("the provider's expiration is not a time")?
-        // The database stores microseconds. A later response must contain the same value as the first one.
-        .trunc_subsecs(6);
+    // The database stores the same value, so a later response contains the same value as the first one.
+    let expiration = parse_expiration(&token.expiration)
+        .map_err(|_| "the provider's expiration is not a time")?;
     let life = date
         .and_then(|date| DateTime::parse_from_rfc2822(date.to_str().ok()?).ok())
         .map(|date| expiration - date.to_utc());

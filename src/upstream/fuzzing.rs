@@ -36,6 +36,12 @@ pub fn provider_answer(body: &[u8]) {
             assert!((1..=MAX_TOKEN).contains(&length), "{length} characters");
             let year = minted.expiration.year();
             assert!((0..=9999).contains(&year), "an expiration in year {year}");
+            let micros = DateTime::from_timestamp_micros(minted.expiration.timestamp_micros());
+            assert_eq!(
+                micros,
+                Some(minted.expiration),
+                "the record has another expiration"
+            );
             assert_eq!(minted.life.is_some(), date.is_some());
             if lifetime != 0 {
                 assert!(minted.life.is_none_or(|life| life > TimeDelta::zero()));

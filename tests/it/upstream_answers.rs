@@ -60,6 +60,9 @@ async fn an_invalid_upstream_response_gives_no_token() {
         ("expiration", json!("2099-01-01")),
         ("expiration", json!("2099-01-01T00:00:00")),
         ("expiration", json!("2099-02-30T00:00:00Z")),
+        ("expiration", json!("9999-12-31T23:59:59-14:00")),
+        ("expiration", json!("9999-12-31T23:59:60Z")),
+        ("expiration", json!("0000-01-01T00:00:00+14:00")),
         ("expiration", Value::Null),
     ];
     let members = members.map(|(member, value)| Upstream::with(member, value));

@@ -137,6 +137,33 @@ async fn an_expiration_can_be_any_rfc_3339_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leap_second_is_shown_as_the_next_second_in_every_answer() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    for (given, shown) in [
+        ("2098-12-31T23:59:60Z", "2099-01-01T00:00:00Z"),
+        ("2098-12-31T23:59:60.25Z", "2099-01-01T00:00:00.250Z"),
+        ("2098-12-31T21:59:60-02:00", "2099-01-01T00:00:00Z"),
+        (
+            "9999-12-31T23:59:59.9999999Z",
+            "9999-12-31T23:59:59.999999Z",
+        ),
+    ] {
+        world.sandbox.script([Upstream::with("expiration", given)]);
+        let body = json!({ "userId": given });
+        let minted = replica.issue(body.clone()).await;
+        let reused = replica.issue(body.clone()).await;
+        let cold = world.replica().await.issue(body).await;
+        let record = replica
+            .get(&format!("/bank/tokens/{}", minted.text("id")))
+            .await;
+        for answer in [minted, reused, cold, record] {
+            assert_eq!(answer.text("expiration"), shown, "{given}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failure_is_repeated_without_a_call_until_its_cooldown_ends() {
     let world = World::new().await;
     let settings = [("MINT_COOLDOWN", "1h"), ("UPSTREAM_MAX_ATTEMPTS", "1")];
