@@ -112,31 +112,57 @@ pub(super) fn read_minted(
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct ErrorBody {
     identifier: Option<String>,
     message: Option<String>,
+    token_string: Option<String>,
 }
 
 /// Parses the body of an error answer. Returns no texts if the body has another format.
 ///
-/// Does not shorten the message, so that [`UpstreamAnswer::redact`] can check all of it.
+/// Omits texts that may contain a token string: an identifier that is not like those of the provider, a message with a
+/// random string, and both if they contain the `tokenString` of the body. Does not shorten the message, so that
+/// [`UpstreamAnswer::redact`] can check all of it.
 pub(super) fn read_error(status: u16, body: &[u8]) -> UpstreamAnswer {
     let body: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
-    let is_identifier = |text: &String| {
-        (1..=64).contains(&text.len())
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-    };
-    UpstreamAnswer {
+    let mut message = body.message.unwrap_or_default();
+    message.retain(|character| !character.is_control());
+    let mut answer = UpstreamAnswer {
         status,
-        identifier: body.identifier.filter(is_identifier),
-        message: body.message.map(|mut message| {
-            message.retain(|character| !character.is_control());
-            message
-        }),
+        identifier: body.identifier.filter(|text| is_identifier(text)),
+        message: (!message.is_empty() && !has_random_part(&message)).then_some(message),
+    };
+    if let Some(token) = body.token_string.filter(|token| !token.is_empty()) {
+        answer.redact(|text| text.contains(&token));
     }
+    answer
+}
+
+/// Returns true for an upper-case name such as `BAD_VALUE`. All identifiers that the provider documents are such names.
+fn is_identifier(text: &str) -> bool {
+    let is_word = |word: &str| {
+        let max = if has_digit(word) { 8 } else { 16 };
+        word.len() <= max
+            && word
+                .bytes()
+                .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
+    };
+    (2..=64).contains(&text.len())
+        && text.starts_with(|first: char| first.is_ascii_uppercase())
+        && text.split('_').all(is_word)
+}
+
+/// Returns true if the text may contain a token string: over 16 letters and digits with a digit, or over 32 letters.
+///
+/// The parts of a UUID have at most 12 characters.
+fn has_random_part(text: &str) -> bool {
+    text.split(|character: char| !character.is_ascii_alphanumeric())
+        .any(|part| part.len() > if has_digit(part) { 16 } else { 32 })
+}
+
+fn has_digit(text: &str) -> bool {
+    text.contains(|character: char| character.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -225,5 +251,81 @@ mod tests {
         assert_eq!(answer.message.as_deref(), Some("nope"));
         let answer = read_error(502, b"<html>");
         assert_eq!((answer.identifier, answer.message), (None, None));
+    }
+
+    /// A token string of the provider's documentation.
+    const TOKEN: &str = "22URPv4x0DDV8twlQB7C0DDV8twlQB7CqM5n0aZk";
+
+    #[test]
+    fn an_identifier_is_an_upper_case_name_without_a_random_part() {
+        let read = |text: &str| {
+            let body = serde_json::json!({ "identifier": text }).to_string();
+            read_error(400, body.as_bytes()).identifier
+        };
+        let documented = [
+            "INTERNAL_ERROR",
+            "BAD_VALUE",
+            "MISSING_VALUE",
+            "UNAUTHORIZED",
+            "ENCODING_ERROR",
+            "JSON_ERROR",
+            "TOKEN_NOT_VALID",
+            "PARTNER_CONTRACT_ERROR",
+            "METHOD_NOT_ALLOWED",
+            "PERMISSIONS_ERROR",
+            "TOO_MANY_REQUESTS",
+            "VALIDATION_ERROR",
+        ];
+        for good in documented.into_iter().chain(["OAUTH2_ERROR", "E_42"]) {
+            assert_eq!(read(good).as_deref(), Some(good));
+        }
+        let upper = TOKEN.to_uppercase();
+        for bad in [
+            "",
+            "E",
+            "bad_value",
+            "BadValue",
+            "BAD VALUE",
+            "BAD-VALUE",
+            "_BAD",
+            "4XX",
+            "ŽALA",
+            TOKEN,
+            &upper,
+            &format!("TOKEN_{}", &upper[..9]),
+            "TOKEN_ABCDEFGHIJKLMNOPQ",
+            &"A_".repeat(33),
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_message_with_a_random_string_or_the_token_string_is_omitted() {
+        let read = |message: &str, token: &str| {
+            let body = serde_json::json!({
+                "identifier": "BAD_VALUE", "message": message, "tokenString": token,
+            });
+            read_error(400, body.to_string().as_bytes()).message
+        };
+        for good in [
+            "Bank \"Swedbank\" is not supported in country LT.",
+            "Request 01a204ea-985b-7711-8188-6bde09e642c2 failed at 2026-11-22T09:39:08.092153Z.",
+            "Ensure this value is less than or equal to 2592000.",
+            "Donaudampfschifffahrtskapitän",
+        ] {
+            assert_eq!(read(good, "").as_deref(), Some(good));
+        }
+        for bad in [
+            format!("Token {TOKEN} is not valid."),
+            format!("/?token={TOKEN}"),
+            format!("{}\u{0}{}", &TOKEN[..9], &TOKEN[9..]),
+            hex::encode([0x1f; 16]),
+            "x".repeat(33),
+            String::new(),
+        ] {
+            assert_eq!(read(&bad, ""), None, "{bad}");
+        }
+        assert_eq!(read("Token tiny-7 is not valid.", "tiny-7"), None);
     }
 }

@@ -34,6 +34,13 @@ async fn send_all_kinds_of_requests(world: &World, api: &Api) -> Vec<String> {
 
     let echo = format!("{} {} are invalid", UPSTREAM.0, UPSTREAM.1);
     let basic = basic_of(UPSTREAM);
+    let token = minted.token().to_owned();
+    let with_token = |status, identifier: &str, message: &str| Upstream::Raw {
+        status,
+        content_type: "application/json".into(),
+        body: json!({"identifier": identifier, "message": message}).to_string(),
+    };
+    let message = format!("{token} is not valid");
     for (number, fault) in [
         Upstream::error(401, "UNAUTHORIZED", &echo),
         Upstream::error(400, "BAD_VALUE", format!("not with Basic {basic}")),
@@ -52,6 +59,9 @@ async fn send_all_kinds_of_requests(world: &World, api: &Api) -> Vec<String> {
             content_type: "text/html".into(),
             body: format!("<h1>Basic {basic}</h1>"),
         },
+        with_token(400, &token, "Bad value."),
+        with_token(401, "UNAUTHORIZED", &message),
+        with_token(404, &token, &message),
         Upstream::with("country", "LV"),
         Upstream::with("expiration", "never"),
         Upstream::Reset,
@@ -66,7 +76,6 @@ async fn send_all_kinds_of_requests(world: &World, api: &Api) -> Vec<String> {
         answers.push(api.issue(token_request(&number.to_string())).await);
     }
 
-    let token = minted.token();
     answers.push(
         api.issue(json!({"userId": USER, "tokenString": token}))
             .await,

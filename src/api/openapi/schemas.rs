@@ -192,8 +192,8 @@ fn problem() -> Value {
                 "description": "The provider's error response.",
                 "properties": {
                     "status": {"type": "integer", "description": "The HTTP status of the provider's response."},
-                    "identifier": text("The provider's error identifier."),
-                    "message": text("The provider's error message."),
+                    "identifier": text("The provider's error identifier. Absent if it may contain a secret."),
+                    "message": text("The provider's error message. Absent if it may contain a secret."),
                 },
                 "required": ["status"],
             },
