@@ -9,6 +9,7 @@ use std::fmt;
 use chacha20poly1305::aead::{Aead, Generate, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
 use hmac::{Hmac, Mac};
+use secrecy::zeroize::Zeroizing;
 use sha2::Sha256;
 use uuid::Uuid;
 
@@ -149,8 +150,9 @@ impl KeyRing {
         };
         let plain = cipher
             .decrypt(&nonce, payload)
+            .map(Zeroizing::new)
             .map_err(|_| DecryptError::Forged)?;
-        let text = String::from_utf8(plain).map_err(|_| DecryptError::Forged)?;
+        let text = str::from_utf8(&plain).map_err(|_| DecryptError::Forged)?;
         Ok(TokenString::new(text))
     }
 
@@ -207,7 +209,7 @@ mod tests {
         let ring = ring();
         let id = Uuid::now_v7();
         let own = combination("u-1", Some("Swedbank"));
-        let encrypted = ring.encrypt(&TokenString::new("secret".into()), id, &own);
+        let encrypted = ring.encrypt(&TokenString::new("secret"), id, &own);
         assert_eq!(
             ring.decrypt(&encrypted.bytes, id, &own).unwrap().expose(),
             "secret"
@@ -234,9 +236,7 @@ mod tests {
     fn a_ciphertext_with_a_flipped_bit_or_cut_short_does_not_decrypt() {
         let ring = ring();
         let (id, own) = (Uuid::now_v7(), combination("u", None));
-        let encrypted = ring
-            .encrypt(&TokenString::new("secret".into()), id, &own)
-            .bytes;
+        let encrypted = ring.encrypt(&TokenString::new("secret"), id, &own).bytes;
         for bit in 0..encrypted.len() * 8 {
             let mut forged = encrypted.clone();
             forged[bit / 8] ^= 1 << (bit % 8);
@@ -254,7 +254,7 @@ mod tests {
     fn older_keys_decrypt_and_the_error_names_an_unknown_key() {
         let (id, own) = (Uuid::now_v7(), combination("u", None));
         let old = KeyRing::new([("old", &[1; 32])], &[9; 32]);
-        let encrypted = old.encrypt(&TokenString::new("secret".into()), id, &own);
+        let encrypted = old.encrypt(&TokenString::new("secret"), id, &own);
         assert_eq!(
             ring().decrypt(&encrypted.bytes, id, &own).unwrap().expose(),
             "secret"
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn debug_output_contains_only_key_ids() {
-        let text = format!("{:?} {:?}", ring(), TokenString::new("secret".into()));
+        let text = format!("{:?} {:?}", ring(), TokenString::new("secret"));
         assert_eq!(text, r#"["new", "old"] TokenString([REDACTED])"#);
     }
 }

@@ -147,7 +147,7 @@ async fn copy_tokens(db: &mut PgConnection, tokens: u64) -> Result<()> {
             access: Access::from_bits(1),
         };
         let id = Uuid::now_v7();
-        let token = TokenString::new(format!("{TOKEN_STRING}{n}"));
+        let token = TokenString::new(&format!("{TOKEN_STRING}{n}"));
         let encrypted = keys.encrypt(&token, id, &combination);
         // Every token has another time.
         let issued_at = now - TimeDelta::hours(1) + TimeDelta::microseconds(n as i64);

@@ -43,7 +43,7 @@ pub fn encrypted_token(data: &[u8]) {
     assert!(other_row.is_err(), "an arbitrary ciphertext decrypted");
     let is_rejected = |bytes: &[u8]| keys.decrypt(bytes, id, &combination).is_err();
 
-    let valid = keys.encrypt(&TokenString::new("secret".into()), id, &combination);
+    let valid = keys.encrypt(&TokenString::new("secret"), id, &combination);
     let valid = valid.bytes;
     let mut masked = valid.clone();
     for (byte, mask) in masked.iter_mut().zip(data) {

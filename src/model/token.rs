@@ -11,12 +11,15 @@ use uuid::Uuid;
 use super::{Combination, named_enum::named_enum};
 
 /// The secret value of a token. `Debug` redacts it. Its memory is wiped when it is dropped.
-#[derive(Clone)]
+///
+/// The buffers of this service that hold a token string are wiped too. The copies of libraries and of the kernel cannot
+/// be: the read and write buffers of hyper, actix and rustls, and the unescaped text of a string with escapes in
+/// serde_json. Later requests overwrite them.
 pub struct TokenString(SecretString);
 
 impl TokenString {
-    /// Wraps a token string of the provider.
-    pub fn new(text: String) -> Self {
+    /// Copies a token string. The caller wipes the original.
+    pub fn new(text: &str) -> Self {
         TokenString(text.into())
     }
 
@@ -135,6 +138,13 @@ pub struct TokenWithSecret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_string_is_wiped_when_it_is_dropped() {
+        fn assert_wiped_on_drop<T: secrecy::zeroize::ZeroizeOnDrop>(_: &T) {}
+        let TokenString(secret) = &TokenString::new("secret");
+        assert_wiped_on_drop(secret);
+    }
 
     #[test]
     fn a_fingerprint_converts_to_text_and_back() {

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::HeaderValue;
+use secrecy::zeroize::Zeroizing;
 use serde::{Deserialize, Deserializer};
 
 use crate::model::time::parse_expiration;
@@ -25,7 +26,8 @@ pub struct Minted {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct BankToken {
-    token_string: String,
+    #[serde(deserialize_with = "wiped")]
+    token_string: Zeroizing<String>,
     expiration: String,
     is_valid: bool,
     #[serde(default, deserialize_with = "present")]
@@ -45,6 +47,11 @@ struct BankAccess {
 /// Distinguishes a null member, `Some(None)`, from an absent one, `None`.
 fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(value).map(Some)
+}
+
+/// Reads a text that is wiped when it is dropped.
+fn wiped<'de, D: Deserializer<'de>>(value: D) -> Result<Zeroizing<String>, D::Error> {
+    String::deserialize(value).map(Zeroizing::new)
 }
 
 /// Parses the body of a 201 answer. The error says how the answer breaks the provider's contract.
@@ -102,7 +109,7 @@ pub(super) fn read_minted(
         return Err("the provider's token has already expired");
     }
     Ok(Minted {
-        token_string: TokenString::new(token.token_string),
+        token_string: TokenString::new(&token.token_string),
         expiration,
         life,
     })
@@ -133,8 +140,10 @@ pub(super) fn read_error(status: u16, body: &[u8]) -> UpstreamAnswer {
         identifier: body.identifier.filter(|text| is_identifier(text)),
         message: (!message.is_empty() && !has_random_part(&message)).then_some(message),
     };
-    if let Some(token) = body.token_string.filter(|token| !token.is_empty()) {
-        answer.redact(|text| text.contains(&token));
+    if let Some(token) = body.token_string.map(Zeroizing::new)
+        && !token.is_empty()
+    {
+        answer.redact(|text| text.contains(&**token));
     }
     answer
 }

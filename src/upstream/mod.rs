@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use bytes::BytesMut;
 use chrono::Utc;
 use percent_encoding::percent_decode_str;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderValue};
 use reqwest::{Client, ClientBuilder, Proxy, Response, StatusCode, Url, redirect, retry};
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -221,7 +221,8 @@ async fn read_answer(
 ) -> Result<Minted, CallError> {
     let status = response.status();
     let date = response.headers().get(DATE).cloned();
-    let mut body = BytesMut::new();
+    // Does not grow, because a reallocation would leave a copy of the token string.
+    let mut body = Zeroizing::new(Vec::with_capacity(MAX_ANSWER));
     while let Some(chunk) = response.chunk().await.map_err(|_| CallError::lost())? {
         if body.len() + chunk.len() > MAX_ANSWER {
             return Err(CallError::broken_contract(

@@ -14,7 +14,7 @@ use crate::db::invalidation::{
 };
 use crate::db::tokens::{find_token, find_token_by_fingerprint};
 use crate::db::{Checkout, DbError, Lane};
-use crate::model::{Caller, Failure, FailureKind, InvalidationReason, Token};
+use crate::model::{Caller, Failure, FailureKind, InvalidationReason, Token, TokenString};
 
 /// Time after which an invalidation starts no further batch. A repeated call continues it.
 const INVALIDATION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -52,11 +52,11 @@ impl Vendor {
     /// Returns `database-unavailable` if some of them may still be valid.
     pub async fn invalidate_token_string(
         &self,
-        token_string: &str,
+        token_string: &TokenString,
         reason: InvalidationReason,
         caller: Caller,
     ) -> Result<u64, Failure> {
-        let fingerprint = self.context.keys.fingerprint(token_string);
+        let fingerprint = self.context.keys.fingerprint(token_string.expose());
         let list = move |mut connection: Checkout| async move {
             list_tokens_of_string(&mut connection, fingerprint).await
         };
@@ -98,8 +98,8 @@ impl Vendor {
     }
 
     /// Returns the record of the token with this token string.
-    pub async fn look_up(&self, token_string: &str) -> Result<Option<Token>, Failure> {
-        let fingerprint = self.context.keys.fingerprint(token_string);
+    pub async fn look_up(&self, token_string: &TokenString) -> Result<Option<Token>, Failure> {
+        let fingerprint = self.context.keys.fingerprint(token_string.expose());
         self.context
             .run_query(
                 Lane::Reads,

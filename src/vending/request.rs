@@ -149,7 +149,7 @@ pub(super) mod tests {
                 issued_at: time,
                 lifetime,
                 fingerprint: [0; 32].into(),
-                token_string: TokenString::new("t".into()),
+                token_string: TokenString::new("t"),
             },
             deadline: now + Duration::from_secs(life),
             minted_at,

@@ -50,7 +50,7 @@ async fn seed(world: &World, count: usize) {
             access: Access::default(),
         };
         fingerprints.push(ring.fingerprint(&secret).to_string());
-        let encrypted = ring.encrypt(&TokenString::new(secret), id, &combination);
+        let encrypted = ring.encrypt(&TokenString::new(&secret), id, &combination);
         user_ids.push(combination.user_id);
         ids.push(id);
         ciphertexts.push(encrypted.bytes);

@@ -11,7 +11,7 @@ use token_vendor::dev::sandbox::Answer as Upstream;
 use token_vendor::model::Scope;
 
 use crate::support::proxy::{PROXY_CREDENTIALS, Proxy};
-use crate::support::{ADMIN, Api, Process, World, send};
+use crate::support::{ADMIN, Api, Process, World, eventually, send};
 
 const USER: &str = "user-that-no-log-contains";
 const WRONG_SECRET: &str = "wrong-secret-of-a-caller";
@@ -254,4 +254,89 @@ async fn text_logs_contain_no_secret() {
 #[tokio::test(flavor = "multi_thread")]
 async fn json_logs_contain_no_secret() {
     assert_no_secret_leaks("json").await;
+}
+
+/// Counts the copies of a text in the writable memory of a process.
+#[cfg(target_os = "linux")]
+fn count_copies(pid: i32, text: &str) -> usize {
+    use std::os::unix::fs::FileExt;
+
+    const PAGE: usize = 4096;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let mut found = 0;
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (range, _) = line.split_once(' ').unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let [start, end] = [start, end].map(|hex| u64::from_str_radix(hex, 16).unwrap());
+        let mut content = vec![0; usize::try_from(end - start).unwrap()];
+        // A region can end meanwhile, and the kernel does not show all of them.
+        if memory.read_exact_at(&mut content, start).is_err() {
+            continue;
+        }
+        for from in (0..content.len()).step_by(PAGE) {
+            // Most pages are empty, and only this comparison is fast in a debug build.
+            if content[from..from + PAGE] != [0; PAGE] {
+                let end = content.len().min(from + PAGE + text.len() - 1);
+                let windows = content[from..end].windows(text.len());
+                found += windows.filter(|part| *part == text.as_bytes()).count();
+            }
+        }
+    }
+    found
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_has_no_invalidated_expired_or_reported_token() {
+    let world = World::new().await;
+    let process = Process::serve(&world.variables(&[])).await;
+    let api = Api::at(process.base.clone());
+    let short = json!({"userId": "short", "lifetime": 2});
+    let mut gone = Vec::new();
+    for body in [json!({"userId": "invalidated"}), short.clone()] {
+        let token = api.issue(body).await.token().to_owned();
+        // The cache has one, the read buffer of hyper one, and the write buffer of actix two, one of them in the link.
+        let copies = count_copies(process.pid(), &token);
+        assert!((1..=4).contains(&copies), "{copies} copies");
+        gone.push(token);
+    }
+    // Another replica decrypts the token instead.
+    let other = Process::serve(&world.variables(&[])).await;
+    let other_api = Api::at(other.base.clone());
+    let reused = other_api.issue(json!({"userId": "invalidated"})).await;
+    assert_eq!(reused.token(), gone[0]);
+    let copies = count_copies(other.pid(), &gone[0]);
+    assert!((1..=3).contains(&copies), "{copies} copies");
+
+    let reported = "a-token-of-another-service-0123456789";
+    for token in [&*gone[0], reported] {
+        let body = json!({"reason": "compromised", "tokenString": token});
+        let answer = send(api.post("/bank/tokens/invalidate", &body)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    gone.push(reported.into());
+    // The cache drops a token when its combination is requested again.
+    api.issue(json!({"userId": "invalidated"})).await;
+    eventually("the token expires", async || {
+        api.issue(short.clone()).await.token() != gone[1]
+    })
+    .await;
+
+    // Other requests overwrite the buffers of the libraries.
+    let mut user = 0;
+    for token in &gone {
+        let mut copies = count_copies(process.pid(), token);
+        for _ in 0..20 {
+            if copies == 0 {
+                break;
+            }
+            for _ in 0..50 {
+                user += 1;
+                api.issue(json!({"userId": format!("user-{user}")})).await;
+            }
+            copies = count_copies(process.pid(), token);
+        }
+        assert_eq!(copies, 0, "{token}");
+    }
 }

@@ -4,6 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
 use percent_encoding::percent_decode_str;
+use secrecy::zeroize::Zeroizing;
 
 use super::{form, page, see_other};
 use crate::api::extract::authorization::{AuditRead, Authorized};
@@ -52,7 +53,7 @@ pub async fn look_up(
     form::check_site(&request, &state, &authorized)?;
     let ([text, form_token], mut errors) = body.read_form(["tokenString", "formToken"]).await?;
     form::check_token(&request, &state, &authorized, LOOK_UP, form_token)?;
-    let text = text.unwrap_or_default();
+    let text = Zeroizing::new(text.unwrap_or_default());
     let token_string = match text.trim().strip_prefix(&state.verification_base_url) {
         Some(encoded) => percent_decode_str(encoded).decode_utf8_lossy().into_owned(),
         None => text.trim().to_owned(),

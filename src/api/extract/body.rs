@@ -7,7 +7,7 @@ use actix_web::body::{BodyStream, to_bytes_limited};
 use actix_web::dev::Payload;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::{FromRequest, HttpRequest};
-use bytes::Bytes;
+use secrecy::zeroize::Zeroizing;
 
 use super::json::{Json, read_members};
 use super::query::read_parameters;
@@ -61,11 +61,12 @@ impl Body {
         Ok((fields, errors))
     }
 
-    async fn read_bytes(self, media_type: &str) -> Result<Bytes, Problem> {
+    /// Reads a body that is wiped when it is dropped, because it can contain a token string.
+    async fn read_bytes(self, media_type: &str) -> Result<Zeroizing<Vec<u8>>, Problem> {
         check_headers(self.request.headers(), media_type)?;
         let bytes = to_bytes_limited(BodyStream::new(self.payload), MAX_BODY);
         match tokio::time::timeout(MAX_BODY_TIME, bytes).await {
-            Ok(Ok(Ok(bytes))) => Ok(bytes),
+            Ok(Ok(Ok(bytes))) => Ok(Zeroizing::new(bytes.into())),
             Ok(Ok(Err(_))) => {
                 let detail = "the body could not be read to its end; send it again";
                 Err(Problem::new(ProblemKind::Malformed, detail))

@@ -2,9 +2,11 @@
 
 use std::ops::RangeInclusive;
 
+use secrecy::zeroize::Zeroizing;
+
 use super::json::Json;
 use crate::api::problem::field_error::Detail;
-use crate::model::Country;
+use crate::model::{Country, TokenString};
 
 /// The maximum length of a user id, in characters.
 pub const MAX_USER_ID: usize = 128;
@@ -75,12 +77,13 @@ pub fn user_id(text: String) -> Result<String, Detail> {
     Ok(text)
 }
 
-/// Checks a token string: 1–512 characters.
-pub fn token_string(text: String) -> Result<String, Detail> {
+/// Checks a token string: 1–512 characters. Wipes the text.
+pub fn token_string(text: String) -> Result<TokenString, Detail> {
+    let text = Zeroizing::new(text);
     if text.is_empty() || text.chars().count() > MAX_TOKEN_STRING {
         return Err(format!("must have 1 to {MAX_TOKEN_STRING} characters").into());
     }
-    Ok(text)
+    Ok(TokenString::new(&text))
 }
 
 /// Parses one of the 28 country codes.

@@ -12,7 +12,7 @@ use crate::api::extract::json::Json;
 use crate::api::problem::Problem;
 use crate::api::problem::field_error::{Detail, FieldErrors};
 use crate::api::state::ApiState;
-use crate::model::InvalidationReason;
+use crate::model::{InvalidationReason, TokenString};
 
 /// The members of the body that invalidates one token.
 pub const REASON: [&str; 1] = ["reason"];
@@ -64,7 +64,7 @@ pub async fn invalidate_tokens(
 /// The tokens to invalidate.
 enum Target {
     User(String),
-    TokenString(String),
+    TokenString(TokenString),
 }
 
 fn read_target(
@@ -111,6 +111,6 @@ fn read_reason(value: Option<Json>) -> Result<InvalidationReason, Detail> {
     ))
 }
 
-fn read_token_string(value: Option<Json>) -> Result<String, Detail> {
+fn read_token_string(value: Option<Json>) -> Result<TokenString, Detail> {
     fields::token_string(fields::required_string(value)?)
 }

@@ -1,8 +1,8 @@
 //! The JSON bodies of tokens.
 
 use chrono::{DateTime, Utc};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Serialize;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::model::time::serialize_time;
@@ -40,16 +40,16 @@ pub struct TokenView<'a> {
     fingerprint: Fingerprint,
     /// `minted` or `reused`.
     outcome: &'static str,
-    /// The link for the end user, as secret as the token in it.
-    verification_url: String,
+    /// The link for the end user, as secret as the token in it. It is written without a buffer of its own.
+    #[serde(serialize_with = "serialize_parts")]
+    verification_url: (&'a str, PercentEncode<'a>),
 }
 
 impl<'a> TokenView<'a> {
     /// Creates the body of a handout. The percent-encoded token string is appended to the base URL.
-    pub fn new(issued: &'a IssuedToken, verification_base_url: &str) -> Self {
+    pub fn new(issued: &'a IssuedToken, verification_base_url: &'a str) -> Self {
         let token = issued.token();
         let token_string = token.token_string.expose();
-        let encoded = utf8_percent_encode(token_string, RESERVED);
         TokenView {
             id: token.id,
             user_id: &token.combination.user_id,
@@ -64,9 +64,19 @@ impl<'a> TokenView<'a> {
             lifetime: token.lifetime,
             fingerprint: token.fingerprint,
             outcome: outcome(issued),
-            verification_url: format!("{verification_base_url}{encoded}"),
+            verification_url: (
+                verification_base_url,
+                utf8_percent_encode(token_string, RESERVED),
+            ),
         }
     }
+}
+
+fn serialize_parts<S: Serializer>(
+    (base_url, token): &(&str, PercentEncode<'_>),
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{base_url}{token}"))
 }
 
 /// Returns `minted` for the request that started the mint, and `reused` for all others.

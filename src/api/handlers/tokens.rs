@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use actix_web::http::header::{self, ContentType, HeaderName};
 use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use secrecy::zeroize::Zeroizing;
 use uuid::Uuid;
 
 use super::token_view::{PageView, RecordView, TokenView, outcome};
@@ -138,14 +140,17 @@ fn respond_with_token(issued: &IssuedToken, verification_base_url: &str) -> Http
     } else {
         HttpResponse::Ok()
     };
-    // Bodies are usually shorter than 1 KiB, so the buffer does not grow.
-    let mut body = Vec::with_capacity(1024);
+    // Does not grow, because a reallocation would leave a copy of the token string. A byte of it becomes at most 6 bytes
+    // as JSON and 3 in the link.
+    let secret = issued.token().token_string.expose();
+    let capacity = 1536 + verification_base_url.len() + 9 * secret.len();
+    let mut body = Zeroizing::new(Vec::with_capacity(capacity));
     let view = TokenView::new(issued, verification_base_url);
-    serde_json::to_writer(&mut body, &view).expect("a token can be serialized");
+    serde_json::to_writer(&mut *body, &view).expect("a token can be serialized");
     let mut response = response
         .insert_header((CACHE_STATUS, cache_status(issued)))
         .content_type(ContentType::json())
-        .body(body);
+        .body(Bytes::from_owner(body));
     response
         .extensions_mut()
         .insert(LoggedOutcome(outcome(issued)));
