@@ -176,6 +176,8 @@ pub async fn find_token_by_fingerprint(
 
 /// Lists at most `limit` token records, newest first, after the (issued at, id) of the last record of the previous
 /// page.
+///
+/// Indexes serve the user and the times. Without a user, the other filters may read the whole table.
 pub async fn list_tokens(
     connection: &mut PgConnection,
     filter: &TokenFilter,

@@ -24,19 +24,18 @@ async fn filters_narrow_the_list_alone_and_combined() {
     }
     let time = |index: usize| minted[index].text("issuedAt");
     let bank = "bank=B%26B+%2B+%C5%BE";
-    let cases: [(String, &[usize]); 17] = [
+    let cases: [(String, &[usize]); 16] = [
         ("".into(), &[5, 4, 3, 2, 1, 0]),
         ("userId=a".into(), &[3, 2, 1, 0]),
         ("userId=b".into(), &[5, 4]),
         ("userId=A".into(), &[]),
-        ("country=LT".into(), &[4, 2, 1]),
-        ("country=SE".into(), &[]),
-        (bank.into(), &[4, 3, 2]),
-        ("isValid=true".into(), &[5, 4, 2, 1, 0]),
-        ("isValid=false".into(), &[3]),
+        ("userId=a&country=LT".into(), &[2, 1]),
+        ("userId=a&country=SE".into(), &[]),
+        (format!("userId=a&{bank}"), &[3, 2]),
+        ("userId=a&isValid=true".into(), &[2, 1, 0]),
         ("userId=a&isValid=false".into(), &[3]),
         (format!("userId=a&country=LT&{bank}"), &[2]),
-        (format!("country=LT&{bank}&isValid=true"), &[4, 2]),
+        (format!("userId=b&country=LT&{bank}&isValid=true"), &[4]),
         (format!("from={}", time(2)), &[5, 4, 3, 2]),
         (format!("to={}", time(2)), &[1, 0]),
         (format!("from={}&to={}", time(1), time(4)), &[3, 2, 1]),
@@ -109,6 +108,30 @@ async fn invalid_parameters_are_named() {
         .get(&format!("/bank/tokens/?userId={too_long}"))
         .await
         .assert_problem(400, "validation");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn country_bank_and_validity_are_refused_without_a_user() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    for (query, named) in [
+        ("country=LT", &["country"][..]),
+        ("bank=B", &["bank"]),
+        ("isValid=true", &["isValid"]),
+        ("isValid=false&limit=1", &["isValid"]),
+        ("from=2026-11-22T09:39:08Z&bank=B", &["bank"]),
+        (
+            "isValid=true&bank=B&country=LT",
+            &["country", "bank", "isValid"],
+        ),
+    ] {
+        let answer = replica.get(&format!("/bank/tokens/?{query}")).await;
+        answer.assert_problem(400, "validation");
+        assert_eq!(answer.pointers(), named, "{query}");
+        for error in answer.body["errors"].as_array().unwrap() {
+            assert_eq!(error["detail"], "can only be used together with userId");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{Executor, PgPool};
 use token_vendor::db::cleanup::expire_tokens;
 use token_vendor::db::handouts::{HandoutRow, insert_handouts};
@@ -38,6 +38,59 @@ async fn busy_tokens(db: &PgPool) -> Vec<(Uuid, String, DateTime<Utc>)> {
                   ORDER BY issued_at DESC LIMIT $1";
     let tokens = sqlx::query_as(tokens).bind(EXECUTIONS);
     tokens.fetch_all(db).await.unwrap()
+}
+
+/// Returns every filter that `GET /bank/tokens/` accepts: any of the six for one user, and the times without a user.
+fn accepted_filters() -> Vec<TokenFilter> {
+    let hours_ago = |hours| Utc::now() - TimeDelta::hours(hours);
+    let mut filters = Vec::new();
+    for bits in 0..64 {
+        let is_set = |bit: u8| bits & (1 << bit) != 0;
+        if bits & 0b1111 == 0 || is_set(0) {
+            filters.push(TokenFilter {
+                user_id: is_set(0).then(|| "u-123457".into()),
+                country: is_set(1).then(|| "LT".parse().unwrap()),
+                bank: is_set(2).then(|| "bank-7".into()),
+                is_valid: is_set(3).then_some(false),
+                from: is_set(4).then(|| hours_ago(50)),
+                to: is_set(5).then(|| hours_ago(1)),
+            });
+        }
+    }
+    filters
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_accepted_filter_of_a_list_reads_all_records() {
+    let world = World::unchecked().await;
+    for statement in SEED.split_inclusive(';') {
+        world.db.execute(statement).await.unwrap();
+    }
+    let pool = one_connection(&world).await;
+    let pages_of = async |filter: &TokenFilter| {
+        let before = pages_fetched(&pool, "tokens").await;
+        let mut connection = pool.acquire().await.unwrap();
+        list_tokens(&mut connection, filter, None, 10)
+            .await
+            .unwrap();
+        drop(connection);
+        pages_fetched(&pool, "tokens").await - before
+    };
+    let filters = accepted_filters();
+    assert_eq!(filters.len(), 36);
+    // Postgres makes up to five custom plans, then it may use a generic plan.
+    for _ in 0..7 {
+        for filter in &filters {
+            let pages = pages_of(filter).await;
+            assert!(pages < 60, "{pages} pages for {filter:?}");
+        }
+    }
+    // The API refuses this filter, because it reads all records.
+    let without_user = TokenFilter {
+        bank: Some("none".into()),
+        ..TokenFilter::default()
+    };
+    assert!(pages_of(&without_user).await > 3000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -233,6 +233,7 @@ impl ListTokens {
         let mut errors = FieldErrors::default();
         let [user_id, country, bank, is_valid, from, to, limit, cursor] =
             read_parameters(query, FILTER, &mut errors);
+        let has_user = user_id.is_some();
         let filter = TokenFilter {
             user_id: errors.check_optional("userId", user_id, fields::user_id),
             country: errors.check_optional("country", country, fields::country),
@@ -240,6 +241,16 @@ impl ListTokens {
             is_valid: errors.check_optional("isValid", is_valid, query::boolean),
             ..TokenFilter::default()
         };
+        // No index serves these filters. With a user, they are applied to the records of that user only.
+        for (name, is_set) in [
+            ("country", filter.country.is_some()),
+            ("bank", filter.bank.is_some()),
+            ("isValid", filter.is_valid.is_some()),
+        ] {
+            if is_set && !has_user {
+                errors.add_parameter(name, "can only be used together with userId");
+            }
+        }
         let [from, to] = query::time_range(from, to, &mut errors);
         let filter = TokenFilter { from, to, ..filter };
         let limit = errors.check_parameter("limit", query::limit(limit));

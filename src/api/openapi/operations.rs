@@ -34,7 +34,7 @@ fn operation_doc(id: &str) -> Value {
                 F::UpstreamTimeout, F::Overloaded, F::TokenUnreadable]}),
         "list_tokens" => json!({"tags": ["tokens"], "summary": "Lists token records",
             "description": "Returns token records without their token strings, newest first, in pages. The list may be read from a standby \
-                and may lag behind.",
+                and may lag behind.\n\n`country`, `bank` and `isValid` can only be used together with `userId`.",
             "parameters": FILTER, "responses": {"200": json_response("A page of token records.", "TokenRecordPage", &[])}}),
         "get_token" => json!({"tags": ["tokens"], "summary": "Returns a token record",
             "description": "Returns the current record of the token, without its token string.",
