@@ -167,7 +167,7 @@ async fn a_printable_request_id_is_echoed_and_any_other_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_response_has_no_store_and_a_request_id() {
+async fn every_response_has_the_common_headers() {
     let world = World::new().await;
     let replica = world.replica().await;
     let minted = replica.issue(json!({"userId": "u"})).await;
@@ -181,11 +181,22 @@ async fn every_response_has_no_store_and_a_request_id() {
         replica.get("/health/live").await,
         replica.get("/health/ready").await,
         replica.get("/nothing").await,
+        replica.get("/metrics").await,
+        replica.get("/openapi.json").await,
+        replica.get("/docs/").await,
+        replica.get("/console/").await,
+        replica.get("/console/nothing").await,
+        replica.get("/audit/events/export").await,
         send(replica.request(Method::DELETE, "/bank/tokens/")).await,
         send(replica.anonymous(Method::GET, "/bank/tokens/")).await,
     ];
     for answer in answers {
         assert_eq!(answer.header("cache-control"), "no-store", "{answer:?}");
+        assert_eq!(
+            answer.header("x-content-type-options"),
+            "nosniff",
+            "{answer:?}"
+        );
         assert!(!answer.header("x-request-id").is_empty(), "{answer:?}");
     }
 }

@@ -103,6 +103,7 @@ fn every_example_matches_its_schema() {
         all("examples").map(|example| (&components["schemas"]["Problem"], &example["value"]));
     let named = all("parameters")
         .chain(all("headers"))
+        .filter(|component| component["name"] != "cursor")
         .map(|component| (&component["schema"], &component["example"]));
     let objects = all("schemas").flat_map(|schema| {
         let examples = schema["examples"].as_array().into_iter().flatten();

@@ -24,15 +24,14 @@ pub use self::tokens::{show_token, show_user};
 use crate::api::problem::Problem;
 use crate::api::problem::field_error::FieldError;
 
-/// The security headers of every response. They restrict what a page loads, who frames it and where its forms go.
-const SECURITY_HEADERS: [(HeaderName, &str); 3] = [
+/// The security headers of pages and their files. They restrict what a page loads, who frames it and where forms go.
+const SECURITY_HEADERS: [(HeaderName, &str); 2] = [
     (
         header::CONTENT_SECURITY_POLICY,
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
          form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     ),
     (header::REFERRER_POLICY, "no-referrer"),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
 ];
 
 /// The files that pages load: name, media type and content.

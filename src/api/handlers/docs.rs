@@ -65,7 +65,6 @@ pub async fn get_docs_file(
 ) -> Result<HttpResponse, Problem> {
     reject_parameters(request.query_string())?;
     let mut response = HttpResponse::Ok();
-    response.insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"));
     if *file == "start.js" {
         return Ok(response.content_type("text/javascript").body(START));
     }

@@ -24,6 +24,7 @@ use crate::api::state::ApiState;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 /// The maximum length of a caller's request id, in characters.
 const MAX_REQUEST_ID: usize = 128;
@@ -180,8 +181,10 @@ impl LogLine {
     /// that the caller sends its next request to another replica.
     fn set_headers(&self, head: &mut ResponseHead) {
         let request_id = self.context.request_id.clone();
-        head.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
-        head.headers_mut().insert(X_REQUEST_ID, request_id);
+        let headers = head.headers_mut();
+        headers.insert(header::CACHE_CONTROL, NO_STORE);
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+        headers.insert(X_REQUEST_ID, request_id);
         if self.state.stopping.load(Ordering::Relaxed) {
             head.set_connection_type(ConnectionType::Close);
         }

@@ -16,9 +16,10 @@ pub fn parameters() -> Value {
     let mut parameters = json!({
         "id": {"name": "id", "in": "path", "required": true, "schema": member("id"), "example": token()["id"],
             "description": "The id of the token. A value that is not a UUID returns 404."},
-        "X-Request-Id": {"name": "X-Request-Id", "in": "header", "schema": request_id(), "example": event()["requestId"],
+        // No pattern, because the service accepts every value.
+        "X-Request-Id": {"name": "X-Request-Id", "in": "header", "schema": {"type": "string"}, "example": event()["requestId"],
             "description": "The caller's id of the request. It appears in logs, in the audit log and in the response. \
-                The service generates a UUID if it is absent or invalid."},
+                The service generates a UUID instead if the value is not 1 to 128 printable ASCII characters."},
         "traceparent": {"name": "traceparent", "in": "header", "schema": {"type": "string"},
             "example": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "description": "The W3C Trace Context of the request. The service never sends it to the provider."},
@@ -37,10 +38,13 @@ pub fn parameters() -> Value {
         let description = schema.as_object_mut().and_then(|schema| schema.remove("description"));
         let examples = [token(), event(), json!({
             "from": "2026-11-01T00:00:00Z", "to": "2026-12-01T00:00:00+02:00", "limit": 100, "order": "asc",
-            "format": "csv", "cursor": "AAZBpKyr2kQBogTqmFt3EYGI…",
+            "format": "csv",
         })];
-        let example = examples.iter().find_map(|example| example.get(name));
-        parameters[*name] = json!({"name": name, "in": "query", "schema": schema, "example": example, "description": description});
+        parameters[*name] = json!({"name": name, "in": "query", "schema": schema, "description": description});
+        // A cursor has no example, because it is valid only for the query that returned it.
+        if let Some(example) = examples.iter().find_map(|example| example.get(name)) {
+            parameters[*name]["example"] = example.clone();
+        }
     }
     parameters
 }
@@ -55,6 +59,7 @@ pub fn headers() -> Value {
     let mut headers = json!({
         "X-Request-Id": header("The request id: the one that the caller sent, or a new UUID.", request_id(), json!("order-4711")),
         "Cache-Control": header("Always `no-store`: caches must not store the response.", json!({"type": "string", "const": "no-store"}), json!("no-store")),
+        "X-Content-Type-Options": header("Always `nosniff`: browsers must not guess the media type.", json!({"type": "string", "const": "nosniff"}), json!("nosniff")),
         "Location": header("The path of the new token's record.", json!({"type": "string", "format": "uri-reference"}),
             format!("/bank/tokens/{}", token()["id"].as_str().unwrap_or_default()).into()),
         "Cache-Status": header("The source of the token (RFC 9211). `hit`: a token on record was reused, and `ttl` is its remaining life \

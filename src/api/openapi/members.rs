@@ -24,7 +24,7 @@ pub fn member(name: &str) -> Value {
         "id" => json!({"type": "string", "format": "uuid", "description": "A UUIDv7."}),
         "tokenId" => json!({"type": "string", "format": "uuid", "description": "The id of the token. Events of a mint that failed carry the id of the mint."}),
         "userId" => json!({"type": "string", "minLength": 1, "maxLength": MAX_USER_ID, "pattern": TRIMMED,
-            "not": {"pattern": ".@[^@]+\\.[A-Za-z]{2,}$"},
+            "not": {"type": "string", "pattern": ".@[^@]+\\.[A-Za-z]{2,}$"},
             "description": "The caller's opaque id of its user, without control characters and without white space at either end. E-mail addresses are rejected."}),
         "tokenString" => json!({"type": "string", "minLength": 1, "maxLength": MAX_TOKEN_STRING,
             "description": "The secret value of the token, as the provider returned it."}),

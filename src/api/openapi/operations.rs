@@ -113,7 +113,9 @@ fn file_response(description: &str, media_type: &str, kind: &str) -> Value {
 }
 
 fn response(description: &str, headers: &[&str], content: Value) -> Value {
-    let headers = ["X-Request-Id", "Cache-Control"].iter().chain(headers);
+    let headers = ["X-Request-Id", "Cache-Control", "X-Content-Type-Options"]
+        .iter()
+        .chain(headers);
     let headers: Map<_, _> = headers
         .map(|name| (name.to_string(), reference("headers", name)))
         .collect();

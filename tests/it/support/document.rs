@@ -115,7 +115,7 @@ pub fn example(
         };
         match parameter["in"].as_str().unwrap() {
             "header" => headers.push((name, value)),
-            // The example of a cursor is not a valid cursor.
+            // A cursor has no example.
             "query" if name != "cursor" => {
                 let separator = if path.contains('?') { '&' } else { '?' };
                 let value = utf8_percent_encode(&value, NON_ALPHANUMERIC);
