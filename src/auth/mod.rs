@@ -92,7 +92,7 @@ impl Authenticator {
         let (key, digest) = credentials.clone();
         let lookup = async {
             let lower_bound = self.clock.lower_bound();
-            let found = self.db.run(lane, move |mut connection| async move {
+            let found = self.db.run(lane, async move |mut connection| {
                 find_client(&mut connection, &key, Some(lower_bound)).await
             });
             let (client, now) = timeout(LOOKUP_TIMEOUT, found)

@@ -79,7 +79,7 @@ fn check_periodically(database: Database) -> BoxFuture<'static, ()> {
                 return;
             }
             let listed = processes.clone();
-            let waiting = database.run(Lane::Authentication, |mut connection| async move {
+            let waiting = database.run(Lane::Authentication, async move |mut connection| {
                 list_waiting_commits(&mut connection, &listed).await
             });
             if let Ok(waiting) = waiting.await {

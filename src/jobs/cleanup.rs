@@ -155,13 +155,13 @@ impl Cleaner {
     pub async fn find_backlog(&self) -> Result<Backlog, DbError> {
         let due = self
             .db
-            .run(Lane::Upkeep, |mut connection| async move {
+            .run(Lane::Upkeep, async move |mut connection| {
                 count_due(&mut connection, None).await
             })
             .await?;
         let last = self
             .db
-            .run(Lane::Upkeep, |mut connection| async move {
+            .run(Lane::Upkeep, async move |mut connection| {
                 find_last_run(&mut connection).await
             })
             .await?;
@@ -235,7 +235,7 @@ impl Cleaner {
             let has_others =
                 summary.expired + summary.abandoned_mints + summary.partitions_created > 0;
             let other_changes = has_others.then_some(other_changes);
-            let recorded = self.db.run(Lane::Upkeep, move |mut connection| async move {
+            let recorded = self.db.run(Lane::Upkeep, async move |mut connection| {
                 record_run(
                     &mut connection,
                     &json,
@@ -285,7 +285,7 @@ impl Cleaner {
         };
         let due = self
             .db
-            .run(Lane::Upkeep, move |mut connection| async move {
+            .run(Lane::Upkeep, async move |mut connection| {
                 count_due(&mut connection, retention).await
             })
             .await?;
@@ -307,7 +307,7 @@ impl Cleaner {
     /// Returns the time of a pass, or `None` if a clock is wrong.
     async fn find_time(&self) -> Result<Option<DateTime<Utc>>, DbError> {
         self.db
-            .run(Lane::Upkeep, move |mut connection| async move {
+            .run(Lane::Upkeep, async move |mut connection| {
                 find_pass_time(&mut connection).await
             })
             .await
@@ -315,7 +315,7 @@ impl Cleaner {
 
     async fn create_partitions(&self) -> Result<u64, DbError> {
         self.db
-            .run(Lane::Upkeep, |mut connection| async move {
+            .run(Lane::Upkeep, async move |mut connection| {
                 create_partitions(&mut connection).await
             })
             .await
@@ -329,7 +329,7 @@ impl Cleaner {
             return Ok(Vec::new());
         };
         self.db
-            .run(Lane::Upkeep, move |mut connection| async move {
+            .run(Lane::Upkeep, async move |mut connection| {
                 list_expired_partitions(&mut connection, now, age).await
             })
             .await
@@ -361,7 +361,7 @@ impl Pass<'_> {
         };
         self.summary.clocks_agree = true;
         self.repeat(
-            move |mut connection: Checkout, _| async move {
+            async move |mut connection: Checkout, _| {
                 expire_tokens(&mut connection, now, limit).await
             },
             |summary, rows| {
@@ -371,7 +371,7 @@ impl Pass<'_> {
         )
         .await?;
         self.repeat(
-            move |mut connection: Checkout, _| async move {
+            async move |mut connection: Checkout, _| {
                 abandon_mints(&mut connection, now, limit).await
             },
             |summary, rows| {
@@ -382,7 +382,7 @@ impl Pass<'_> {
         .await?;
         if let Some(age) = self.cleaner.retention.tokens {
             self.repeat(
-                move |mut connection: Checkout, origin: Arc<Origin>| async move {
+                async move |mut connection: Checkout, origin: Arc<Origin>| {
                     purge_tokens(&mut connection, now, age, limit, &origin).await
                 },
                 |summary, (tokens, mints)| {
@@ -393,7 +393,7 @@ impl Pass<'_> {
             )
             .await?;
             self.repeat(
-                move |mut connection: Checkout, origin: Arc<Origin>| async move {
+                async move |mut connection: Checkout, origin: Arc<Origin>| {
                     purge_mints(&mut connection, now, age, limit, &origin).await
                 },
                 |summary, rows| {
@@ -403,7 +403,7 @@ impl Pass<'_> {
             )
             .await?;
             self.repeat(
-                move |mut connection: Checkout, origin: Arc<Origin>| async move {
+                async move |mut connection: Checkout, origin: Arc<Origin>| {
                     purge_slots(&mut connection, now, age, limit, &origin).await
                 },
                 |summary, rows| {
@@ -451,7 +451,7 @@ impl Pass<'_> {
         let is_busy = self
             .cleaner
             .db
-            .run(Lane::Upkeep, move |mut connection| async move {
+            .run(Lane::Upkeep, async move |mut connection| {
                 has_recent_handouts(&mut connection, batch_duration).await
             })
             .await?;
@@ -473,7 +473,7 @@ impl Pass<'_> {
             let result = self
                 .cleaner
                 .db
-                .run(Lane::Upkeep, move |mut connection| async move {
+                .run(Lane::Upkeep, async move |mut connection| {
                     drop_partition(&mut connection, &partition, &origin).await
                 });
             match result.await {
@@ -495,7 +495,7 @@ impl Pass<'_> {
             let result = self
                 .cleaner
                 .db
-                .run(Lane::Upkeep, |mut connection| async move {
+                .run(Lane::Upkeep, async move |mut connection| {
                     roll_up_minutes(&mut connection).await
                 });
             match result.await {

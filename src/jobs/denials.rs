@@ -85,7 +85,7 @@ impl DenialCounter {
         }
         let rows = taken.iter().map(|(key, count)| denial_row(key, *count));
         let rows: Vec<DenialRow> = rows.collect();
-        let written = db.run(Lane::Upkeep, move |mut connection| async move {
+        let written = db.run(Lane::Upkeep, async move |mut connection| {
             insert_denials(&mut connection, &rows).await
         });
         if let Err(error) = written.await {

@@ -32,16 +32,12 @@ impl Vendor {
         caller: Caller,
     ) -> Result<Option<Token>, Failure> {
         Invalidation::start(self, reason, caller)
-            .invalidate_listed(move |mut connection| async move {
-                list_token(&mut connection, id).await
-            })
+            .invalidate_listed(async move |mut connection| list_token(&mut connection, id).await)
             .await?;
         self.context
-            .run_query(
-                Lane::Reads,
-                "read a token",
-                move |mut connection| async move { find_token(&mut connection, id).await },
-            )
+            .run_query(Lane::Reads, "read a token", async move |mut connection| {
+                find_token(&mut connection, id).await
+            })
             .await
     }
 
@@ -57,7 +53,7 @@ impl Vendor {
         caller: Caller,
     ) -> Result<u64, Failure> {
         let fingerprint = self.context.keys.fingerprint(token_string.expose());
-        let list = move |mut connection: Checkout| async move {
+        let list = async move |mut connection: Checkout| {
             list_tokens_of_string(&mut connection, fingerprint).await
         };
         Invalidation::start(self, reason, caller)
@@ -84,14 +80,14 @@ impl Vendor {
         let mut after = Some(SlotKey::default());
         while let Some(key) = after {
             let (user_id, caller) = (user_id.clone(), invalidation.caller.clone());
-            let batch = invalidation.run(move |mut connection| async move {
+            let batch = invalidation.run(async move |mut connection| {
                 void_slots(&mut connection, &user_id, &key, reason, &caller).await
             });
             let (invalidated, last) = batch.await?;
             invalidation.invalidated += invalidated;
             after = last;
         }
-        let list = move |mut connection: Checkout| async move {
+        let list = async move |mut connection: Checkout| {
             list_tokens_of_user(&mut connection, &user_id, started).await
         };
         invalidation.invalidate_listed(list).await
@@ -104,7 +100,7 @@ impl Vendor {
             .run_query(
                 Lane::Reads,
                 "look up a token",
-                move |mut connection| async move {
+                async move |mut connection| {
                     find_token_by_fingerprint(&mut connection, fingerprint).await
                 },
             )
@@ -157,7 +153,7 @@ impl<'a> Invalidation<'a> {
                 let ids: Vec<Uuid> = tokens.iter().map(|token| token.id).collect();
                 let (reason, caller) = (self.reason, self.caller.clone());
                 self.invalidated += self
-                    .run(move |mut connection| async move {
+                    .run(async move |mut connection| {
                         invalidate_tokens(&mut connection, &user_id, &ids, reason, &caller).await
                     })
                     .await?;

@@ -223,7 +223,7 @@ impl Vendor {
         let attempts = self
             .context
             .db
-            .run(Lane::Upkeep, |mut connection| async move {
+            .run(Lane::Upkeep, async move |mut connection| {
                 count_attempts(&mut connection).await
             });
         let attempts = u32::try_from(attempts.await?).unwrap_or(u32::MAX);

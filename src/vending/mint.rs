@@ -95,7 +95,7 @@ pub(super) async fn try_mint(
 /// recorded as failed without a call, and the next request can mint at once.
 async fn take_lease(context: &Arc<Context>, claim: &Claim) -> Result<Option<Lease>, Failure> {
     let claim_copy = claim.clone();
-    let claiming = context.db.run(Lane::Mints, |mut connection| async move {
+    let claiming = context.db.run(Lane::Mints, async move |mut connection| {
         claim_mint(&mut connection, &claim_copy).await
     });
     let mut claiming = Box::pin(claiming.instrument(database_span("claim a mint")));
@@ -396,7 +396,7 @@ fn granted_life(minted: &Minted, lifetime: i32, now: DateTime<Utc>) -> Duration 
 /// Records a mint without a token and ends its lease. If that fails, the next claim or the cleanup closes the mint.
 async fn record_failed(context: Arc<Context>, failed: FailedMint) {
     let mint_id = failed.claim.mint_id;
-    let recorded = record_outcome(&context, mint_id, move |mut connection| async move {
+    let recorded = record_outcome(&context, mint_id, async move |mut connection| {
         fail_mint(&mut connection, &failed).await
     });
     let span = database_span("record a failed mint");
@@ -408,7 +408,7 @@ async fn record_failed(context: Arc<Context>, failed: FailedMint) {
 /// Records a minted token.
 async fn record_token(context: &Context, finish: Finish) -> Result<Finished, Failure> {
     let mint_id = finish.claim.mint_id;
-    let recorded = record_outcome(context, mint_id, move |mut connection| async move {
+    let recorded = record_outcome(context, mint_id, async move |mut connection| {
         finish_mint(&mut connection, &finish).await
     });
     let (outcome, result) = match recorded.await {

@@ -128,13 +128,9 @@ async fn read_slot(context: &Context, request: &TokenRequest) -> Result<Slot, Fa
         request.min_life,
     );
     let slot = context
-        .run_query(
-            Lane::Mints,
-            "read a slot",
-            move |mut connection| async move {
-                find_slot(&mut connection, &combination, lower_bound, min_life).await
-            },
-        )
+        .run_query(Lane::Mints, "read a slot", async move |mut connection| {
+            find_slot(&mut connection, &combination, lower_bound, min_life).await
+        })
         .await?;
     context.clock.observe(slot.database_time);
     Ok(slot)
@@ -150,13 +146,9 @@ async fn repoint_slot(
         request.min_life,
     );
     context
-        .run_query(
-            Lane::Mints,
-            "point a slot",
-            move |mut connection| async move {
-                point_slot(&mut connection, &combination, lower_bound, min_life).await
-            },
-        )
+        .run_query(Lane::Mints, "point a slot", async move |mut connection| {
+            point_slot(&mut connection, &combination, lower_bound, min_life).await
+        })
         .await
 }
 

@@ -119,7 +119,7 @@ pub async fn confirm_invalidation(
             let id = *id;
             let found = state
                 .db
-                .run(Lane::Reads, move |mut connection| async move {
+                .run(Lane::Reads, async move |mut connection| {
                     find_token(&mut connection, id).await
                 })
                 .await?;
@@ -132,7 +132,7 @@ pub async fn confirm_invalidation(
                 is_valid: Some(true),
                 ..TokenFilter::default()
             };
-            let list = move |mut connection: Checkout| async move {
+            let list = async move |mut connection: Checkout| {
                 list_tokens(&mut connection, &filter, None, MAX_COUNTED + 1).await
             };
             state.db.run(Lane::Reads, list).await?

@@ -152,7 +152,7 @@ pub async fn show_overview(
     reject_parameters(request.query_string())?;
     let minutes = state
         .reads()
-        .run(Lane::Reads, |mut connection| async move {
+        .run(Lane::Reads, async move |mut connection| {
             list_minutes(&mut connection).await
         })
         .await?;

@@ -119,7 +119,7 @@ pub async fn show_token(
     let id = id.into_inner();
     let token = state
         .db
-        .run(Lane::Reads, move |mut connection| async move {
+        .run(Lane::Reads, async move |mut connection| {
             find_token(&mut connection, id).await
         })
         .await?;
@@ -143,7 +143,7 @@ pub async fn show_token(
         Some(user_id) => {
             state
                 .db
-                .run(Lane::Reads, move |mut connection| async move {
+                .run(Lane::Reads, async move |mut connection| {
                     find_mint(&mut connection, &user_id, id).await
                 })
                 .await?

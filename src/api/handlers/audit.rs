@@ -117,7 +117,7 @@ pub async fn read_events<T: Default + Send + 'static>(
 }
 
 async fn record_read(db: &Database, record: AuditReadRecord) -> Result<DateTime<Utc>, DbError> {
-    db.run(Lane::Reads, |mut connection| async move {
+    db.run(Lane::Reads, async move |mut connection| {
         insert_audit_read(&mut connection, &record).await
     })
     .await

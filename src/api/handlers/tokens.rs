@@ -168,7 +168,7 @@ pub async fn get_token(
     let id = id.into_inner();
     let token = state
         .db
-        .run(Lane::Reads, move |mut connection| async move {
+        .run(Lane::Reads, async move |mut connection| {
             find_token(&mut connection, id).await
         })
         .await?
@@ -204,7 +204,7 @@ pub async fn read_tokens(
     let after = after.map(|cursor| (cursor.at, cursor.id));
     // One more than the page holds tells whether there is a next page.
     let max_rows = i64::from(limit) + 1;
-    let rows = db.run(Lane::Reads, move |mut connection| async move {
+    let rows = db.run(Lane::Reads, async move |mut connection| {
         list_records(&mut connection, &query_filter, after, max_rows).await
     });
     let mut tokens = rows.await?;

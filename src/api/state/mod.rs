@@ -66,7 +66,7 @@ pub type DatabaseProbe = CachedProbe<DatabaseHealth>;
 impl DatabaseProbe {
     /// Returns the health of the database, at most 1 s old. Returns `None` if it is down.
     pub async fn latest_health(&self, db: &Database) -> Option<DatabaseHealth> {
-        let probe = db.run(Lane::Authentication, |mut connection| async move {
+        let probe = db.run(Lane::Authentication, async move |mut connection| {
             find_database_health(&mut connection).await
         });
         self.latest(HEALTH_MAX_AGE, probe).await
