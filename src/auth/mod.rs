@@ -84,13 +84,13 @@ impl Authenticator {
 
     /// Reads a client from the database. Caches it if the secret is right. Concurrent lookups share one query.
     async fn look_up(&self, credentials: Credentials) -> Result<Option<Arc<Client>>, Failure> {
-        let lane = match self.known.get(&credentials).await {
-            Some(()) => Lane::Authentication,
-            None if self.unknown_limit.check().is_ok() => Lane::UnknownKeys,
-            None => return Err(Failure::overloaded()),
-        };
         let (key, digest) = credentials.clone();
         let lookup = async {
+            let lane = match self.known.get(&credentials).await {
+                Some(()) => Lane::Authentication,
+                None if self.unknown_limit.check().is_ok() => Lane::UnknownKeys,
+                None => return Err(Some(DbError::Overloaded)),
+            };
             let lower_bound = self.clock.lower_bound();
             let found = self.db.run(lane, async move |mut connection| {
                 find_client(&mut connection, &key, Some(lower_bound)).await
@@ -102,16 +102,15 @@ impl Authenticator {
             self.clock.observe(now);
             // An error is not cached: wrong credentials are looked up again.
             let secret_matches = secret_matches(client.as_ref(), &digest);
-            let client = client.filter(|_| secret_matches);
-            client.map(Arc::new).ok_or(None::<DbError>)
+            let client = client.filter(|_| secret_matches).ok_or(None)?;
+            self.known.insert(credentials.clone(), ()).await;
+            Ok(Arc::new(client))
         };
-        match self.cache.try_get_with(credentials.clone(), lookup).await {
-            Ok(client) => {
-                self.known.insert(credentials, ()).await;
-                Ok(Some(client))
-            }
+        match self.cache.try_get_with_by_ref(&credentials, lookup).await {
+            Ok(client) => Ok(Some(client)),
             Err(error) => match &*error {
                 None => Ok(None),
+                Some(DbError::Overloaded) => Err(Failure::overloaded()),
                 Some(error) => {
                     tracing::error!(%error, "looking up a client failed");
                     Err(error.into())

@@ -106,7 +106,10 @@ impl Context {
         result
             .unwrap_or(Err(DbError::TimedOut(QUERY_TIMEOUT)))
             .map_err(|error| {
-                tracing::error!(%error, step, "a database step failed");
+                // The log of the request shows that it was shed.
+                if !matches!(error, DbError::Overloaded) {
+                    tracing::error!(%error, step, "a database step failed");
+                }
                 Failure::from(&error)
             })
     }

@@ -1,5 +1,7 @@
 //! Overload: work beyond a lane's queue is refused at once, and the other lanes keep working.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -63,6 +65,24 @@ async fn unknown_keys_do_not_keep_a_known_client_from_its_tokens() {
     lock.rollback().await.unwrap();
     let reused = replica.issue(json!({"userId": "u"})).await;
     assert_eq!(reused.status, 200, "{reused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_requests_of_a_client_share_one_lookup() {
+    let world = World::new().await;
+    let minted = world.replica().await.issue(json!({"userId": "u"})).await;
+    // This replica knows no credentials. The callers are more than the unknown ones that it looks up in a second.
+    let replica = world.replica().await;
+    let lock = world.lock_table("clients IN ACCESS EXCLUSIVE MODE").await;
+    let api = replica.api.clone();
+    let callers = (0..2_500).map(|_| json!({"userId": "u"}));
+    let callers = tokio::spawn(async move { issue_at_once(&[&api], callers).await });
+    // Most callers arrive while the lookup waits.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    lock.rollback().await.unwrap();
+    for answer in callers.await.unwrap() {
+        answer.assert_reused(&minted);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
