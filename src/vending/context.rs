@@ -78,17 +78,14 @@ impl Context {
     /// # Errors
     /// Returns `overloaded`.
     pub fn admit_mint(&self) -> Result<(), Failure> {
-        if self.handouts.is_busy() && self.mint_limit.check().is_err() {
-            return Err(Failure::overloaded());
-        }
-        Ok(())
+        admit_mint(self.handouts.is_busy(), &self.mint_limit)
     }
 
     /// Runs one database step in its lane, in a span named `step`.
     ///
     /// # Errors
-    /// Returns `database-unavailable` if the step fails or takes longer than [`QUERY_TIMEOUT`]. After a
-    /// timeout the step still runs to its end, so its outcome is unknown.
+    /// Returns `overloaded` if the lane is full, and `database-unavailable` if the step fails or takes longer than
+    /// [`QUERY_TIMEOUT`]. After a timeout the step may still end well, so its outcome is unknown.
     pub async fn run_query<T, F, Fut>(
         &self,
         lane: Lane,
@@ -115,6 +112,13 @@ impl Context {
     }
 }
 
+fn admit_mint(is_writer_busy: bool, limit: &DefaultDirectRateLimiter) -> Result<(), Failure> {
+    if is_writer_busy && limit.check().is_err() {
+        return Err(Failure::overloaded());
+    }
+    Ok(())
+}
+
 /// Creates the span of a database step.
 pub(super) fn database_span(step: &'static str) -> Span {
     error_span!(
@@ -123,4 +127,20 @@ pub(super) fn database_span(step: &'static str) -> Span {
         otel.kind = "client",
         db.system.name = "postgresql"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::{Quota, RateLimiter};
+
+    use super::*;
+
+    #[test]
+    fn mints_are_limited_only_while_the_handout_writer_is_busy() {
+        let limit = RateLimiter::direct(Quota::per_second(MAX_MINTS_BESIDE_HANDOUTS));
+        assert!((0..1_000).all(|_| admit_mint(false, &limit).is_ok()));
+        let admitted = (0..1_000).filter(|_| admit_mint(true, &limit).is_ok());
+        // The limit may allow some more while the test runs.
+        assert!((250..900).contains(&admitted.count()));
+    }
 }

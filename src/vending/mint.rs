@@ -100,8 +100,11 @@ async fn take_lease(context: &Arc<Context>, claim: &Claim) -> Result<Option<Leas
     });
     let mut claiming = Box::pin(claiming.instrument(database_span("claim a mint")));
     let claimed = timeout(QUERY_TIMEOUT, &mut claiming).await;
-    if let Ok(Ok(lease)) = claimed {
-        return Ok(lease);
+    match claimed {
+        Ok(Ok(lease)) => return Ok(lease),
+        // The claim was not started.
+        Ok(Err(DbError::Overloaded)) => return Err(Failure::overloaded()),
+        _ => {}
     }
     let (context_copy, claim) = (context.clone(), claim.clone());
     context.tracker.spawn(async move {

@@ -160,6 +160,16 @@ impl World {
         transaction
     }
 
+    /// Waits until a statement waits for a lock.
+    pub async fn backend_waits_for_a_lock(&self) {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        eventually("a statement waits for a lock", async || {
+            self.count(waiting).await > 0
+        })
+        .await;
+    }
+
     /// Waits until a statement that contains this text waits for a lock, then terminates its connection.
     pub async fn terminate_waiting(&self, statement: &str) {
         let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
