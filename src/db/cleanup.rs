@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use super::DbError;
 use super::clock::{MAX_LEAD, service_time};
@@ -167,11 +167,7 @@ pub async fn purge_mints(
     .execute(&mut *tx)
     .await?
     .rows_affected();
-    if deleted > 0 {
-        record_changes(&mut *tx, origin, json!({"purgedMints": deleted})).await?;
-    }
-    tx.commit().await?;
-    Ok(deleted)
+    commit_deletions(tx, origin, "purgedMints", deleted).await
 }
 
 /// Deletes slots without a valid token whose last claim, lease and current token all ended before the retention.
@@ -198,8 +194,18 @@ pub async fn purge_slots(
     .execute(&mut *tx)
     .await?
     .rows_affected();
+    commit_deletions(tx, origin, "purgedCombinations", deleted).await
+}
+
+/// Commits deletions with their event. Returns their number.
+async fn commit_deletions(
+    mut tx: Transaction<'_, Postgres>,
+    origin: &Origin,
+    name: &str,
+    deleted: u64,
+) -> Result<u64, DbError> {
     if deleted > 0 {
-        record_changes(&mut *tx, origin, json!({"purgedCombinations": deleted})).await?;
+        record_changes(&mut *tx, origin, json!({ name: deleted })).await?;
     }
     tx.commit().await?;
     Ok(deleted)
