@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use crate::api::extract::{event_query, fields};
 pub use crate::api::openapi_document;
 use crate::api::state::rate_limit::RateLimit;
 use crate::api::state::{ApiState, DatabaseProbe, MetricsProbe};

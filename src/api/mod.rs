@@ -11,7 +11,7 @@
 //! `openapi` generates the OpenAPI document from the same route table.
 
 mod console;
-pub(crate) mod extract;
+mod extract;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod handlers;

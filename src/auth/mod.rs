@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::db::clients::find_client;
 use crate::db::clock::DatabaseClock;
 use crate::db::{Database, DbError, Lane};
+use crate::model::rules::is_api_key;
 use crate::model::{Client, Failure};
 
 /// Maximum age of a cached client. Every replica applies a change of a client within this time.
@@ -76,7 +77,8 @@ impl Authenticator {
         {
             return Ok(Some(client));
         }
-        match is_well_formed(api_key) {
+        // Other texts cause no query.
+        match is_api_key(api_key) {
             true => self.look_up(credentials).await,
             false => Ok(None),
         }
@@ -128,12 +130,4 @@ fn secret_matches(client: Option<&Client>, digest: &[u8]) -> bool {
     let previous = client.and_then(|client| client.previous_secret_sha256.as_deref());
     let secret_matches: bool = (is_current | equals(previous)).into();
     secret_matches && client.is_some_and(|client| client.is_enabled)
-}
-
-/// Returns whether the text can be an API key. Other texts cause no query.
-fn is_well_formed(api_key: &str) -> bool {
-    (1..=128).contains(&api_key.len())
-        && api_key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }

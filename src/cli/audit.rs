@@ -9,12 +9,12 @@ use uuid::Uuid;
 
 use super::progress::ProgressLine;
 use super::{CliError, actor, connect, connector, start_logs};
-use crate::app::{event_query, fields};
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::audit_events::{AuditReadRecord, EventPages, insert_audit_read};
 use crate::db::connector::Role;
 use crate::db::event_page::EventFilter;
 use crate::model::event_format::EventFormat;
+use crate::model::rules;
 use crate::model::time::parse_timestamp;
 use crate::model::{EventKind, EventRef};
 
@@ -36,22 +36,22 @@ pub(super) struct ExportArgs {
     #[arg(long, default_value = "ndjson", value_parser = format_parser())]
     format: EventFormat,
     /// Export only events of this user.
-    #[arg(long, value_name = "ID", value_parser = |text: &str| fields::user_id(text.into()))]
+    #[arg(long, value_name = "ID", value_parser = |text: &str| rules::user_id(text.into()))]
     user_id: Option<String>,
     /// Export only events of this token.
     #[arg(long, value_name = "UUID")]
     token_id: Option<Uuid>,
     /// Export only events of this client.
-    #[arg(long, value_name = "KEY", value_parser = |text: &str| event_query::client_key(text.into()))]
+    #[arg(long, value_name = "KEY", value_parser = |text: &str| rules::api_key(text.into()))]
     client: Option<String>,
     /// Export only events of this kind.
     #[arg(long, value_parser = kind_parser())]
     kind: Option<EventKind>,
     /// Export only events of this request.
-    #[arg(long, value_name = "ID", value_parser = |text: &str| event_query::printable(text.into()))]
+    #[arg(long, value_name = "ID", value_parser = |text: &str| rules::printable(text.into()))]
     request_id: Option<String>,
     /// Export only events of the token string with this fingerprint.
-    #[arg(long, value_name = "HEX", value_parser = |text: &str| event_query::printable(text.into()))]
+    #[arg(long, value_name = "HEX", value_parser = |text: &str| rules::printable(text.into()))]
     fingerprint: Option<String>,
     #[command(flatten)]
     settings: Flags<DatabaseCommandConfig>,

@@ -8,6 +8,7 @@ pub mod event;
 pub mod event_format;
 pub mod failure;
 pub(crate) mod named_enum;
+pub mod rules;
 pub mod time;
 pub mod token;
 

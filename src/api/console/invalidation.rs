@@ -10,13 +10,13 @@ use super::{form, page, see_other, text};
 use crate::api::extract::authorization::{Authorized, ConsoleInvalidate};
 use crate::api::extract::body::Body;
 use crate::api::extract::event_query::uuid;
-use crate::api::extract::fields;
 use crate::api::extract::query::read_parameters;
 use crate::api::problem::Problem;
 use crate::api::problem::field_error::FieldErrors;
 use crate::api::state::ApiState;
 use crate::db::tokens::{TokenFilter, find_token, list_tokens};
 use crate::db::{Checkout, Lane};
+use crate::model::rules;
 use crate::model::{InvalidationReason, Token};
 
 /// The maximum number of valid tokens that the confirmation page counts.
@@ -49,7 +49,7 @@ impl Invalidation {
                 .check_parameter("tokenId", uuid(&text))
                 .map(Target::Token),
             (None, Some(text)) => errors
-                .check_parameter("userId", fields::user_id(text))
+                .check_parameter("userId", rules::user_id(text))
                 .map(Target::User),
             _ => {
                 errors.add_parameter(

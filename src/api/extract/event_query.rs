@@ -3,11 +3,12 @@
 use uuid::Uuid;
 
 use super::cursor::Cursor;
-use super::{fields, query};
+use super::query;
 use crate::api::problem::field_error::{Detail, FieldErrors};
 use crate::db::event_page::{EventFilter, EventOrder};
 use crate::model::EventKind;
 use crate::model::event_format::EventFormat;
+use crate::model::rules;
 
 /// The query parameters of the list.
 pub const LIST: [&str; 11] = [
@@ -36,9 +37,6 @@ pub const EXPORT: [&str; 9] = [
     "to",
     "format",
 ];
-
-/// The maximum length of a client, a request id and a fingerprint, in characters.
-pub const MAX_NAME: usize = 128;
 
 /// The query of `GET /audit/events`.
 #[derive(Debug)]
@@ -118,12 +116,12 @@ fn read_filter(
     errors: &mut FieldErrors,
 ) -> EventFilter {
     let filter = EventFilter {
-        user_id: errors.check_optional("userId", user_id, fields::user_id),
+        user_id: errors.check_optional("userId", user_id, rules::user_id),
         token_id: errors.check_optional("tokenId", token_id, |text| uuid(&text)),
-        client: errors.check_optional("client", client, client_key),
+        client: errors.check_optional("client", client, rules::api_key),
         kind: errors.check_optional("kind", kind, event_kind),
-        request_id: errors.check_optional("requestId", request_id, printable),
-        fingerprint: errors.check_optional("fingerprint", fingerprint, printable),
+        request_id: errors.check_optional("requestId", request_id, rules::printable),
+        fingerprint: errors.check_optional("fingerprint", fingerprint, rules::printable),
         ..EventFilter::default()
     };
     let [from, to] = query::time_range(from, to, errors);
@@ -136,15 +134,6 @@ pub fn uuid(text: &str) -> Result<Uuid, Detail> {
         .ok()
         .filter(|_| text.len() == 36)
         .ok_or(Detail::Borrowed("must be a UUID with hyphens"))
-}
-
-/// Checks the rule of API keys.
-pub fn client_key(text: String) -> Result<String, Detail> {
-    let is_key = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    if !(1..=MAX_NAME).contains(&text.len()) || !text.bytes().all(is_key) {
-        return Err("must be an API key: 1 to 128 letters, digits, _ or -".into());
-    }
-    Ok(text)
 }
 
 fn event_kind(text: String) -> Result<EventKind, Detail> {
@@ -160,13 +149,4 @@ fn event_order(text: &str) -> Result<EventOrder, Detail> {
         "desc" => Ok(EventOrder::Desc),
         _ => Err("must be asc or desc".into()),
     }
-}
-
-/// Checks the rule of request ids. Fingerprints are a subset.
-pub fn printable(text: String) -> Result<String, Detail> {
-    let is_printable = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-    if !(1..=MAX_NAME).contains(&text.len()) || !is_printable {
-        return Err(format!("must have 1 to {MAX_NAME} printable ASCII characters").into());
-    }
-    Ok(text)
 }

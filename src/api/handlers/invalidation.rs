@@ -12,6 +12,7 @@ use crate::api::extract::json::Json;
 use crate::api::problem::Problem;
 use crate::api::problem::field_error::{Detail, FieldErrors};
 use crate::api::state::ApiState;
+use crate::model::rules;
 use crate::model::{InvalidationReason, TokenString};
 
 /// The members of the body that invalidates one token.
@@ -74,7 +75,7 @@ fn read_target(
 ) -> Option<Target> {
     match (user_id, token_string) {
         (user_id @ Some(_), None) => {
-            let user_id = fields::required_string(user_id).and_then(fields::user_id);
+            let user_id = fields::required_string(user_id).and_then(rules::user_id);
             errors.check_member("#/userId", user_id).map(Target::User)
         }
         (None, token_string @ Some(_)) => errors

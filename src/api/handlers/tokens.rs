@@ -23,6 +23,7 @@ use crate::api::problem::field_error::FieldErrors;
 use crate::api::state::ApiState;
 use crate::db::tokens::{TokenFilter, find_token, list_tokens as list_records};
 use crate::db::{Database, Lane};
+use crate::model::rules;
 use crate::model::{Access, Combination, Scope, Token};
 use crate::vending::{IssuedToken, TokenRequest};
 
@@ -96,12 +97,12 @@ fn check_members(
     [user_id, lifetime, country, bank, access]: [Option<Json>; 5],
     errors: &mut FieldErrors,
 ) -> (Option<Combination>, Option<i32>) {
-    let user_id = fields::required_string(user_id).and_then(fields::user_id);
+    let user_id = fields::required_string(user_id).and_then(rules::user_id);
     let user_id = errors.check_member("#/userId", user_id);
     let lifetime = errors.check_member("#/lifetime", fields::optional_integer(lifetime, LIFETIMES));
     let country = fields::nullable_string(country, fields::country);
     let country = errors.check_member("#/country", country);
-    let bank = errors.check_member("#/bank", fields::nullable_string(bank, fields::bank));
+    let bank = errors.check_member("#/bank", fields::nullable_string(bank, rules::bank));
     let access = match access {
         None => Some(Access::default()),
         Some(access) => read_access(access, errors),
@@ -235,9 +236,9 @@ impl ListTokens {
             read_parameters(query, FILTER, &mut errors);
         let has_user = user_id.is_some();
         let filter = TokenFilter {
-            user_id: errors.check_optional("userId", user_id, fields::user_id),
+            user_id: errors.check_optional("userId", user_id, rules::user_id),
             country: errors.check_optional("country", country, fields::country),
-            bank: errors.check_optional("bank", bank, fields::bank),
+            bank: errors.check_optional("bank", bank, rules::bank),
             is_valid: errors.check_optional("isValid", is_valid, query::boolean),
             ..TokenFilter::default()
         };

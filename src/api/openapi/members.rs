@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use super::{described, reference};
-use crate::api::extract::event_query::MAX_NAME;
-use crate::api::extract::fields::{MAX_BANK, MAX_TOKEN_STRING, MAX_USER_ID};
+use crate::api::extract::fields::MAX_TOKEN_STRING;
 use crate::api::extract::query::{DEFAULT_LIMIT, MAX_LIMIT};
 use crate::api::handlers::maintenance::{BATCH_SIZES, RUNTIMES};
 use crate::api::handlers::tokens::{DEFAULT_LIFETIME, LIFETIMES};
 use crate::jobs::cleanup::CleanupOptions;
 use crate::model::event_format::EventFormat;
+use crate::model::rules::{MAX_BANK, MAX_NAME, MAX_USER_ID};
 
 /// Matches a text without control characters and without white space at either end.
 const TRIMMED: &str = "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f])?$";
