@@ -45,6 +45,9 @@ const MULTIPLES_IF_SLOW: [u32; 2] = [1, 128];
 /// The name of the highest goodput of a round.
 const HIGHEST: &str = "highest of all loads";
 
+/// The time for which mints run before the first measurement.
+const SETTLE: Duration = Duration::from_secs(20);
+
 /// The latency of a cold request on a service that has recovered.
 const NORMAL_LATENCY: Duration = Duration::from_millis(100);
 /// The same with a slow database, for the 8 or so answers that a mint waits for.
@@ -81,7 +84,7 @@ impl Load {
 
 /// Starts a proxy in front of a Postgres socket that delays each answer. Returns its port.
 ///
-/// It has threads of its own, so that the load does not delay it.
+/// Runs on threads of its own, so that the load does not delay it.
 fn start_slow_proxy(socket: PathBuf) -> io::Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
@@ -151,6 +154,10 @@ pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
     let mut slow_beside_cold = slow(&with_warm(slow_cold[1].groups[0].clone()));
     let mut slow_beside_unknown = slow(&with_warm(Callers::with_unknown_keys(UNKNOWN_KEYS[1])));
 
+    // Mints are slower for some seconds after the checkpoint of the fill, whatever the load.
+    fast(&[Callers::cold(COLD)])
+        .measure(SETTLE, NORMAL_LATENCY)
+        .await?;
     let duration = Duration::from_secs(world.scale.seconds.into());
     let mut recoveries = Vec::new();
     // Two rounds of five keep the section below four minutes.
