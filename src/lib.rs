@@ -77,11 +77,16 @@
 //!    ([`upstream`]), finish or fail ([`db::mints`]).
 //! 9. The request that started the mint gets the token with status 201. All others take step 5.
 //!
+//! Every statement except those of the handout writer passes the gate: [`db::Database::run`] in
+//! `db/gate.rs`. It runs the work of a [`db::Lane`] on a connection of `db/connector.rs`.
+//!
 //! # Where to look
 //!
 //! - **Validity of a token:** the `WHERE` of the statement in [`db::handouts`]. After a miss,
 //!   [`db::slots::find_slot`], [`db::slots::point_slot`] for another stored token, and
 //!   [`db::mints::finish_mint`] for a new one.
+//! - **Limits of database work:** `db/lane.rs`; `vending/flight.rs` and `vending/context.rs` refuse flights
+//!   and mints. Faults of connections: `db/connector.rs`, [`db::fitness`], `db/overdue.rs`.
 //! - **Fencing of a mint:** [`db::mints::finish_mint`] compares mint id and epoch,
 //!   [`db::mints::fail_mint`] the mint id. [`db::mints::claim_mint`] takes the lease.
 //! - **Invalidation:** `api/handlers/invalidation.rs`, `vending/invalidation.rs`, [`db::invalidation`].

@@ -221,7 +221,7 @@ impl HttpConfig {
     }
 }
 
-/// The longest life of a token. Its record is kept for TOKEN_RETENTION after it, its event since the mint.
+/// The longest life of a token. TOKEN_RETENTION counts from the end of this life, AUDIT_RETENTION from the mint.
 const MAX_LIFE: Duration = Duration::from_secs(30 * 86_400);
 
 /// Rejects a retention that would drop an event before its record. Does nothing unless both settings

@@ -52,7 +52,8 @@ pub struct Address {
 }
 
 impl Address {
-    /// Reads the file again. Keeps the URL if the file cannot be read, because it may be in the middle of a change.
+    /// Returns the current URL. Returns the one of the start if the file cannot be read, because it may be in the middle
+    /// of a change.
     async fn read(&self) -> SecretString {
         let Some(file) = &self.file else {
             return self.url.clone();
@@ -60,7 +61,7 @@ impl Address {
         match tokio::fs::read_to_string(file).await {
             Ok(text) => text.trim_end_matches(['\r', '\n']).into(),
             Err(error) => {
-                tracing::warn!(%error, "the file of the database URL cannot be read; using its last content");
+                tracing::warn!(%error, "the file of the database URL cannot be read; using the URL of the start");
                 self.url.clone()
             }
         }
@@ -92,7 +93,7 @@ pub struct Connector {
     state: Arc<State>,
 }
 
-/// The experience of all clones of a [`Connector`].
+/// The state that all clones of a [`Connector`] share.
 #[derive(Debug, Default)]
 struct State {
     /// True once a pooler refused [`SESSION`].
