@@ -28,6 +28,7 @@ use crate::db::handouts::WriterConnection;
 use crate::db::{Database, DbError, partitions, schema};
 use crate::jobs::cleanup::{Cleaner, Retention};
 use crate::jobs::denials::DenialCounter;
+use crate::jobs::horizon::advance_periodically;
 use crate::metrics::Families;
 use crate::upstream::{Upstream, UpstreamSettings};
 use crate::vending::handout_writer::HandoutWriter;
@@ -110,6 +111,8 @@ impl Service {
         let stop_cleaning = CancellationToken::new();
         let eviction = vendor.clone().evict_periodically();
         tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(eviction));
+        let advancing = advance_periodically(db.clone());
+        tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(advancing));
         if let Some(certificate) = &certificate {
             let reloading = certificate.clone().reload_periodically();
             tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(reloading));

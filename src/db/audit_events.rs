@@ -157,8 +157,8 @@ pub async fn insert_audit_read(
 ) -> Result<DateTime<Utc>, DbError> {
     let caller = record.caller.as_ref();
     let read_at = sqlx::query_scalar!(
-        "INSERT INTO audit_events (id, occurred_at, kind, client, request_id, source_ip, detail)
-         VALUES ($1, clock_timestamp(), $2, $3, $4, $5, jsonb_strip_nulls($6)) RETURNING occurred_at",
+        "INSERT INTO audit_events (id, kind, client, request_id, source_ip, detail)
+         VALUES ($1, $2, $3, $4, $5, jsonb_strip_nulls($6)) RETURNING occurred_at",
         Uuid::now_v7(),
         EventKind::AuditRead.name(),
         caller.map(|caller| &caller.client),
@@ -192,8 +192,8 @@ pub async fn insert_denials(
     let addresses: Vec<_> = rows.iter().map(|row| row.source_ip.as_deref()).collect();
     let details: Vec<_> = rows.iter().map(|row| row.detail.clone()).collect();
     sqlx::query!(
-        "INSERT INTO audit_events (id, occurred_at, kind, client, source_ip, detail)
-         SELECT r.event_id, clock_timestamp(), $5, r.client, r.source_ip, jsonb_strip_nulls(r.detail)
+        "INSERT INTO audit_events (id, kind, client, source_ip, detail)
+         SELECT r.event_id, $5, r.client, r.source_ip, jsonb_strip_nulls(r.detail)
          FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[]) AS r(event_id, client, source_ip, detail)",
         &ids,
         &clients as &[Option<&str>],

@@ -299,14 +299,15 @@ pub async fn find_database_health(
     })
 }
 
-/// Returns the database's clock and the time of the newest event. The event seeds the lower bound of the clock.
+/// Returns the database's clock, and the later of the newest event and the horizon of the audit log, which seeds the
+/// lower bound of the clock.
 pub async fn find_newest_time(
     connection: &mut PgConnection,
 ) -> Result<(DateTime<Utc>, DateTime<Utc>), DbError> {
     let row = sqlx::query!(
         r#"SELECT clock_timestamp() AS "now!",
-                  coalesce((SELECT occurred_at FROM audit_events ORDER BY occurred_at DESC LIMIT 1),
-                           clock_timestamp()) AS "newest!""#
+                  greatest((SELECT occurred_at FROM audit_events ORDER BY occurred_at DESC LIMIT 1),
+                           (SELECT complete_until FROM audit_horizon)) AS "newest!""#
     )
     .fetch_one(connection)
     .await?;

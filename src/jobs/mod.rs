@@ -1,5 +1,6 @@
-//! Work outside requests: cleanup, key rotation, counts of denied requests.
+//! Work outside requests: cleanup, key rotation, counts of denied requests, the horizon of the audit log.
 
 pub mod cleanup;
 pub mod denials;
+pub mod horizon;
 pub mod key_rotation;
