@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::DbError;
 use super::event_page::{EventFilter, EventOrder, EventPage, push_page, split_by_user};
+use super::horizon::find_horizon;
 use crate::model::{Access, AuditEvent, Caller, EventKind, EventRef};
 
 /// Plans each statement of the transaction for its values. `SET LOCAL` ends with the transaction, so a
@@ -96,21 +97,28 @@ const PAGE: i64 = 2_000;
 #[derive(Debug)]
 pub struct EventPages {
     filter: EventFilter,
+    /// The horizon that the server of each page must have reached.
+    horizon: DateTime<Utc>,
     after: Option<(DateTime<Utc>, Uuid)>,
     is_at_end: bool,
 }
 
 impl EventPages {
-    /// Starts before the oldest event.
-    pub fn new(filter: EventFilter) -> Self {
+    /// Starts before the oldest event. The pages may be read from several standbys, each of which must have all events
+    /// before `horizon`.
+    pub fn new(filter: EventFilter, horizon: DateTime<Utc>) -> Self {
         EventPages {
             filter,
+            horizon,
             after: None,
             is_at_end: false,
         }
     }
 
     /// Reads the next page, passes each event to `take` and returns their number. Returns 0 at the end.
+    ///
+    /// # Errors
+    /// Returns [`DbError::Incomplete`] if the server lags.
     pub async fn read_next(
         &mut self,
         connection: &mut PgConnection,
@@ -118,6 +126,9 @@ impl EventPages {
     ) -> Result<usize, DbError> {
         if self.is_at_end {
             return Ok(0);
+        }
+        if find_horizon(connection).await? < self.horizon {
+            return Err(DbError::Incomplete(self.horizon));
         }
         let page = EventPage {
             order: EventOrder::Asc,

@@ -34,6 +34,7 @@ mod handouts;
 mod hang_up;
 mod health;
 mod herd;
+mod horizon;
 mod invalidation;
 mod issue_request;
 mod large_invalidations;

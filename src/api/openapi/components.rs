@@ -72,6 +72,8 @@ pub fn headers() -> Value {
             json!({"type": "integer", "minimum": 1}), json!(1)),
         "WWW-Authenticate": header("The authentication challenge (RFC 7617).", text(), json!("Basic realm=\"token-vendor\", charset=\"UTF-8\"")),
         "Allow": header("The methods of the path.", text(), json!("GET, HEAD, POST")),
+        "Complete-Until": header("The time before which the export has every matching event: `to`, or an earlier time if events \
+            before `to` may still be committing.", json!({"type": "string", "format": "date-time"}), json!("2026-11-22T09:39:08.123456Z")),
         "Content-Disposition": header("The name for the downloaded file.", text(), json!("attachment; filename=\"audit-events.ndjson\"")),
     });
     headers["Retry-After"]["required"] = json!(false);

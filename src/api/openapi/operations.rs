@@ -56,14 +56,15 @@ fn operation_doc(id: &str) -> Value {
             "requestBody": json_body("InvalidateTokens"), "responses": {"200": json_response("The number of tokens that were invalidated.", "Invalidated", &[])}}),
         "list_events" => json!({"tags": ["audit"], "summary": "Lists audit events",
             "description": "Returns the events that match all given filters, in pages. The list may be read from a standby and may lag \
-                behind. The service records the request as an `audit.read` event. `HEAD` reads no events and is not recorded.",
+                behind. It is complete up to `completeUntil`. The service records the request as an `audit.read` event. `HEAD` reads no events and is not recorded.",
             "parameters": LIST, "responses": {"200": json_response("A page of events.", "AuditEventPage", &[])}}),
         "export_events" => json!({"tags": ["audit"], "summary": "Exports audit events",
             "description": "Streams every event that matches all given filters, oldest first. If the export fails, the service closes the \
-                connection before the final chunk. The service records the request as an `audit.read` event. `HEAD` reads no events \
+                connection before the final chunk. The export is complete up to the time in the header `Complete-Until`. A 503 may mean \
+                that the standby that is read lags. The service records the request as an `audit.read` event. `HEAD` reads no events \
                 and is not recorded.",
             "parameters": EXPORT,
-            "responses": {"200": response("The matching events.", &["Content-Disposition"], json!({
+            "responses": {"200": response("The matching events.", &["Complete-Until", "Content-Disposition"], json!({
                 "application/x-ndjson": {"schema": {"type": "string", "description": "One `AuditEvent` per line."}},
                 "text/csv; charset=utf-8": {"schema": {"type": "string", "description": "CSV by RFC 4180 with a header row. The columns are \
                     the members of an `AuditEvent`, and `access` and `detail` are JSON. An apostrophe is put in front of a value that a \

@@ -105,7 +105,7 @@ pub fn schemas() -> Value {
         "Invalidated": response_object("The result of an invalidation.", &[], json!({"invalidated": 2})),
         "AuditEvent": response_object("An event of the audit log.", &["client", "requestId", "sourceIp", "userId", "country", "bank", "access",
             "tokenId", "fingerprint", "detail"], event()),
-        "AuditEventPage": page("AuditEvent", &event()),
+        "AuditEventPage": event_page(),
         "EventKind": {"type": "string", "enum": EventKind::ALL, "description": meanings(EventKind::ALL, EventKind::meaning)},
         "CleanupSummary": response_object("The changes that a cleanup pass made, or would make if `dryRun` is true.", &[], summary.clone()),
         "CleanupState": response_object("The state of the cleanup: its backlog, the last pass and the next one.", &["oldestOverdue", "lastRunAt", "lastSuccessAt", "lastRun", "nextDue"],
@@ -126,6 +126,15 @@ fn page(schema: &str, example: &Value) -> Value {
         "required": ["items", "nextCursor"],
         "examples": [{"items": [example], "nextCursor": null}],
     })
+}
+
+/// The schema of a page of events.
+fn event_page() -> Value {
+    let mut page = page("AuditEvent", &event());
+    page["properties"]["completeUntil"] = member("completeUntil");
+    page["required"] = json!(["items", "nextCursor", "completeUntil"]);
+    page["examples"][0]["completeUntil"] = json!("2026-11-22T09:38:36.123456Z");
+    page
 }
 
 #[rustfmt::skip]
