@@ -11,11 +11,11 @@ use tokio::time::{Instant, sleep};
 
 use super::DbError;
 
-/// Moves the horizon to 30 s before the time noted by an earlier call, once all transactions that wrote before that
+/// Moves the horizon to 6 s before the time noted by an earlier call, once all transactions that wrote before that
 /// time have ended. Then notes the current time: the earlier of the database's clock and `service_time`.
 ///
-/// An event is at most 15 s old when its statement checks its time ([`insert_handouts`](super::handouts)). The statement
-/// ends within 5 s (`statement_timeout`) or writes at once. The rest is reserve.
+/// A transaction takes its id before it reads the clock that dates its events. A handout may be 5 s older
+/// ([`insert_handouts`](super::handouts)).
 ///
 /// The change is not durable, because an earlier horizon is also true. It must not wait for a standby.
 pub async fn advance_horizon(
@@ -32,8 +32,8 @@ pub async fn advance_horizon(
          )
          UPDATE audit_horizon h
          SET complete_until = CASE
-                 WHEN h.complete_until > s.now + interval '1 day' THEN h.noted_at - interval '30 s'
-                 ELSE greatest(h.complete_until, h.noted_at - interval '30 s')
+                 WHEN h.complete_until > s.now + interval '1 day' THEN h.noted_at - interval '6 s'
+                 ELSE greatest(h.complete_until, h.noted_at - interval '6 s')
              END,
              next_xid = s.next, noted_at = s.now
          FROM seen s

@@ -191,7 +191,9 @@ pub async fn finish_mint(
     // the statement contains the superseded token, because that token was committed before the claim.
     let row = sqlx::query!(
         r#"WITH slot AS (
-               SELECT token_id AS old_id, void_reason, greatest(clock_timestamp(), $22) AS now,
+               SELECT token_id AS old_id, void_reason,
+                      -- The transaction takes its id before it reads the clock, as in event_time().
+                      CASE WHEN pg_current_xact_id() IS NOT NULL THEN greatest(clock_timestamp(), $22) END AS now,
                       lease_holder = $5 AND lease_epoch = $6 AS holds,
                       void_epoch >= $6 AS voided
                FROM slots

@@ -299,15 +299,14 @@ pub async fn find_database_health(
     })
 }
 
-/// Returns the database's clock, and the later of the newest event and the horizon of the audit log, which seeds the
-/// lower bound of the clock.
+/// Returns the database's clock, and the latest time that is on record, which seeds the lower bound of the clock.
 pub async fn find_newest_time(
     connection: &mut PgConnection,
 ) -> Result<(DateTime<Utc>, DateTime<Utc>), DbError> {
     let row = sqlx::query!(
         r#"SELECT clock_timestamp() AS "now!",
                   greatest((SELECT occurred_at FROM audit_events ORDER BY occurred_at DESC LIMIT 1),
-                           (SELECT complete_until FROM audit_horizon)) AS "newest!""#
+                           (SELECT greatest(complete_until, noted_at) FROM audit_horizon)) AS "newest!""#
     )
     .fetch_one(connection)
     .await?;

@@ -47,7 +47,7 @@ pub fn member(name: &str) -> Value {
         "invalidatedAt" => timestamp("The time at which the token was invalidated, or null."),
         "invalidationReason" | "reason" => reference("schemas", "InvalidationReason"),
         "invalidated" => json!({"type": "integer", "minimum": 0, "description": "The number of tokens that this request invalidated, which is the number of its `token.invalidated` events. It includes tokens that expired but are not marked yet. It is 0 for an unknown user or token string."}),
-        "completeUntil" => timestamp("The time up to which the audit log is complete: no event before it can still appear. It is about 30 s in the past. It lies further back while a transaction is open or waits for a synchronous standby, or if the standby that is read lags."),
+        "completeUntil" => timestamp("The time up to which the audit log is complete: no event before it can still appear. It is about 10 s in the past. It lies further back while a transaction is open or waits for a synchronous standby, or if the standby that is read lags."),
         "nextCursor" => json!({"type": "string", "description": "The `cursor` of the next page, or null on the last page."}),
         "occurredAt" => timestamp("The time of the event, with microseconds."),
         "kind" => json!({"anyOf": [reference("schemas", "EventKind"), {"type": "string"}], "description": "The kind of event. Later versions may add kinds."}),

@@ -133,7 +133,7 @@ fn event_page() -> Value {
     let mut page = page("AuditEvent", &event());
     page["properties"]["completeUntil"] = member("completeUntil");
     page["required"] = json!(["items", "nextCursor", "completeUntil"]);
-    page["examples"][0]["completeUntil"] = json!("2026-11-22T09:38:36.123456Z");
+    page["examples"][0]["completeUntil"] = json!("2026-11-22T09:39:00.123456Z");
     page
 }
 
