@@ -87,7 +87,7 @@ pub async fn abandon_mints(
          ), abandoned AS (
              UPDATE mints m
              SET outcome = CASE WHEN m.started_attempts = 0 THEN 'failed' ELSE 'unknown' END,
-                 attempts = coalesce(m.started_attempts, 0), finished_at = statement_timestamp()
+                 attempts = coalesce(m.started_attempts, 0), finished_at = greatest(statement_timestamp(), m.started_at)
              FROM due d WHERE m.user_id = d.user_id AND m.id = d.id
              RETURNING m.*
          )

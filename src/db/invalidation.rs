@@ -197,7 +197,7 @@ async fn invalidate_locked(
     let invalidated = sqlx::query!(
         "WITH invalidated AS (
              UPDATE tokens
-             SET is_valid = false, invalidated_at = statement_timestamp(), invalidation_reason = $2, ciphertext = ''
+             SET is_valid = false, invalidated_at = greatest(statement_timestamp(), issued_at), invalidation_reason = $2, ciphertext = ''
              WHERE user_id = $1 AND is_valid AND id = ANY($7)
              RETURNING *
          )

@@ -65,7 +65,7 @@ pub async fn claim_mint(
            ), abandoned AS (
                UPDATE mints m
                SET outcome = CASE WHEN m.started_attempts = 0 THEN 'failed' ELSE 'unknown' END,
-                   attempts = coalesce(m.started_attempts, 0), finished_at = statement_timestamp()
+                   attempts = coalesce(m.started_attempts, 0), finished_at = greatest(statement_timestamp(), m.started_at)
                FROM claim
                WHERE m.user_id = $1 AND m.country = $2 AND m.bank = $3 AND m.access = $4
                  AND m.outcome = 'open' AND m.lease_epoch < claim.lease_epoch
@@ -356,7 +356,7 @@ pub async fn fail_mint(connection: &mut PgConnection, failed: &FailedMint) -> Re
              RETURNING user_id
          ), mint AS (
              UPDATE mints m
-             SET outcome = $8, finished_at = statement_timestamp(), failure = $9, attempts = $10, unseen = $11,
+             SET outcome = $8, finished_at = greatest(statement_timestamp(), m.started_at), failure = $9, attempts = $10, unseen = $11,
                  upstream_status = $12, upstream_identifier = $13, latency_ms = $14
              WHERE m.user_id = $1 AND m.id = $5 AND m.outcome = 'open'
                AND (SELECT count(*) FROM slot) >= 0
