@@ -18,7 +18,7 @@ use crate::model::{Access, AuditEvent, Caller, EventKind, EventRef};
 
 /// Plans each statement of the transaction for its values. `SET LOCAL` ends with the transaction, so a
 /// transaction pooler passes the session on without it.
-const BEGIN: &str = "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan";
+pub(super) const BEGIN: &str = "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan";
 
 /// Reads a page and passes each event to `take`.
 ///
@@ -69,7 +69,7 @@ fn keep_first_page(rows: &mut Vec<PgRow>, page: EventPage) {
 
 /// Decodes a row of a page by position and without type checks, which would look up names and types again for
 /// each row.
-fn read_event(row: &PgRow) -> sqlx::Result<EventRef<'_>> {
+pub(super) fn read_event(row: &PgRow) -> sqlx::Result<EventRef<'_>> {
     let user_id: &str = row.try_get_unchecked(6)?;
     let access: Option<i16> = row.try_get_unchecked(9)?;
     let detail: Option<Json<&RawValue>> = row.try_get_unchecked(12)?;

@@ -1,6 +1,7 @@
 //! Access to Postgres. This is the only folder with SQL.
 
 pub mod audit_events;
+pub mod audit_log;
 pub mod budget;
 pub mod cleanup;
 pub mod clients;

@@ -8,10 +8,10 @@ use crate::db::clock::service_time;
 use crate::db::horizon::advance_horizon;
 use crate::db::{Database, Lane};
 
-/// Time between two moves. The horizon is about 8 s behind the present.
-const INTERVAL: Duration = Duration::from_secs(2);
+/// Time between two moves. The horizon is 7 to 8 s behind the present.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Moves the horizon every 2 s, without end. While the database cannot be used, the horizon stays.
+/// Moves the horizon every second, without end. While the database cannot be used, the horizon stays.
 pub async fn advance_periodically(db: Database) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

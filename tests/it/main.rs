@@ -57,6 +57,7 @@ mod request_form;
 mod reuse;
 mod rotation;
 mod sandbox;
+mod sealing;
 mod secrets;
 mod shutdown;
 mod source_ip;

@@ -36,6 +36,8 @@ async fn every_table_is_there_with_its_keys_and_no_foreign_ones() {
         "_sqlx_migrations",
         "audit_events",
         "audit_horizon",
+        "audit_log",
+        "audit_tiles",
         "clients",
         "handout_minutes",
         "maintenance",
@@ -53,6 +55,8 @@ async fn every_table_is_there_with_its_keys_and_no_foreign_ones() {
     let expected = [
         "audit_events PRIMARY KEY (user_id, occurred_at, id)",
         "audit_horizon PRIMARY KEY (id)",
+        "audit_log PRIMARY KEY (id)",
+        "audit_tiles PRIMARY KEY (level, n)",
         "clients PRIMARY KEY (api_key)",
         "handout_minutes PRIMARY KEY (minute)",
         "maintenance PRIMARY KEY (id)",

@@ -106,6 +106,8 @@ pub fn schemas() -> Value {
         "AuditEvent": response_object("An event of the audit log.", &["client", "requestId", "sourceIp", "userId", "country", "bank", "access",
             "tokenId", "fingerprint", "detail"], event()),
         "AuditEventPage": event_page(),
+        "EventProof": response_object("The proof that the sealed log contains an event.", &[], json!({"leafIndex": 0,
+            "entry": event().to_string(), "proof": [], "checkpoint": "token-vendor\n1\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n\n"})),
         "EventKind": {"type": "string", "enum": EventKind::ALL, "description": meanings(EventKind::ALL, EventKind::meaning)},
         "CleanupSummary": response_object("The changes that a cleanup pass made, or would make if `dryRun` is true.", &[], summary.clone()),
         "CleanupState": response_object("The state of the cleanup: its backlog, the last pass and the next one.", &["oldestOverdue", "lastRunAt", "lastSuccessAt", "lastRun", "nextDue"],
