@@ -1,5 +1,7 @@
 //! The state and the tiles of the sealed audit log.
 
+use std::ops::Range;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::TryStreamExt;
 use sqlx::{Connection, PgConnection, QueryBuilder};
@@ -101,6 +103,15 @@ pub async fn seal_events<T>(
 }
 
 /// Lists events in the order of the log, after a position.
+pub async fn list_log_events<T>(
+    connection: &mut PgConnection,
+    after: Option<Position>,
+    limit: i64,
+    map: impl Fn(&EventRef<'_>) -> T,
+) -> Result<Vec<(Position, T)>, DbError> {
+    list_events(connection, &EventFilter::default(), after, limit, map).await
+}
+
 async fn list_events<T>(
     connection: &mut PgConnection,
     filter: &EventFilter,
@@ -156,6 +167,101 @@ async fn insert_tiles(connection: &mut PgConnection, tiles: Vec<TileRow>) -> Res
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// The state of the log.
+#[derive(Clone, Debug)]
+pub struct LogState {
+    /// The number of sealed events.
+    pub size: i64,
+    /// The time of the last sealed event.
+    pub last_at: DateTime<Utc>,
+    /// The id of the last sealed event.
+    pub last_id: Uuid,
+    /// The signed head of the tree.
+    pub checkpoint: Option<String>,
+}
+
+/// Returns the state of the log.
+pub async fn find_log(connection: &mut PgConnection) -> Result<LogState, DbError> {
+    let log = sqlx::query_as!(
+        LogState,
+        "SELECT size, last_at, last_id, checkpoint FROM audit_log"
+    );
+    Ok(log.fetch_one(connection).await?)
+}
+
+/// Lists the tiles of level 0 with these indexes, in their order.
+pub async fn list_tiles_of_events(
+    connection: &mut PgConnection,
+    indexes: Range<i64>,
+) -> Result<Vec<TileRow>, DbError> {
+    let tiles = sqlx::query_as!(
+        TileRow,
+        "SELECT level, n, hashes, first_at, first_id FROM audit_tiles
+         WHERE level = 0 AND n >= $1 AND n < $2 ORDER BY n",
+        indexes.start,
+        indexes.end,
+    );
+    Ok(tiles.fetch_all(connection).await?)
+}
+
+/// Lists the tiles above level 0.
+pub async fn list_upper_tiles(connection: &mut PgConnection) -> Result<Vec<TileRow>, DbError> {
+    let tiles = sqlx::query_as!(
+        TileRow,
+        "SELECT level, n, hashes, first_at, first_id FROM audit_tiles WHERE level > 0"
+    );
+    Ok(tiles.fetch_all(connection).await?)
+}
+
+/// Lists the next tokens, oldest first, after a position, with whether the event of the mint has the same data.
+pub async fn compare_tokens(
+    connection: &mut PgConnection,
+    (at, id): Position,
+    limit: i64,
+) -> Result<Vec<(Position, bool)>, DbError> {
+    let tokens = sqlx::query!(
+        r#"SELECT t.issued_at, t.id, EXISTS (
+               SELECT FROM audit_events e
+               WHERE e.user_id = t.user_id AND e.occurred_at = t.issued_at AND e.token_id = t.id
+                 AND e.kind = 'token.minted' AND e.fingerprint = t.fingerprint AND e.access = t.access
+                 AND coalesce(e.country, '') = t.country AND coalesce(e.bank, '') = t.bank
+           ) AS "is_equal!"
+           FROM tokens t WHERE (t.issued_at, t.id) > ($1, $2) ORDER BY t.issued_at, t.id LIMIT $3"#,
+        at,
+        id,
+        limit,
+    );
+    let tokens = tokens.fetch_all(connection).await?;
+    let compared = tokens
+        .into_iter()
+        .map(|token| ((token.issued_at, token.id), token.is_equal));
+    Ok(compared.collect())
+}
+
+/// Lists the next events of mints, oldest first, after a position, with whether the token exists.
+pub async fn compare_mints(
+    connection: &mut PgConnection,
+    (at, id): Position,
+    limit: i64,
+) -> Result<Vec<(Position, bool)>, DbError> {
+    let events = sqlx::query!(
+        r#"SELECT e.occurred_at, e.id, EXISTS (
+               SELECT FROM tokens t WHERE t.user_id = e.user_id AND t.id = e.token_id
+           ) AS "has_token!"
+           FROM audit_events e
+           WHERE e.kind = 'token.minted' AND e.occurred_at >= $1 AND (e.occurred_at, e.id) > ($1, $2)
+           ORDER BY e.kind, e.occurred_at, e.id LIMIT $3"#,
+        at,
+        id,
+        limit,
+    );
+    let events = events.fetch_all(connection).await?;
+    let compared = events
+        .into_iter()
+        .map(|event| ((event.occurred_at, event.id), event.has_token));
+    Ok(compared.collect())
 }
 
 /// Returns the checkpoint of the log. `None` before the first event is sealed.
@@ -218,10 +324,12 @@ pub async fn list_events_of_tile<T>(
     let Some((at, id)) = tile.first_at.zip(tile.first_id) else {
         return Ok(Vec::new());
     };
-    // The position just before the first event.
-    let before = Uuid::from_u128(id.as_u128().saturating_sub(1));
-    let all = EventFilter::default();
-    list_events(connection, &all, Some((at, before)), limit, map).await
+    list_log_events(connection, Some(just_before((at, id))), limit, map).await
+}
+
+/// Returns the last position before this one.
+pub fn just_before((at, id): Position) -> Position {
+    (at, Uuid::from_u128(id.as_u128().saturating_sub(1)))
 }
 
 /// Finds an event by its id.

@@ -126,10 +126,32 @@ pub async fn drop_partition(
         connection.execute(AssertSqlSafe(statement)).await?;
     }
     let mut tx = connection.begin().await?;
+    let sealed_events = count_sealed_events(&mut tx, name).await?;
     tx.execute(AssertSqlSafe(format!("DROP TABLE {name}")))
         .await?;
-    let detail = json!({"partitionsDropped": 1, "partition": name});
+    let mut detail = json!({"partitionsDropped": 1, "partition": name});
+    if let Some(sealed_events) = sealed_events {
+        detail["sealedEvents"] = sealed_events.into();
+    }
     record_changes(&mut *tx, origin, detail).await?;
     tx.commit().await?;
     Ok(())
+}
+
+/// Returns the number of entries of the sealed log up to the end of a partition. `None` if nothing is sealed.
+///
+/// Verification accepts that the events of these entries are missing.
+async fn count_sealed_events(
+    connection: &mut PgConnection,
+    partition: &str,
+) -> Result<Option<i64>, DbError> {
+    // The tile that the last event of the partition is in, and the events of the partition in it.
+    let count = format!(
+        "SELECT t.n * 256 + (SELECT count(*) FROM {partition} e WHERE (e.occurred_at, e.id) >= (t.first_at, t.first_id))
+         FROM audit_tiles t
+         WHERE t.level = 0 AND t.first_at < (to_date(right($1, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC'
+         ORDER BY t.first_at DESC, t.first_id DESC LIMIT 1"
+    );
+    let count = sqlx::query_scalar(AssertSqlSafe(count)).bind(partition);
+    Ok(count.fetch_optional(connection).await?)
 }

@@ -6,3 +6,4 @@ pub mod denials;
 pub mod horizon;
 pub mod key_rotation;
 pub mod sealing;
+pub mod verification;

@@ -3,7 +3,10 @@
 use std::fmt;
 
 use rand_core::OsRng;
-use signed_note::{Note, Signer, StandardSigner, generate_key, is_key_name_valid};
+use signed_note::{
+    Note, Signer, StandardSigner, StandardVerifier, Verifier, VerifierList, generate_key,
+    is_key_name_valid,
+};
 use tlog_tiles::checkpoint::Checkpoint;
 use tlog_tiles::tlog::Hash as TreeHash;
 
@@ -64,6 +67,53 @@ pub fn is_origin(text: &str) -> bool {
     is_key_name_valid(text)
 }
 
+/// The head of a tree, as a checkpoint states it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// The number of entries.
+    pub size: u64,
+    /// The root.
+    pub root: Hash,
+}
+
+/// Parses a checkpoint. Verifies its signature if a verifier key is given.
+///
+/// # Errors
+/// Returns what is wrong with it.
+pub fn open_checkpoint(text: &str, verifier_key: Option<&str>) -> Result<Head, CheckpointError> {
+    let (body, _) = text.split_once("\n\n").ok_or(CheckpointError::Malformed)?;
+    let body = format!("{body}\n");
+    let checkpoint =
+        Checkpoint::from_bytes(body.as_bytes()).map_err(|_| CheckpointError::Malformed)?;
+    if let Some(key) = verifier_key {
+        let verifier = StandardVerifier::new(key).map_err(|_| CheckpointError::Key)?;
+        let is_origin = checkpoint.origin() == verifier.name();
+        let note = Note::from_bytes(text.as_bytes()).map_err(|_| CheckpointError::Signature)?;
+        let verified = note.verify(&VerifierList::new(vec![Box::new(verifier)]));
+        if !is_origin || verified.is_err() {
+            return Err(CheckpointError::Signature);
+        }
+    }
+    Ok(Head {
+        size: checkpoint.size(),
+        root: checkpoint.hash().0,
+    })
+}
+
+/// What is wrong with a checkpoint or the key that verifies it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The text is not a checkpoint.
+    #[error("it is not a checkpoint")]
+    Malformed,
+    /// The checkpoint has no valid signature of the key.
+    #[error("it has no valid signature of the public key")]
+    Signature,
+    /// The key cannot be used.
+    #[error("the public key is not one in signed-note format")]
+    Key,
+}
+
 /// Returns the size of the tree of a checkpoint.
 pub fn read_size(checkpoint: &str) -> Option<u64> {
     checkpoint.lines().nth(1)?.parse().ok()
@@ -89,8 +139,6 @@ pub fn generate_keys(origin: &str) -> Keys {
 
 #[cfg(test)]
 mod tests {
-    use signed_note::{StandardVerifier, VerifierList};
-
     use super::*;
 
     #[test]
@@ -100,13 +148,29 @@ mod tests {
         let text = writer.write(7, [1; 32]);
         assert!(text.starts_with("example.com/audit\n7\nAQEB"), "{text}");
         assert_eq!(read_size(&text), Some(7));
-        let note = Note::from_bytes(text.as_bytes()).unwrap();
-        let verifier = StandardVerifier::new(&keys.verifier_key).unwrap();
-        let verifiers = VerifierList::new(vec![Box::new(verifier)]);
-        let (verified, unverified) = note.verify(&verifiers).unwrap();
-        assert_eq!((verified.len(), unverified.len()), (1, 0));
-        let checkpoint = Checkpoint::from_bytes(note.text()).unwrap();
-        assert_eq!((checkpoint.size(), checkpoint.hash().0), (7, [1; 32]));
+        let head = open_checkpoint(&text, Some(&keys.verifier_key)).unwrap();
+        let expected = Head {
+            size: 7,
+            root: [1; 32],
+        };
+        assert_eq!(head, expected);
+
+        let open = |text: &str, key: &str| open_checkpoint(text, Some(key)).unwrap_err();
+        let other = generate_keys("example.com/audit");
+        assert_eq!(open(&text, &other.verifier_key), CheckpointError::Signature);
+        assert_eq!(open(&text, "key"), CheckpointError::Key);
+        let changed = text.replacen("\n7\n", "\n8\n", 1);
+        assert_eq!(
+            open(&changed, &keys.verifier_key),
+            CheckpointError::Signature
+        );
+        let (unsigned, _) = text.split_once('—').unwrap();
+        assert_eq!(
+            open(unsigned, &keys.verifier_key),
+            CheckpointError::Signature
+        );
+        assert_eq!(open_checkpoint(unsigned, None), Ok(expected));
+        assert_eq!(open("x", &keys.verifier_key), CheckpointError::Malformed);
     }
 
     #[test]

@@ -73,8 +73,21 @@ impl Edge {
     /// Appends the hash of an entry. Adds the tiles that it fills to `full`.
     pub fn push(&mut self, entry: Hash, full: &mut Vec<Tile>) {
         self.size += 1;
-        let mut hash = entry;
-        for level in 0.. {
+        self.push_at(0, entry, full);
+    }
+
+    /// Appends a full tile of entries to a tree without a partial one. Adds the tiles that it fills on higher levels to
+    /// `full`.
+    pub fn push_tile(&mut self, hashes: &[u8], full: &mut Vec<Tile>) {
+        self.size += WIDTH;
+        if self.levels.is_empty() {
+            self.levels.push(Vec::new());
+        }
+        self.push_at(1, Coordinates::subtree_hash(hashes).0, full);
+    }
+
+    fn push_at(&mut self, first_level: usize, mut hash: Hash, full: &mut Vec<Tile>) {
+        for level in first_level.. {
             if level == self.levels.len() {
                 self.levels.push(Vec::new());
             }

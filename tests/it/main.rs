@@ -73,3 +73,4 @@ mod upstream_faults;
 mod upstream_proxy;
 mod user_ids;
 mod vend;
+mod verification;

@@ -50,7 +50,7 @@ fn root_of_proof(leaf: Hash, mut index: u64, size: u64, proof: &[Vec<u8>]) -> Ha
     for sibling in proof {
         if index % 2 == 1 || index == last {
             hash = node_hash(sibling, &hash);
-            while index % 2 == 0 && index != 0 {
+            while index.is_multiple_of(2) && index != 0 {
                 (index, last) = (index / 2, last / 2);
             }
         } else {
@@ -63,9 +63,9 @@ fn root_of_proof(leaf: Hash, mut index: u64, size: u64, proof: &[Vec<u8>]) -> Ha
 
 /// A checkpoint without its signatures.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Checkpoint {
+pub struct Checkpoint {
     origin: String,
-    size: u64,
+    pub size: u64,
     root: Hash,
 }
 
@@ -82,7 +82,7 @@ fn parse_checkpoint(text: &str) -> Checkpoint {
     }
 }
 
-async fn fetch(api: &Api, path: &str) -> Option<Vec<u8>> {
+pub async fn fetch(api: &Api, path: &str) -> Option<Vec<u8>> {
     let response = api.request(Method::GET, path).send().await.unwrap();
     match response.status().as_u16() {
         404 => None,
@@ -145,7 +145,7 @@ async fn export(api: &Api) -> Vec<Vec<u8>> {
 }
 
 /// Waits until this many events are sealed, and returns the checkpoint.
-async fn wait_for_size(api: &Api, size: u64) -> Checkpoint {
+pub async fn wait_for_size(api: &Api, size: u64) -> Checkpoint {
     let mut latest = None;
     eventually("the events are sealed", async || {
         latest = checkpoint(api).await;
@@ -156,9 +156,9 @@ async fn wait_for_size(api: &Api, size: u64) -> Checkpoint {
 }
 
 /// Mints a token and hands it out, `count` times in all.
-async fn seed(world: &World, api: &Api, count: usize) {
+pub async fn seed(world: &World, api: &Api, count: usize) {
     let token = api.issue(json!({"userId": "u"})).await;
-    assert_eq!(token.status, 201);
+    assert!(token.status < 300, "{token:?}");
     seed_more(api, count - 1).await;
     assert!(world.count("SELECT count(*) FROM audit_events").await >= count as i64);
 }
@@ -171,7 +171,7 @@ async fn seed_more(api: &Api, count: usize) {
     }
 }
 
-const FAST: (&str, &str) = ("SEAL_INTERVAL", "100ms");
+pub const FAST: (&str, &str) = ("SEAL_INTERVAL", "100ms");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_has_every_event_in_its_tree() {
