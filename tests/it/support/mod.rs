@@ -5,6 +5,8 @@ mod clock;
 pub mod cluster;
 pub mod database_proxy;
 pub mod document;
+pub mod faketime;
+pub mod haproxy;
 mod invariants;
 pub mod page;
 mod poll;
@@ -12,6 +14,8 @@ mod process;
 pub mod proxy;
 mod recovery;
 pub mod server;
+pub mod standby;
+pub mod tmpfs;
 mod wire;
 mod world;
 
