@@ -20,6 +20,7 @@ mod wire;
 mod world;
 
 pub use answer::{Answer, send};
+pub use invariants::find_violations;
 pub use poll::eventually;
 pub use process::{Ended, Process, program, run, send_signal};
 pub use recovery::{issue_to_new_users, wait_until_all_succeed};
