@@ -8,10 +8,15 @@
 //! | `report` | writes the table of docs/reliability.md |
 //! | `kill_replicas`, … | one attack each: a short form for `make test`, a long form for `make chaos` |
 
+mod change_clocks;
 mod checker;
 mod clients;
+mod fill_disk;
 mod kill_replicas;
 mod ledger;
+mod mix_releases;
+mod pass_month_ends;
+mod promote_standby;
 mod report;
 
 use std::sync::Arc;
@@ -155,14 +160,15 @@ impl Attack {
         }
     }
 
-    /// Closes the mints that no replica finished, as a cleanup does some minutes later.
+    /// Closes the mints that no replica finished, as a cleanup does some minutes later. A wrong clock may have dated
+    /// them ahead.
     async fn close_mints(&self) {
         let mut db = self.world.db.acquire().await.unwrap();
         let now: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()")
             .fetch_one(&mut *db)
             .await
             .unwrap();
-        let later = now + TimeDelta::hours(1);
+        let later = now + TimeDelta::days(3650);
         abandon_mints(&mut db, later, 1_000_000).await.unwrap();
     }
 }

@@ -1,0 +1,129 @@
+//! A clock of the database or of a replica that steps and drifts, while cleanups run.
+//!
+//! Only one of the clocks is ever wrong. Two wrong clocks can prolong the life of a token: docs/reliability.md.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use nix::sys::signal::Signal;
+use tokio::time::sleep;
+
+use super::checker::Promise;
+use super::clients::Load;
+use super::{Attack, LONG, SHORT};
+use crate::support::faketime::{FakeClock, FakeTimeServer};
+use crate::support::{World, program};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_clock_that_steps_and_drifts_breaks_no_promise() {
+    change_database_clock(SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs minutes: run make chaos"]
+async fn a_database_clock_that_steps_and_drifts_for_a_minute_breaks_no_promise() {
+    change_database_clock(LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_clock_that_steps_and_drifts_breaks_no_promise() {
+    change_system_clock(SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs minutes: run make chaos"]
+async fn a_system_clock_that_steps_and_drifts_for_a_minute_breaks_no_promise() {
+    change_system_clock(LONG).await;
+}
+
+/// The seconds that the clock is ahead. The cleanup deletes records that are 400 days old.
+const OFFSETS: [i64; 9] = [
+    -3 * DAY,
+    -23 * HOUR,
+    -HOUR,
+    -3,
+    3,
+    HOUR,
+    23 * HOUR,
+    3 * DAY,
+    500 * DAY,
+];
+const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
+
+async fn change_database_clock(duration: Duration) {
+    let Some(clock) = FakeClock::new() else {
+        eprintln!("skipped: faketime is not installed");
+        return;
+    };
+    let server = FakeTimeServer::start(&clock).await;
+    let world = World::on(server.url.clone()).await;
+    let mut attack = Attack::on("database clock", duration, world).await;
+    // A step forward ends every lease.
+    attack.rules.min_takeover = Duration::ZERO;
+    change(attack, &clock, &[]).await;
+    server.stop().await;
+}
+
+async fn change_system_clock(duration: Duration) {
+    let Some(clock) = FakeClock::new() else {
+        eprintln!("skipped: faketime is not installed");
+        return;
+    };
+    let attack = Attack::new("system clock", duration).await;
+    change(attack, &clock, &clock.variables()).await;
+}
+
+/// Changes the clock while two replicas serve. The second one and the cleanups have these additional variables.
+async fn change(mut attack: Attack, clock: &FakeClock, variables: &[(&str, &str)]) {
+    let mut replicas = attack.start_replicas(1, &[]).await;
+    replicas.extend(attack.start_replicas(1, variables).await);
+    let clients = attack.start_clients(&Load::default());
+    let (mut steps, mut restarts) = (0, 0);
+    while attack.is_running() {
+        let offset = TimeDelta::seconds(*attack.rng.choice(&OFFSETS).expect("an offset"));
+        clock.set(offset);
+        steps += 1;
+        attack.sleep_below(600).await;
+        let mut cleanup = program(&["cleanup"], &attack.variables(variables));
+        // The clock is 5 % too fast or too slow.
+        let tick = TimeDelta::milliseconds(if attack.rng.bool() { 1 } else { -1 });
+        let slew = async {
+            for n in 0..20 {
+                clock.set(offset + tick * n);
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let (cleaned, ()) = tokio::join!(cleanup.output(), slew);
+        cleaned.unwrap();
+        if attack.rng.u8(0..3) > 0 {
+            clock.set(TimeDelta::zero());
+        }
+        if attack.rng.u8(0..3) == 0 {
+            // The new replica has seen no earlier time.
+            let index = attack.rng.usize(0..replicas.len());
+            replicas[index].signal(Signal::SIGKILL);
+            replicas[index].child.wait().await.unwrap();
+            let variables = if index == 1 { variables } else { &[] };
+            let replica = attack.start_replica(variables).await;
+            attack.targets.lock().unwrap()[index] = replica.base.clone();
+            replicas[index] = replica;
+            restarts += 1;
+        }
+        attack.sleep_below(600).await;
+    }
+    clock.set(TimeDelta::zero());
+    assert!(steps > 2, "only {steps} steps");
+    let promises = [
+        Promise::I1Recorded,
+        Promise::I2MintRecorded,
+        Promise::I3OneMint,
+        Promise::I4NotExpired,
+        Promise::I5NotInvalidated,
+        Promise::I6NoGuess,
+        Promise::I7ClearErrors,
+        Promise::Consistent,
+    ];
+    let faults = format!("{steps} steps and slews, {restarts} restarts");
+    attack.finish(clients, replicas, faults, &promises).await;
+}
