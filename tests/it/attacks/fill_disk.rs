@@ -1,16 +1,17 @@
 //! The disk of the database, which becomes full and is freed.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection, Executor, PgConnection};
+use tokio::time::sleep;
 
 use super::checker::Promise;
 use super::clients::Load;
 use super::{Attack, LONG, SHORT};
+use crate::support::World;
 use crate::support::server::Server;
 use crate::support::tmpfs::Tmpfs;
-use crate::support::{World, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_breaks_no_promise() {
@@ -36,7 +37,7 @@ async fn fill_disk(duration: Duration) {
     let mut attack = Attack::on("disk full", duration, world).await;
     let replicas = attack.start_replicas(2, &[]).await;
     let clients = attack.start_clients(&Load::default());
-    let (mut fills, mut crashes) = (0, 0);
+    let (mut fills, mut ends) = (0, 0);
     while attack.is_running() {
         attack.sleep_below(1000).await;
         // Tables and the log then fail at different times.
@@ -47,17 +48,9 @@ async fn fill_disk(duration: Duration) {
             let _ = switch_log(&server.url()).await;
         }
         disk.free();
-        // The server ends if its recovery finds no space.
-        if !Path::new(&format!("/proc/{}", server.postgres.pid())).exists() {
-            let Server { postgres, data_dir } = server;
-            postgres.stop().await.unwrap();
-            server = Server::start_in(data_dir, &SETTINGS).await;
-            crashes += 1;
-        }
-        eventually("the server is up", async || {
-            switch_log(&server.url()).await.is_ok()
-        })
-        .await;
+        let starts;
+        (server, starts) = wait_until_up(server).await;
+        ends += starts;
     }
     assert!(fills > 1, "only {fills} full disks");
     let promises = [
@@ -69,9 +62,26 @@ async fn fill_disk(duration: Duration) {
         Promise::I7ClearErrors,
         Promise::Consistent,
     ];
-    let faults = format!("{fills} full disks, {crashes} ends of the server");
+    let faults = format!("{fills} full disks, {ends} ends of the server");
     attack.finish(clients, replicas, faults, &promises).await;
     server.stop().await;
+}
+
+/// Waits until the server writes. Starts it again if it ended, because its recovery found no space. Returns the number
+/// of starts.
+async fn wait_until_up(mut server: Server) -> (Server, u32) {
+    let (started, mut starts) = (Instant::now(), 0);
+    while switch_log(&server.url()).await.is_err() {
+        assert!(started.elapsed() < Duration::from_secs(30));
+        if !Path::new(&format!("/proc/{}", server.postgres.pid())).exists() {
+            let Server { postgres, data_dir } = server;
+            postgres.stop().await.unwrap();
+            server = Server::start_in(data_dir, &SETTINGS).await;
+            starts += 1;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    (server, starts)
 }
 
 /// Starts a new segment of the write-ahead log, for which the server needs space.
