@@ -1,7 +1,7 @@
 //! Compares the ledger of the provider's stand-in, what the clients received, and the database.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 use token_vendor::crypto::KeyRing;
@@ -130,11 +130,11 @@ impl Records {
             tokens.entry(fingerprint).or_default().insert(bank);
         }
         let query = "SELECT request_id, token_id::text, kind FROM audit_events
-                     WHERE kind IN ('token.minted', 'token.reused')";
+                     WHERE kind IN ('token.minted', 'token.reused') AND request_id IS NOT NULL";
         let handouts: Vec<_> = sqlx::query_as(query).fetch_all(&mut *db).await?;
         let query = "SELECT fingerprint FROM audit_events WHERE detail ? 'surplus'";
         let surplus: Vec<String> = sqlx::query_scalar(query).fetch_all(&mut *db).await?;
-        let query = "SELECT bank, sum(started_attempts),
+        let query = "SELECT bank, coalesce(sum(started_attempts), 0),
                             sum(CASE outcome WHEN 'unknown' THEN greatest(unseen, started_attempts) ELSE unseen END)
                      FROM mints GROUP BY bank";
         let mints: Vec<(String, i64, i64)> = sqlx::query_as(query).fetch_all(&mut *db).await?;
@@ -154,8 +154,15 @@ impl Records {
 
 /// Compares the three records after all replicas have stopped.
 ///
-/// No check compares a time of the database with a time of the ledger, because an attack may change clocks.
-pub async fn compare(url: &str, calls: &[Call], exchanges: &[Exchange], rules: &Rules) -> Findings {
+/// No check compares a time of the database with a time of the ledger, because an attack may change clocks. Adds to the
+/// findings of the attack's own checks.
+pub async fn compare(
+    url: &str,
+    calls: &[Call],
+    exchanges: &[Exchange],
+    rules: &Rules,
+    findings: Findings,
+) -> Findings {
     let mut db = PgConnection::connect(url).await.unwrap();
     let records = Records::read(&mut db).await.unwrap();
     let keys = KeyRing::new([("k1", &[1; 32])], &[2; 32]);
@@ -166,7 +173,7 @@ pub async fn compare(url: &str, calls: &[Call], exchanges: &[Exchange], rules: &
         records,
         keys,
         calls_by_token: HashMap::new(),
-        findings: Findings::default(),
+        findings,
     };
     for call in calls {
         if let Some(token) = &call.token {
@@ -313,47 +320,38 @@ impl Comparison<'_> {
     }
 
     /// Searches for handouts of invalidated tokens: I5.
+    ///
+    /// An invalidation ends every token whose call started before it. It may name the id, the token string or the user.
     fn compare_invalidations(&mut self) {
-        let mut tokens: HashMap<&str, Instant> = HashMap::new();
-        let mut users: HashMap<&str, Vec<&Exchange>> = HashMap::new();
+        let mut invalidations: HashMap<&str, Vec<&Exchange>> = HashMap::new();
         for exchange in self.exchanges {
-            if exchange.answer().is_none_or(|answer| answer.status != 200) {
-                continue;
-            }
-            match &exchange.action {
-                Action::Issue { .. } => {}
-                Action::InvalidateUser => users.entry(&exchange.user).or_default().push(exchange),
-                Action::InvalidateToken(token) => {
-                    let ended = tokens.entry(token).or_insert(exchange.ended);
-                    *ended = exchange.ended.min(*ended);
-                }
+            let name = match &exchange.action {
+                Action::Issue { .. } => continue,
+                Action::InvalidateUser => &exchange.user,
+                Action::InvalidateId(name) | Action::InvalidateToken(name) => name,
+            };
+            if exchange.answer().is_some_and(|answer| answer.status == 200) {
+                invalidations.entry(name).or_default().push(exchange);
             }
         }
         for exchange in self.exchanges {
             let Some(answer) = exchange.handout() else {
                 continue;
             };
-            let token = answer.token();
-            let is_revoked = tokens
-                .get(token)
-                .is_some_and(|ended| *ended < exchange.started);
-            // The tokens of all calls before the invalidation are invalid after it.
-            let calls = self.calls_by_token.get(token);
-            let minted = calls.and_then(|calls| calls.iter().map(|call| call.started).max());
-            let is_user_revoked = users.get(&*exchange.user).is_some_and(|invalidations| {
-                invalidations.iter().any(|invalidation| {
-                    invalidation.ended < exchange.started
-                        && minted.is_some_and(|minted| minted < invalidation.started)
-                })
+            let (id, token) = (answer.text("id"), answer.token());
+            let calls = self.calls_by_token.get(token).into_iter().flatten();
+            let of_combination = calls.filter(|call| call.bank == answer.text("bank"));
+            let Some(minted) = of_combination.map(|call| call.started).max() else {
+                continue;
+            };
+            let named = [id, token, &exchange.user].map(|name| invalidations.get(name));
+            let earlier = named.into_iter().flatten().flatten().find(|invalidation| {
+                minted < invalidation.started && invalidation.ended < exchange.started
             });
-            self.findings.check(
-                Promise::I5NotInvalidated,
-                !is_revoked && !is_user_revoked,
-                || {
-                    let id = answer.text("id");
-                    format!("token {id} after its invalidation (by user: {is_user_revoked})")
-                },
-            );
+            self.findings
+                .check(Promise::I5NotInvalidated, earlier.is_none(), || {
+                    format!("token {id} after {:?}", earlier.map(|found| &found.action))
+                });
         }
     }
 
@@ -375,11 +373,7 @@ impl Comparison<'_> {
                     .check(Promise::I7ClearErrors, is_clear, describe);
             }
             if self.rules.loses_nothing {
-                let is_kept = match &exchange.reply {
-                    Reply::Answer(answer) => answer.status < 500 || answer.status == 503,
-                    Reply::Refused => true,
-                    Reply::Lost => false,
-                };
+                let is_kept = !matches!(exchange.reply, Reply::Lost);
                 self.findings.check(Promise::I12NoLoss, is_kept, describe);
             }
         }

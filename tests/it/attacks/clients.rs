@@ -28,6 +28,8 @@ pub struct Load {
     pub pause_ms: u64,
     /// The share of invalidations, 0.0–1.0.
     pub invalidations: f64,
+    /// The longest wait for an answer.
+    pub timeout: Duration,
 }
 
 impl Default for Load {
@@ -38,6 +40,7 @@ impl Default for Load {
             lifetimes: &[1, 2, 3600],
             pause_ms: 40,
             invalidations: 0.08,
+            timeout: Duration::from_secs(15),
         }
     }
 }
@@ -60,7 +63,9 @@ pub enum Action {
         bank: String,
     },
     InvalidateUser,
-    /// The invalidation of this token string, by itself or by the id of its record.
+    /// The invalidation of the token with this id.
+    InvalidateId(String),
+    /// The invalidation of every token with this token string.
     InvalidateToken(String),
 }
 
@@ -70,7 +75,7 @@ pub enum Reply {
     Answer(Answer),
     /// The connection was refused, so the request was not sent.
     Refused,
-    /// The connection ended without an answer, so the outcome is unknown.
+    /// No answer arrived, so the outcome is unknown.
     Lost,
 }
 
@@ -141,9 +146,13 @@ impl Clients {
         clients
     }
 
-    /// Returns the number of exchanges so far.
-    pub fn exchanges(&self) -> usize {
-        self.exchanges.lock().unwrap().len()
+    /// Returns the number of handouts so far.
+    pub fn handouts(&self) -> usize {
+        let exchanges = self.exchanges.lock().unwrap();
+        exchanges
+            .iter()
+            .filter(|exchange| exchange.handout().is_some())
+            .count()
     }
 
     /// Stops the callers after their last request and returns all exchanges.
@@ -175,7 +184,7 @@ impl Caller {
             .basic_auth(ADMIN.0, Some(ADMIN.1))
             .header("content-type", "application/json")
             .header("x-request-id", &request_id)
-            .timeout(Duration::from_secs(15));
+            .timeout(self.load.timeout);
         let started = Instant::now();
         let reply = send(request).await;
         let exchange = Exchange {
@@ -220,9 +229,9 @@ impl Caller {
         let received = self.rng.choice(&*self.received.lock().unwrap()).cloned();
         let kind = self.rng.u32(0..3);
         let (user, action, path, body) = match received {
-            Some([user, id, token]) if kind == 0 => {
+            Some([user, id, _]) if kind == 0 => {
                 let path = format!("/bank/tokens/{id}/invalidate");
-                let action = Action::InvalidateToken(token);
+                let action = Action::InvalidateId(id);
                 (user, action, path, json!({"reason": "used"}))
             }
             Some([user, _, token]) if kind == 1 => {

@@ -24,7 +24,7 @@ async fn kill_replicas(duration: Duration) {
     let mut replicas = attack.start_replicas(3, &[]).await;
     let clients = attack.start_clients(&Load::default());
     let mut kills = 0;
-    while attack.is_running() {
+    while attack.needs(4, kills) {
         attack.sleep_below(800).await;
         let index = attack.rng.usize(0..replicas.len());
         replicas[index].signal(Signal::SIGKILL);
@@ -34,7 +34,7 @@ async fn kill_replicas(duration: Duration) {
         attack.targets.lock().unwrap()[index] = replica.base.clone();
         replicas[index] = replica;
     }
-    assert!(kills > 2, "only {kills} kills");
+    assert!(kills >= 4, "only {kills} kills");
     let promises = [
         Promise::I1Recorded,
         Promise::I2MintRecorded,

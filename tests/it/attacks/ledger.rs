@@ -31,6 +31,7 @@ pub struct Call {
 
 /// A valid request, with the token that a normal answer to it contains.
 pub struct Request {
+    pub lifetime: Duration,
     pub token: String,
     /// The body of the normal 201.
     pub document: Value,
@@ -40,6 +41,9 @@ pub struct Request {
 pub struct Answer {
     /// The token string to enter in the ledger. `None` if the provider mints nothing.
     pub token: Option<String>,
+    /// The life of the token.
+    pub life: Duration,
+    /// True if the service may accept the answer.
     pub is_good: bool,
     pub steps: Vec<Step>,
 }
@@ -70,7 +74,7 @@ struct State {
 }
 
 impl Request {
-    fn parse(body: &[u8]) -> (Request, Duration) {
+    fn parse(body: &[u8]) -> Request {
         let body: Value = serde_json::from_slice(body).expect("the service sends JSON");
         let lifetime = body["lifetime"]
             .as_u64()
@@ -85,7 +89,11 @@ impl Request {
             "bank": body["bank"],
             "access": body["access"],
         });
-        (Request { token, document }, Duration::from_secs(lifetime))
+        Request {
+            lifetime: Duration::from_secs(lifetime),
+            token,
+            document,
+        }
     }
 
     fn bank(&self) -> String {
@@ -98,23 +106,24 @@ impl Answer {
     pub fn normal(request: &Request) -> Answer {
         Answer {
             token: Some(request.token.clone()),
+            life: request.lifetime,
             is_good: true,
             steps: vec![Step::Send(response(
                 "201 Created",
-                &request.document.to_string(),
+                request.document.to_string().as_bytes(),
             ))],
         }
     }
 }
 
 /// Builds a JSON response with `Date` and `Content-Length`.
-pub fn response(status: &str, body: &str) -> Vec<u8> {
+pub fn response(status: &str, body: &[u8]) -> Vec<u8> {
     let date = Utc::now().format("%a, %d %b %Y %H:%M:%S GMT");
     let length = body.len();
-    format!(
-        "HTTP/1.1 {status}\r\ndate: {date}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-    )
-    .into()
+    let head = format!(
+        "HTTP/1.1 {status}\r\ndate: {date}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
 }
 
 impl Ledger {
@@ -159,6 +168,16 @@ impl Ledger {
         self.lock().calls.clone()
     }
 
+    /// Returns the number of calls that are under way.
+    pub fn running(&self) -> usize {
+        let state = self.lock();
+        state
+            .calls
+            .iter()
+            .filter(|call| call.ended.is_none())
+            .count()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -179,10 +198,10 @@ impl Ledger {
 
     /// Enters a call in the ledger. Returns its index, its delay and its answer.
     fn enter(&self, body: &[u8]) -> (usize, Duration, Answer) {
-        let (request, lifetime) = Request::parse(body);
+        let started = Instant::now();
+        let request = Request::parse(body);
         let behaviour = self.lock().behaviour.clone();
         let answer = behaviour(&request);
-        let started = Instant::now();
         let mut state = self.lock();
         let delay = Duration::from_millis(fastrand::u64(state.latency_ms.clone()));
         state.calls.push(Call {
@@ -190,7 +209,7 @@ impl Ledger {
             ended: None,
             bank: request.bank(),
             token: answer.token.clone(),
-            expires: started + lifetime,
+            expires: Instant::now() + answer.life,
             is_good: answer.is_good,
         });
         (state.calls.len() - 1, delay, answer)
