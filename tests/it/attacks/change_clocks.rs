@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use super::checker::Promise;
 use super::clients::Load;
 use super::{Attack, LONG, SHORT};
+use crate::cleanup::count_recorded;
 use crate::support::faketime::{FakeClock, FakeTimeServer};
 use crate::support::{World, program};
 
@@ -80,7 +81,7 @@ async fn change(mut attack: Attack, clock: &FakeClock, variables: &[(&str, &str)
     replicas.extend(attack.start_replicas(1, variables).await);
     let clients = attack.start_clients(&Load::default());
     let (mut steps, mut restarts) = (0, 0);
-    while attack.is_running() {
+    while attack.needs(3, steps) {
         let offset = TimeDelta::seconds(*attack.rng.choice(&OFFSETS).expect("an offset"));
         clock.set(offset);
         steps += 1;
@@ -114,6 +115,18 @@ async fn change(mut attack: Attack, clock: &FakeClock, variables: &[(&str, &str)
     }
     clock.set(TimeDelta::zero());
     assert!(steps > 2, "only {steps} steps");
+    // No record is old enough to be removed.
+    for member in [
+        "purgedTokens",
+        "purgedMints",
+        "purgedCombinations",
+        "partitionsDropped",
+    ] {
+        let removed = count_recorded(&attack.world, member).await;
+        attack.findings.check(Promise::I14Kept, removed == 0, || {
+            format!("{removed} {member}")
+        });
+    }
     let promises = [
         Promise::I1Recorded,
         Promise::I2MintRecorded,
@@ -122,6 +135,7 @@ async fn change(mut attack: Attack, clock: &FakeClock, variables: &[(&str, &str)
         Promise::I5NotInvalidated,
         Promise::I6NoGuess,
         Promise::I7ClearErrors,
+        Promise::I14Kept,
         Promise::Consistent,
     ];
     let faults = format!("{steps} steps and slews, {restarts} restarts");

@@ -38,7 +38,7 @@ async fn fill_disk(duration: Duration) {
     let replicas = attack.start_replicas(2, &[]).await;
     let clients = attack.start_clients(&Load::default());
     let (mut fills, mut ends) = (0, 0);
-    while attack.is_running() {
+    while attack.needs(2, fills) {
         attack.sleep_below(1000).await;
         // Tables and the log then fail at different times.
         disk.fill(attack.rng.u64(0..500_000));

@@ -25,7 +25,7 @@ async fn the_previous_release_beside_this_one_breaks_no_promise() {
     }
     let clients = attack.start_clients(&Load::default());
     let (mut upgrades, mut downgrades) = (0, 0);
-    while attack.is_running() {
+    while attack.needs(6, upgrades + downgrades) {
         attack.sleep_below(1000).await;
         let index = attack.rng.usize(0..replicas.len());
         let is_upgrade = attack.rng.bool();

@@ -32,7 +32,7 @@ async fn promote_standby(duration: Duration) {
     let replicas = attack.start_replicas(2, &[]).await;
     let clients = attack.start_clients(&Load::default());
     let mut promotions = 0;
-    while attack.is_running() {
+    while attack.needs(1, promotions) {
         attack.sleep_below(1500).await;
         if attack.rng.bool() {
             // New sessions do not wait for the standby, unless the service asks for it.
