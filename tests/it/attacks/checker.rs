@@ -240,7 +240,7 @@ impl Comparison<'_> {
             let is_minted = calls.iter().any(|call| call.is_good && call.bank == bank);
             self.findings
                 .check(Promise::I6NoGuess, is_requested && is_minted, || {
-                    format!("token {id} of {bank} is not from a good answer of the provider")
+                    format!("token {id} of {bank} ({token:.12}) is not from a good answer; its calls: {calls:?}")
                 });
             let expires = calls.iter().map(|call| call.expires).max();
             let is_alive = expires.is_none_or(|expires| exchange.started < expires);

@@ -10,12 +10,12 @@ use super::clients::Load;
 use super::{Attack, LONG};
 use crate::support::eventually;
 
-/// Longer than a lease, which lasts 6.3 s with an `UPSTREAM_TIMEOUT` of 300 ms.
-const FREEZE: Duration = Duration::from_millis(7_300);
+/// The lease of a mint with an `UPSTREAM_TIMEOUT` of 300 ms.
+const LEASE: Duration = Duration::from_millis(6_300);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_that_stand_still_past_the_lease_break_no_promise() {
-    freeze_replicas(FREEZE).await;
+    freeze_replicas(LEASE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,6 +34,7 @@ async fn freeze_replicas(duration: Duration) {
     let load = Load {
         callers: 48,
         lifetimes: &[1, 1, 3600],
+        invalidations: 0.2,
         timeout: Duration::from_secs(1),
         ..Load::default()
     };
@@ -44,7 +45,9 @@ async fn freeze_replicas(duration: Duration) {
         eventually("mints are under way", async || attack.ledger.running() > 4).await;
         let frozen = &replicas[freezes % 2];
         frozen.signal(Signal::SIGSTOP);
-        sleep(FREEZE).await;
+        // At the end of the freeze, many calls of the mints that took over are under way.
+        sleep(LEASE).await;
+        attack.sleep_below(600).await;
         frozen.signal(Signal::SIGCONT);
         freezes += 1;
     }

@@ -1,7 +1,7 @@
 //! A provider whose every second answer is hostile, in about a hundred ways.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
@@ -167,24 +167,22 @@ fn members() -> Vec<Variant> {
         document["expiration"] = "2099-01-01T00:00:00Z".into();
         unusual(request, created(document.to_string()))
     }));
-    // A shorter life than requested.
+    // A shorter life than requested. `Date` has whole seconds, so the service cannot see a difference below a second.
     variants.push(variant(|request| {
         let mut document = request.document.clone();
-        let life = request.lifetime.min(Duration::from_millis(1_800));
+        let life = Duration::from_secs(1);
         document["expiration"] = (Utc::now() + life).to_rfc3339().into();
         Answer {
             life,
             ..unusual(request, created(document.to_string()))
         }
     }));
-    // The token of an earlier call of any combination.
-    let last = Mutex::new(String::from("first"));
-    variants.push(variant(move |request| {
-        let token = std::mem::replace(&mut *last.lock().unwrap(), request.token.clone());
+    // The same token for all combinations.
+    variants.push(variant(|request| {
         let mut document = request.document.clone();
-        document["tokenString"] = token.clone().into();
+        document["tokenString"] = "the-same-for-all".into();
         Answer {
-            token: Some(token),
+            token: Some("the-same-for-all".into()),
             ..unusual(request, created(document.to_string()))
         }
     }));
@@ -298,7 +296,10 @@ fn heads() -> Vec<Variant> {
         )
     };
     let many = format!("{}content-length: LENGTH", "x-more: 1\r\n".repeat(2_000));
-    let long = format!("x-long: {}\r\ncontent-length: LENGTH", "x".repeat(500_000));
+    let long = format!(
+        "x-long: {}\r\ncontent-length: LENGTH",
+        "x".repeat(2_000_000)
+    );
     let broken = [
         "HTTP/1.1 201 Created\r\ncontent-length: 9000",
         "HTTP/1.1 201 Created\r\ncontent-length: 50",

@@ -26,6 +26,8 @@ async fn restart_replicas(duration: Duration) {
     attack.rules.statuses = &[200, 201, 503];
     // A busy machine must not cause a 504.
     let settings = [("UPSTREAM_TIMEOUT", "10s"), ("SHUTDOWN_DELAY", "300ms")];
+    // Some requests last longer than `SHUTDOWN_DELAY`.
+    attack.ledger.set_latency(50..1_000);
     let mut replicas = attack.start_replicas(2, &settings).await;
     let clients = attack.start_clients(&Load::default());
     let mut restarts = 0;
