@@ -114,7 +114,9 @@ struct Records {
     tokens: HashMap<String, HashSet<String>>,
     /// Request id, token id and kind of the events of handouts.
     handouts: HashSet<(String, String, String)>,
-    /// Fingerprints of surplus tokens.
+    /// Fingerprints of surplus tokens, and of tokens that were recorded as invalidated.
+    ///
+    /// A mint that lost its lease records either kind.
     surplus: HashSet<String>,
     /// Calls on record and tokens that may have been minted unseen, by combination.
     mints: HashMap<String, (i64, i64)>,
@@ -132,7 +134,7 @@ impl Records {
         let query = "SELECT request_id, token_id::text, kind FROM audit_events
                      WHERE kind IN ('token.minted', 'token.reused') AND request_id IS NOT NULL";
         let handouts: Vec<_> = sqlx::query_as(query).fetch_all(&mut *db).await?;
-        let query = "SELECT fingerprint FROM audit_events WHERE detail ? 'surplus'";
+        let query = "SELECT fingerprint FROM audit_events WHERE detail ?| '{surplus,invalidated}'";
         let surplus: Vec<String> = sqlx::query_scalar(query).fetch_all(&mut *db).await?;
         let query = "SELECT bank, coalesce(sum(started_attempts), 0),
                             sum(CASE outcome WHEN 'unknown' THEN greatest(unseen, started_attempts) ELSE unseen END)
@@ -310,7 +312,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// Returns true if the token of the call is a surplus token or not on record.
+    /// Returns true if the token of the call is not on record, or recorded as surplus or as invalidated.
     fn is_exceptional(&self, call: &Call) -> bool {
         call.token.as_ref().is_none_or(|token| {
             let fingerprint = self.fingerprint(token);
