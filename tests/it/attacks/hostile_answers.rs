@@ -61,7 +61,6 @@ async fn answer_hostilely(duration: Duration) {
         Promise::I4NotExpired,
         Promise::I6NoGuess,
         Promise::I7ClearErrors,
-        Promise::Consistent,
     ];
     let faults = format!("{sent} answers of {count} kinds");
     attack.finish(clients, replicas, faults, &promises).await;

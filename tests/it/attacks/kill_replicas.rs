@@ -56,6 +56,7 @@ async fn kill_replicas(duration: Duration) {
         Promise::I1Recorded,
         Promise::I2MintRecorded,
         Promise::I3OneMint,
+        Promise::I4NotExpired,
     ];
     let faults = format!("{kills} kills");
     attack.finish(clients, replicas, faults, &promises).await;

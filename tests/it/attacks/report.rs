@@ -36,7 +36,7 @@ pub fn publish(attack: &str, faults: &str, promises: &[Promise], findings: &Find
             findings.violations(*promise).len(),
         ));
     }
-    rows.sort();
+    rows.sort_by_key(|row| (number_of(row), row.clone()));
     let rows = rows.join("\n");
     fs::write(
         &path,
@@ -50,6 +50,14 @@ fn split_header(table: &str) -> (&str, &str) {
     let lines = table.match_indices('\n');
     let second = lines.map(|(index, _)| index + 1).nth(1);
     table.split_at(second.expect("a header of two lines"))
+}
+
+/// Returns the number of the invariant that the row begins with.
+fn number_of(row: &str) -> u32 {
+    let number = row.trim_start_matches("| I").split(' ').next();
+    number
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(u32::MAX)
 }
 
 fn last_cell(row: &str) -> String {

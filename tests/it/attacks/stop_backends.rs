@@ -34,14 +34,7 @@ async fn stop_backends(duration: Duration) {
         terminated > 0 && cancelled > 0,
         "{terminated} + {cancelled}"
     );
-    let promises = [
-        Promise::I1Recorded,
-        Promise::I2MintRecorded,
-        Promise::I5NotInvalidated,
-        Promise::I6NoGuess,
-        Promise::I7ClearErrors,
-        Promise::Consistent,
-    ];
+    let promises = [Promise::I1Recorded, Promise::Consistent];
     let faults = format!("{terminated} terminated, {cancelled} cancelled");
     attack.finish(clients, replicas, faults, &promises).await;
 }
