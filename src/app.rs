@@ -28,6 +28,8 @@ use crate::db::handouts::WriterConnection;
 use crate::db::{Database, DbError, partitions, schema};
 use crate::jobs::cleanup::{Cleaner, Retention};
 use crate::jobs::denials::DenialCounter;
+use crate::jobs::horizon::advance_periodically;
+use crate::jobs::sealing::Sealer;
 use crate::metrics::Families;
 use crate::upstream::{Upstream, UpstreamSettings};
 use crate::vending::handout_writer::HandoutWriter;
@@ -110,6 +112,16 @@ impl Service {
         let stop_cleaning = CancellationToken::new();
         let eviction = vendor.clone().evict_periodically();
         tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(eviction));
+        if let Some(interval) = config.seal.interval {
+            let writer = config
+                .seal
+                .checkpoint_writer()
+                .map_err(anyhow::Error::msg)?;
+            let sealer = Sealer::new(db.clone(), writer, config.seal.anchor_command.clone());
+            tokio::spawn(sealer.run(interval, stop_cleaning.clone()));
+        }
+        let advancing = advance_periodically(db.clone());
+        tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(advancing));
         if let Some(certificate) = &certificate {
             let reloading = certificate.clone().reload_periodically();
             tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(reloading));
@@ -137,6 +149,7 @@ impl Service {
             denials,
             rate_limit: RateLimit::per_second(config.http.client_rate_limit),
             stopping: stopping.clone(),
+            seals: config.seal.interval.is_some(),
             database_check: DatabaseProbe::default(),
             metrics,
             metrics_probe: MetricsProbe::default(),

@@ -134,6 +134,7 @@ pub mod fuzzing;
 pub mod jobs;
 pub mod metrics;
 pub mod model;
+pub mod seal;
 pub mod telemetry;
 pub mod upstream;
 pub mod vending;

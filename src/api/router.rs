@@ -1,7 +1,9 @@
 //! The route table.
 
 use crate::api::console;
-use crate::api::handlers::{audit, docs, health, invalidation, maintenance, metrics, tokens};
+use crate::api::handlers::{
+    audit, audit_log, docs, health, invalidation, maintenance, metrics, tokens,
+};
 use crate::api::routes::Path;
 
 /// Returns every path. Each works with and without its final slash, and each `GET` also as `HEAD`.
@@ -16,6 +18,9 @@ pub fn paths() -> Vec<Path> {
         Path::new("/maintenance/cleanup").get(maintenance::get_cleanup).post(maintenance::run_cleanup),
         Path::new("/audit/events").get(audit::list_events),
         Path::new("/audit/events/export").get(audit::export_events),
+        Path::new("/audit/events/{id}/proof").get(audit_log::get_proof),
+        Path::new("/audit/log/checkpoint").get(audit_log::get_checkpoint),
+        Path::new("/audit/log/tile/{tile}").get(audit_log::get_tile),
         Path::new("/health/live").get(health::get_liveness),
         Path::new("/health/ready").get(health::get_readiness),
         Path::new("/metrics").get(metrics::get_metrics),

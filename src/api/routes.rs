@@ -13,6 +13,9 @@ use crate::model::{FailureKind, Scope};
 const UUID_SEGMENT: &str =
     "{id:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}}";
 
+/// A tile of the audit log, whose index has several segments.
+const TILE_SEGMENTS: &str = "{tile:.+?}";
+
 /// A path and its handlers.
 pub struct Path {
     /// The path as the contract writes it.
@@ -34,8 +37,8 @@ pub struct Operation {
     pub id: &'static str,
     /// The scope that the caller needs.
     pub scope: Option<Scope>,
-    /// True if the path contains an id.
-    pub has_id: bool,
+    /// The parameter in the path.
+    pub path_parameter: Option<&'static str>,
     /// The problems that the arguments can cause.
     pub problems: Vec<ProblemKind>,
 }
@@ -115,7 +118,8 @@ impl Path {
             _ => "POST",
         };
         let pattern = self.name.trim_end_matches('/');
-        let with_slash = pattern.replace("{id}", UUID_SEGMENT) + "/";
+        let pattern = pattern.replace("{id}", UUID_SEGMENT);
+        let with_slash = pattern.replace("{tile}", TILE_SEGMENTS) + "/";
         for pattern in [with_slash.trim_end_matches('/'), &with_slash] {
             let not_allowed =
                 move || async move { Err::<String, _>(Problem::method_not_allowed(allow)) };
@@ -189,7 +193,14 @@ impl DescribeArgument for Body {
 
 impl DescribeArgument for web::Path<Uuid> {
     fn describe(operation: &mut Operation) {
-        operation.has_id = true;
+        operation.path_parameter = Some("id");
+        operation.problems.push(ProblemKind::NotFound);
+    }
+}
+
+impl DescribeArgument for web::Path<String> {
+    fn describe(operation: &mut Operation) {
+        operation.path_parameter = Some("tile");
         operation.problems.push(ProblemKind::NotFound);
     }
 }

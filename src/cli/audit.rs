@@ -1,6 +1,7 @@
 //! `token-vendor audit`: exports the audit log.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -11,12 +12,17 @@ use super::progress::ProgressLine;
 use super::{CliError, actor, connect, connector, start_logs};
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::audit_events::{AuditReadRecord, EventPages, insert_audit_read};
+use crate::db::clock::service_time;
 use crate::db::connector::Role;
 use crate::db::event_page::EventFilter;
+use crate::db::horizon::{advance_horizon, find_horizon, wait_for_horizon};
 use crate::model::event_format::EventFormat;
 use crate::model::rules;
 use crate::model::time::parse_timestamp;
 use crate::model::{EventKind, EventRef};
+
+/// The time for which an export waits until no event can still appear before its end.
+const MAX_WAIT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum AuditCommand {
@@ -29,7 +35,8 @@ pub(super) struct ExportArgs {
     /// Export only events at or after this RFC 3339 time.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     from: Option<DateTime<Utc>>,
-    /// Export only events before this RFC 3339 time [default: now].
+    /// Export only events before this RFC 3339 time [default: now]. If the time is past, waits up to 2 minutes for
+    /// transactions that may still write earlier events.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     to: Option<DateTime<Utc>>,
     /// The output format.
@@ -67,7 +74,7 @@ pub(super) async fn run(AuditCommand::Export(args): AuditCommand) -> Result<(), 
     }
     let config = args.settings.load(Source::from_process())?;
     start_logs(config.log.format)?;
-    let mut reads = connect(&config.database).await?;
+    let mut primary = connect(&config.database).await?;
     let mut filter = EventFilter {
         user_id: args.user_id,
         token_id: args.token_id,
@@ -82,16 +89,32 @@ pub(super) async fn run(AuditCommand::Export(args): AuditCommand) -> Result<(), 
         caller: None,
         detail: json!({"actor": actor(), "filter": filter, "format": args.format}),
     };
-    let read_at = insert_audit_read(&mut reads, &record).await?;
-    if let Some(url) = &config.database.read_url {
-        reads = connector(url, Role::Standby).connect().await?;
-    }
+    let read_at = insert_audit_read(&mut primary, &record).await?;
+    let required = args.to.filter(|to| *to <= read_at);
+    let find = async || {
+        // No replica may be running.
+        advance_horizon(&mut primary, service_time()).await?;
+        find_horizon(&mut primary).await
+    };
+    let required = required.unwrap_or(DateTime::UNIX_EPOCH);
+    let complete_until = wait_for_horizon(required, MAX_WAIT, find).await?;
     // Excludes the event of this export and all later ones, so that the export ends.
-    filter.to = filter.to.or(Some(read_at));
+    let to = args.to.unwrap_or(read_at);
+    filter.to = Some(to);
+    let horizon = to.min(complete_until);
+    let mut reads = match &config.database.read_url {
+        Some(url) => {
+            let mut standby = connector(url, Role::Standby).connect().await?;
+            let find = async || find_horizon(&mut standby).await;
+            wait_for_horizon(horizon, MAX_WAIT, find).await?;
+            standby
+        }
+        None => primary,
+    };
 
     let mut out = io::stdout().lock();
     out.write_all(args.format.head().unwrap_or_default().as_bytes())?;
-    let mut pages = EventPages::new(filter);
+    let mut pages = EventPages::new(filter, horizon);
     let (mut progress, mut total) = (ProgressLine::new(), 0);
     let mut rows = Vec::new();
     loop {
@@ -108,7 +131,13 @@ pub(super) async fn run(AuditCommand::Export(args): AuditCommand) -> Result<(), 
             progress.update(format_args!("{total} events, up to {at}"));
         }
     }
-    Ok(out.flush()?)
+    out.flush()?;
+    drop(progress);
+    if complete_until < to {
+        let complete_until = complete_until.to_rfc3339_opts(SecondsFormat::Micros, true);
+        tracing::info!(%complete_until, "events after this time may still appear; continue with --from");
+    }
+    Ok(())
 }
 
 fn parse_time(text: &str) -> Result<DateTime<Utc>, &'static str> {

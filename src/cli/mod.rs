@@ -12,6 +12,7 @@ mod health;
 mod keys;
 mod progress;
 mod sandbox;
+mod seal;
 mod serve;
 
 use std::fmt::Display;
@@ -70,6 +71,9 @@ enum Command {
     /// Read the audit log.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Manage the key that signs checkpoints of the audit log.
+    #[command(subcommand)]
+    Seal(seal::SealCommand),
     /// Check the configuration and print it with secrets masked.
     Check(check::CheckArgs),
     /// Print the OpenAPI document that the service serves.
@@ -172,6 +176,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Client(command) => client::run(command).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Audit(command) => audit::run(command).await,
+        Command::Seal(command) => seal::run(command),
         Command::Check(args) => check::run(args).await,
         Command::Openapi => print_openapi(),
         Command::Health(args) => health::run(args).await,

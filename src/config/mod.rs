@@ -20,7 +20,7 @@ pub use example::render_env_example;
 pub use flags::Flags;
 pub use settings::{
     CleanupConfig, Config, DatabaseConfig, HttpConfig, KeysConfig, LogConfig, RetentionConfig,
-    SETTINGS, TracesConfig, UpstreamConfig, VendingConfig,
+    SETTINGS, SealConfig, TracesConfig, UpstreamConfig, VendingConfig,
 };
 pub use source::Source;
 pub use tls::ServerCertificate;

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use secrecy::{SecretBox, SecretString};
+use secrecy::{ExposeSecret, SecretBox, SecretString};
 use url::Url;
 
 use super::source::Source;
 use super::tls::ServerCertificate;
 use super::values::*;
 use super::{CommandConfig, Secrecy::*, Setting};
+use crate::seal::checkpoint::CheckpointWriter;
 
 /// Generates [`SETTINGS`], [`Config`] and a type for each group of settings.
 ///
@@ -181,6 +182,18 @@ settings! {
         audit: Option<Duration> = "AUDIT_RETENTION", Public, Some("440d"), keyword_or("keep", duration("1h", "36500d"));
     }
 
+    /// Settings of the sealed audit log.
+    seal: SealConfig("Sealing of the audit log") {
+        /// The time between two seals of the audit log. `off` disables sealing.
+        interval: Option<Duration> = "SEAL_INTERVAL", Public, Some("2s"), keyword_or("off", duration("100ms", "1h"));
+        /// The origin line of checkpoints, which names the log, such as token-vendor.example.com/audit.
+        origin: String = "SEAL_ORIGIN", Public, Some("token-vendor"), parse_origin;
+        /// The Ed25519 key that signs checkpoints, from `token-vendor seal keys`. Without it, they are not signed.
+        signing_key: Option<SecretString> = "SEAL_SIGNING_KEY", Secret, Some(""), optional(parse_password);
+        /// A program and its arguments, separated by spaces. It receives each checkpoint on stdin.
+        anchor_command: Option<String> = "SEAL_ANCHOR_COMMAND", Public, Some(""), optional(parse_as("a command"));
+    }
+
     /// Settings of logs.
     log: LogConfig("Logs") {
         /// The format of log lines, text or json. RUST_LOG sets the level.
@@ -243,11 +256,36 @@ pub(super) fn check_retention(source: &mut Source) {
     }
 }
 
+impl SealConfig {
+    /// Returns the writer of checkpoints.
+    ///
+    /// # Errors
+    /// Returns what is wrong with the key.
+    pub fn checkpoint_writer(&self) -> Result<CheckpointWriter, &'static str> {
+        let key = self.signing_key.as_ref().map(ExposeSecret::expose_secret);
+        CheckpointWriter::new(&self.origin, key)
+    }
+}
+
+/// Rejects a signing key that is not that of the origin.
+fn check_signing_key(source: &mut Source) {
+    let (origin, key) = (
+        source.get_text("SEAL_ORIGIN"),
+        source.get_text("SEAL_SIGNING_KEY"),
+    );
+    if let (Ok(origin), false) = (parse_origin(origin), key.is_empty())
+        && let Err(why) = CheckpointWriter::new(&origin, Some(key))
+    {
+        source.add_problem("SEAL_SIGNING_KEY", why);
+    }
+}
+
 /// The time that a request may take in addition to `UPSTREAM_TIMEOUT`.
 const REQUEST_MARGIN: Duration = Duration::from_secs(2);
 
 /// Checks rules that involve several settings, even if other settings are invalid.
 fn check_combinations(source: &mut Source) {
+    check_signing_key(source);
     let (cert, key) = (source.get_text("TLS_CERT"), source.get_text("TLS_KEY"));
     if cert.is_empty() != key.is_empty() {
         source.add_problem("TLS_CERT", "set both TLS_CERT and TLS_KEY, or neither");

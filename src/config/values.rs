@@ -16,6 +16,8 @@ use ipnet::IpNet;
 use secrecy::{SecretBox, SecretString};
 use url::{Host, Url};
 
+use crate::seal::checkpoint::is_origin;
+
 /// A parsed value, or an error message that follows `NAME: `.
 pub(super) type Parsed<T> = Result<T, String>;
 
@@ -108,6 +110,14 @@ pub(super) fn parse_password(text: &str) -> Parsed<SecretString> {
     match text.chars().any(char::is_control) {
         true => Err("must not contain control characters such as line breaks".into()),
         false => Ok(text.into()),
+    }
+}
+
+/// Parses the name of a log (c2sp.org/signed-note).
+pub(super) fn parse_origin(text: &str) -> Parsed<String> {
+    match is_origin(text) {
+        true => Ok(text.into()),
+        false => Err("must not contain white space or a plus sign".into()),
     }
 }
 

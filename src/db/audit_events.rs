@@ -13,11 +13,12 @@ use uuid::Uuid;
 
 use super::DbError;
 use super::event_page::{EventFilter, EventOrder, EventPage, push_page, split_by_user};
+use super::horizon::find_horizon;
 use crate::model::{Access, AuditEvent, Caller, EventKind, EventRef};
 
 /// Plans each statement of the transaction for its values. `SET LOCAL` ends with the transaction, so a
 /// transaction pooler passes the session on without it.
-const BEGIN: &str = "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan";
+pub(super) const BEGIN: &str = "BEGIN; SET LOCAL plan_cache_mode = force_custom_plan";
 
 /// Reads a page and passes each event to `take`.
 ///
@@ -68,7 +69,7 @@ fn keep_first_page(rows: &mut Vec<PgRow>, page: EventPage) {
 
 /// Decodes a row of a page by position and without type checks, which would look up names and types again for
 /// each row.
-fn read_event(row: &PgRow) -> sqlx::Result<EventRef<'_>> {
+pub(super) fn read_event(row: &PgRow) -> sqlx::Result<EventRef<'_>> {
     let user_id: &str = row.try_get_unchecked(6)?;
     let access: Option<i16> = row.try_get_unchecked(9)?;
     let detail: Option<Json<&RawValue>> = row.try_get_unchecked(12)?;
@@ -96,21 +97,28 @@ const PAGE: i64 = 2_000;
 #[derive(Debug)]
 pub struct EventPages {
     filter: EventFilter,
+    /// The horizon that the server of each page must have reached.
+    horizon: DateTime<Utc>,
     after: Option<(DateTime<Utc>, Uuid)>,
     is_at_end: bool,
 }
 
 impl EventPages {
-    /// Starts before the oldest event.
-    pub fn new(filter: EventFilter) -> Self {
+    /// Starts before the oldest event. The pages may be read from several standbys, each of which must have all events
+    /// before `horizon`.
+    pub fn new(filter: EventFilter, horizon: DateTime<Utc>) -> Self {
         EventPages {
             filter,
+            horizon,
             after: None,
             is_at_end: false,
         }
     }
 
     /// Reads the next page, passes each event to `take` and returns their number. Returns 0 at the end.
+    ///
+    /// # Errors
+    /// Returns [`DbError::Incomplete`] if the server lags.
     pub async fn read_next(
         &mut self,
         connection: &mut PgConnection,
@@ -118,6 +126,9 @@ impl EventPages {
     ) -> Result<usize, DbError> {
         if self.is_at_end {
             return Ok(0);
+        }
+        if find_horizon(connection).await? < self.horizon {
+            return Err(DbError::Incomplete(self.horizon));
         }
         let page = EventPage {
             order: EventOrder::Asc,
@@ -157,8 +168,8 @@ pub async fn insert_audit_read(
 ) -> Result<DateTime<Utc>, DbError> {
     let caller = record.caller.as_ref();
     let read_at = sqlx::query_scalar!(
-        "INSERT INTO audit_events (id, occurred_at, kind, client, request_id, source_ip, detail)
-         VALUES ($1, clock_timestamp(), $2, $3, $4, $5, jsonb_strip_nulls($6)) RETURNING occurred_at",
+        "INSERT INTO audit_events (id, kind, client, request_id, source_ip, detail)
+         VALUES ($1, $2, $3, $4, $5, jsonb_strip_nulls($6)) RETURNING occurred_at",
         Uuid::now_v7(),
         EventKind::AuditRead.name(),
         caller.map(|caller| &caller.client),
@@ -192,8 +203,8 @@ pub async fn insert_denials(
     let addresses: Vec<_> = rows.iter().map(|row| row.source_ip.as_deref()).collect();
     let details: Vec<_> = rows.iter().map(|row| row.detail.clone()).collect();
     sqlx::query!(
-        "INSERT INTO audit_events (id, occurred_at, kind, client, source_ip, detail)
-         SELECT r.event_id, clock_timestamp(), $5, r.client, r.source_ip, jsonb_strip_nulls(r.detail)
+        "INSERT INTO audit_events (id, kind, client, source_ip, detail)
+         SELECT r.event_id, $5, r.client, r.source_ip, jsonb_strip_nulls(r.detail)
          FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[]) AS r(event_id, client, source_ip, detail)",
         &ids,
         &clients as &[Option<&str>],

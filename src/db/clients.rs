@@ -77,8 +77,8 @@ macro_rules! change_client {
     ($connection:expr, $kind:expr, $detail:expr, $change:literal, $($value:expr),+ $(,)?) => {
         sqlx::query!(
             "WITH client AS (" + $change + " RETURNING api_key)
-             INSERT INTO audit_events (id, occurred_at, kind, client, detail)
-             SELECT $1, clock_timestamp(), $2, api_key, $3 FROM client",
+             INSERT INTO audit_events (id, kind, client, detail)
+             SELECT $1, $2, api_key, $3 FROM client",
             Uuid::now_v7(),
             $kind.name(),
             $detail,

@@ -124,6 +124,12 @@ fn intersect(users: Option<Vec<String>>, mut owners: Vec<String>) -> Vec<String>
     owners
 }
 
+/// Selects the columns of events in the order in which `audit_events::read_event` decodes them.
+pub(super) const SELECT: &str =
+    "SELECT id, occurred_at, kind, client, request_id, source_ip, user_id, country, bank,
+                                        access, token_id, fingerprint, detail
+                                 FROM audit_events";
+
 /// Appends the statement that reads a page of one of the filters from [`split_by_user`].
 pub fn push_page(query: &mut QueryBuilder<Postgres>, filter: &EventFilter, page: EventPage) {
     let (direction, beyond) = match page.order {
@@ -131,12 +137,7 @@ pub fn push_page(query: &mut QueryBuilder<Postgres>, filter: &EventFilter, page:
         EventOrder::Desc => ("DESC", '<'),
     };
     let path_column = filter.path_column();
-    // The order in which `audit_events::read_event` decodes the columns.
-    query.push(
-        "SELECT id, occurred_at, kind, client, request_id, source_ip, user_id, country, bank, access,
-                token_id, fingerprint, detail
-         FROM audit_events WHERE true",
-    );
+    query.push(SELECT).push(" WHERE true");
     let kind = filter.kind.map(|kind| kind.name().to_owned());
     for (column, value) in [
         ("request_id", &filter.request_id),

@@ -65,15 +65,15 @@ pub async fn claim_mint(
            ), abandoned AS (
                UPDATE mints m
                SET outcome = CASE WHEN m.started_attempts = 0 THEN 'failed' ELSE 'unknown' END,
-                   attempts = coalesce(m.started_attempts, 0), finished_at = statement_timestamp()
+                   attempts = coalesce(m.started_attempts, 0), finished_at = greatest(statement_timestamp(), m.started_at)
                FROM claim
                WHERE m.user_id = $1 AND m.country = $2 AND m.bank = $3 AND m.access = $4
                  AND m.outcome = 'open' AND m.lease_epoch < claim.lease_epoch
                RETURNING m.*
            ), event AS (
-               INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
+               INSERT INTO audit_events (id, kind, user_id, client, request_id, source_ip,
                                          country, bank, access, token_id, detail)
-               SELECT gen_random_uuid(), a.finished_at, CASE a.outcome WHEN 'failed' THEN $16 ELSE $10 END,
+               SELECT gen_random_uuid(), CASE a.outcome WHEN 'failed' THEN $16 ELSE $10 END,
                       a.user_id, a.client, a.request_id, a.source_ip,
                       nullif(a.country, ''), nullif(a.bank, ''), a.access, a.id,
                       jsonb_strip_nulls(jsonb_build_object(
@@ -191,7 +191,9 @@ pub async fn finish_mint(
     // the statement contains the superseded token, because that token was committed before the claim.
     let row = sqlx::query!(
         r#"WITH slot AS (
-               SELECT token_id AS old_id, void_reason, greatest(clock_timestamp(), $22) AS now,
+               SELECT token_id AS old_id, void_reason,
+                      -- The transaction takes its id before it reads the clock, as in event_time().
+                      CASE WHEN pg_current_xact_id() IS NOT NULL THEN greatest(clock_timestamp(), $22) END AS now,
                       lease_holder = $5 AND lease_epoch = $6 AS holds,
                       void_epoch >= $6 AS voided
                FROM slots
@@ -354,15 +356,15 @@ pub async fn fail_mint(connection: &mut PgConnection, failed: &FailedMint) -> Re
              RETURNING user_id
          ), mint AS (
              UPDATE mints m
-             SET outcome = $8, finished_at = statement_timestamp(), failure = $9, attempts = $10, unseen = $11,
+             SET outcome = $8, finished_at = greatest(statement_timestamp(), m.started_at), failure = $9, attempts = $10, unseen = $11,
                  upstream_status = $12, upstream_identifier = $13, latency_ms = $14
              WHERE m.user_id = $1 AND m.id = $5 AND m.outcome = 'open'
                AND (SELECT count(*) FROM slot) >= 0
              RETURNING m.*
          )
-         INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
+         INSERT INTO audit_events (id, kind, user_id, client, request_id, source_ip,
                                    country, bank, access, token_id, detail)
-         SELECT $15, m.finished_at, $16, m.user_id, m.client, m.request_id, m.source_ip,
+         SELECT $15, $16, m.user_id, m.client, m.request_id, m.source_ip,
                 nullif(m.country, ''), nullif(m.bank, ''), m.access, m.id, $17
          FROM mint m",
         &*combination.user_id,

@@ -1,6 +1,7 @@
 //! Access to Postgres. This is the only folder with SQL.
 
 pub mod audit_events;
+pub mod audit_log;
 pub mod budget;
 pub mod cleanup;
 pub mod clients;
@@ -10,6 +11,7 @@ pub mod event_page;
 pub mod fitness;
 mod gate;
 pub mod handouts;
+pub mod horizon;
 pub mod invalidation;
 pub mod keys;
 mod lane;
@@ -26,6 +28,7 @@ use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use fitness::Unfit;
 pub use gate::{Checkout, Database};
 pub use lane::Lane;
@@ -60,6 +63,9 @@ pub enum DbError {
     /// An earlier COMMIT still waits for a synchronous standby.
     #[error("a COMMIT waits for a synchronous standby")]
     CommitPending,
+    /// Events before this time may still appear, so a read would miss them.
+    #[error("events before {0} may be missing: a transaction is still open, or the standby lags")]
+    Incomplete(DateTime<Utc>),
     /// The runtime stopped before the work finished. The outcome is unknown.
     #[error("the service is shutting down")]
     ShuttingDown,

@@ -30,16 +30,16 @@ pub struct Minute {
 
 /// Counts the next minutes of the last day and stores them. Returns how many, at most [`ROLL_UP`].
 ///
-/// The first run starts an hour ago. The newest counted minute is over for a minute, because later events may still be
-/// committing. Also deletes minutes that are over a day old.
+/// The first run starts an hour ago. The newest counted minute ends before the horizon of the audit log, because later
+/// events may still be committing. Also deletes minutes that are over a day old.
 pub async fn roll_up_minutes(connection: &mut PgConnection) -> Result<u64, DbError> {
     let done = sqlx::query!(
         "WITH now AS (SELECT date_bin('1 minute', clock_timestamp(), 'epoch') AS now),
               next AS (SELECT greatest(n.now - interval '1 day', coalesce(
                              (SELECT max(minute) FROM handout_minutes) + interval '1 minute',
                              n.now - interval '1 hour')) AS first,
-                              n.now - interval '1 minute' AS until
-                       FROM now n),
+                              date_bin('1 minute', h.complete_until, 'epoch') AS until
+                       FROM now n, audit_horizon h),
               dropped AS (DELETE FROM handout_minutes USING now n WHERE minute < n.now - interval '1 day')
          INSERT INTO handout_minutes (minute, minted, reused, failed, unknown, latency_p50, latency_p95)
          SELECT m.* FROM next n, count_handout_minutes(n.first, least(n.until, n.first + make_interval(mins => $1))) m

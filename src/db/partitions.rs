@@ -72,7 +72,7 @@ pub struct ExpiredPartition {
 const MARK: &str = "token-vendor: the cleanup detached this month to drop it";
 
 /// Lists the partitions whose month ended before the retention, oldest first. Includes partitions that the cleanup
-/// detached but did not drop.
+/// detached but did not drop. Leaves out those that are not sealed, unless nothing ever was.
 pub async fn list_expired_partitions(
     connection: &mut PgConnection,
     now: DateTime<Utc>,
@@ -88,7 +88,7 @@ pub async fn list_expired_partitions(
              AND c.relname ~ '^audit_events_\d{4}_\d{2}$'
              AND (i.inhrelid IS NOT NULL OR obj_description(c.oid, 'pg_class') = $2)
              AND (to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC'
-                 <= $1
+                 <= (SELECT CASE WHEN l.size = 0 THEN $1 ELSE least($1, l.last_at) END FROM audit_log l)
            ORDER BY c.relname"#,
         now - retention,
         MARK,

@@ -10,6 +10,7 @@ use sqlx::migrate::{Migrate, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
+use super::audit_log::find_lag;
 use super::connector::Role;
 use super::partitions::count_ahead;
 use super::{DbError, fitness};
@@ -273,13 +274,15 @@ pub async fn check_fitness(connection: &mut PgConnection) -> Result<(), Database
 }
 
 /// The state of the database that readiness and `check --online` report.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct DatabaseHealth {
     /// True if the schema has the version that this version needs, or a newer one.
     pub is_schema_current: bool,
     /// The number of months after this one that have an audit partition, up to the first gap. -1 if this month has
     /// none, so that no event can be recorded.
     pub partitions_ahead: i32,
+    /// The age of the oldest event that is not sealed, in seconds.
+    pub seal_lag: f64,
     /// True if a synchronous standby is configured. Acknowledged commits then survive the loss of the primary.
     pub has_synchronous_standby: bool,
 }
@@ -295,18 +298,19 @@ pub async fn find_database_health(
     Ok(DatabaseHealth {
         is_schema_current: find_schema_version(connection).await? >= required_version(),
         partitions_ahead: count_ahead(connection).await?,
+        seal_lag: find_lag(connection).await?,
         has_synchronous_standby,
     })
 }
 
-/// Returns the database's clock and the time of the newest event. The event seeds the lower bound of the clock.
+/// Returns the database's clock, and the latest time that is on record, which seeds the lower bound of the clock.
 pub async fn find_newest_time(
     connection: &mut PgConnection,
 ) -> Result<(DateTime<Utc>, DateTime<Utc>), DbError> {
     let row = sqlx::query!(
         r#"SELECT clock_timestamp() AS "now!",
-                  coalesce((SELECT occurred_at FROM audit_events ORDER BY occurred_at DESC LIMIT 1),
-                           clock_timestamp()) AS "newest!""#
+                  greatest((SELECT occurred_at FROM audit_events ORDER BY occurred_at DESC LIMIT 1),
+                           (SELECT greatest(complete_until, noted_at) FROM audit_horizon)) AS "newest!""#
     )
     .fetch_one(connection)
     .await?;

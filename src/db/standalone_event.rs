@@ -17,8 +17,8 @@ pub(super) async fn insert_event(
     detail: Value,
 ) -> Result<(), DbError> {
     sqlx::query!(
-        "INSERT INTO audit_events (id, occurred_at, kind, client, request_id, source_ip, detail)
-         VALUES ($1, clock_timestamp(), $2, $3, $4, $5, $6)",
+        "INSERT INTO audit_events (id, kind, client, request_id, source_ip, detail)
+         VALUES ($1, $2, $3, $4, $5, $6)",
         Uuid::now_v7(),
         kind.name(),
         caller.map(|caller| &*caller.client),

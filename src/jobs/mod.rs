@@ -1,5 +1,8 @@
-//! Work outside requests: cleanup, key rotation, counts of denied requests.
+//! Work outside requests: cleanup, key rotation, counts of denied requests, the horizon and the sealing
+//! of the audit log.
 
 pub mod cleanup;
 pub mod denials;
+pub mod horizon;
 pub mod key_rotation;
+pub mod sealing;

@@ -282,7 +282,7 @@ async fn an_export_reads_each_event_once() {
         let mut count = 0;
         // Two exports have enough pages for Postgres to keep a plan, if it may.
         for _ in 0..2 {
-            let mut pages = EventPages::new(filter.clone());
+            let mut pages = EventPages::new(filter.clone(), DateTime::UNIX_EPOCH);
             while pages
                 .read_next(&mut one.acquire().await.unwrap(), |_| ())
                 .await

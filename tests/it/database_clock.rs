@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
+use token_vendor::dev::sandbox::Answer as Upstream;
 
 use crate::metrics::scrape;
 use crate::support::{ADMIN, Api, World, eventually, program, send};
@@ -112,8 +113,6 @@ async fn minting_continues_after_a_step_back_of_the_database_clock() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_is_repeated_until_its_cooldown_ends_after_a_step_back() {
-    use token_vendor::dev::sandbox::Answer as Upstream;
-
     let world = World::new().await;
     world.shift_clock("1 hour").await;
     let replica = world.replica_with(&[("MINT_COOLDOWN", "1h")]).await;
@@ -318,4 +317,27 @@ async fn the_cleanup_deletes_nothing_while_a_clock_is_wrong() {
     )
     .await;
     assert_eq!(cleanup(&world).await["clocksAgree"], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_end_while_the_database_clock_is_behind_are_kept_for_their_retention() {
+    let world = World::unchecked().await;
+    world.shift_clock("0").await;
+    let replica = world.replica().await;
+    let token = replica.issue(json!({"userId": "u-1"})).await;
+    assert_eq!(token.status, 201);
+    world.shift_clock("-500 days").await;
+    // New connections see the shift.
+    let replica = world.replica().await;
+    let body = json!({"userId": "u-1", "reason": "requested"});
+    let invalidated = send(replica.post("/bank/tokens/invalidate", &body)).await;
+    assert_eq!(invalidated.body, json!({"invalidated": 1}));
+    world.sandbox.script([Upstream::status(400)]);
+    let failed = replica.issue(json!({"userId": "u-2"})).await;
+    failed.assert_problem(422, "upstream-rejected");
+
+    world.shift_clock("0").await;
+    let summary = cleanup(&world).await;
+    assert_eq!(summary["purgedTokens"], 0, "{summary}");
+    assert_eq!(summary["purgedMints"], 0, "{summary}");
 }

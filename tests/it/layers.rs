@@ -4,20 +4,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each folder and the folders that it may import. `main` and `app` may import all folders.
-const ALLOWED_IMPORTS: [(&str, &[&str]); 13] = [
+const ALLOWED_IMPORTS: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("metrics", &[]),
     ("crypto", &["model"]),
+    ("seal", &[]),
     ("db", &["model", "crypto"]),
     ("upstream", &["model"]),
     ("auth", &["model", "db"]),
-    ("jobs", &["model", "crypto", "db", "metrics"]),
+    ("jobs", &["model", "crypto", "seal", "db", "metrics"]),
     ("vending", &["model", "crypto", "db", "upstream", "metrics"]),
     (
         "api",
-        &["model", "db", "auth", "jobs", "vending", "metrics"],
+        &["model", "seal", "db", "auth", "jobs", "vending", "metrics"],
     ),
-    ("config", &["model"]),
+    ("config", &["model", "seal"]),
     ("telemetry", &["config"]),
     ("dev", &["model"]),
     (
@@ -30,6 +31,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 13] = [
             "db",
             "upstream",
             "crypto",
+            "seal",
             "model",
             "metrics",
             "dev",
@@ -52,7 +54,7 @@ const API_LEVELS: [&str; 10] = [
 ];
 
 /// Each restricted library and the folders that may use it.
-const LIBRARIES: [(&str, &[&str]); 9] = [
+const LIBRARIES: [(&str, &[&str]); 11] = [
     ("actix_web::", &["api", "dev"]),
     ("actix_http::", &["dev"]),
     ("utoipa_swagger_ui::", &["api"]),
@@ -60,6 +62,8 @@ const LIBRARIES: [(&str, &[&str]); 9] = [
     ("reqwest::", &["upstream"]),
     ("sqlx::", &["db"]),
     ("chacha20poly1305::", &["crypto"]),
+    ("tlog_tiles::", &["seal"]),
+    ("signed_note::", &["seal"]),
     ("prometheus::", &["metrics"]),
     ("clap::", &["cli", "config", "main"]),
 ];

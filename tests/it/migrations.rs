@@ -35,6 +35,9 @@ async fn every_table_is_there_with_its_keys_and_no_foreign_ones() {
     let expected = [
         "_sqlx_migrations",
         "audit_events",
+        "audit_horizon",
+        "audit_log",
+        "audit_tiles",
         "clients",
         "handout_minutes",
         "maintenance",
@@ -51,6 +54,9 @@ async fn every_table_is_there_with_its_keys_and_no_foreign_ones() {
                 ORDER BY 1";
     let expected = [
         "audit_events PRIMARY KEY (user_id, occurred_at, id)",
+        "audit_horizon PRIMARY KEY (id)",
+        "audit_log PRIMARY KEY (id)",
+        "audit_tiles PRIMARY KEY (level, n)",
         "clients PRIMARY KEY (api_key)",
         "handout_minutes PRIMARY KEY (minute)",
         "maintenance PRIMARY KEY (id)",

@@ -8,7 +8,7 @@ use token_vendor::dev::sandbox;
 use token_vendor::model::{FailureKind, Scope};
 
 use crate::support::document::{COMMITTED, check, document, example, mistakes, operations};
-use crate::support::{World, run, send};
+use crate::support::{World, eventually, run, send};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_committed_document_is_up_to_date() {
@@ -126,7 +126,7 @@ async fn every_operation_accepts_its_example_and_responds_as_documented() {
         "tokenString",
         token.as_str().unwrap(),
     )]);
-    let replica = world.replica().await;
+    let replica = world.replica_with(&[("SEAL_INTERVAL", "100ms")]).await;
     let issue = &document["paths"]["/bank/tokens/"]["post"];
     let send_issue = || {
         send(example(
@@ -141,18 +141,21 @@ async fn every_operation_accepts_its_example_and_responds_as_documented() {
     let minted = send_issue().await;
     assert_eq!(minted.status, 201);
     check(&document, issue, &minted);
+    let events = replica.get("/audit/events?kind=token.minted").await;
+    let event = events.body["items"][0]["id"].as_str().unwrap();
+    eventually("the event is sealed", async || {
+        let proof = replica.get(&format!("/audit/events/{event}/proof")).await;
+        proof.status == 200
+    })
+    .await;
 
     for (path, method, operation) in operations(&document) {
-        let request = |path: &str| {
-            example(
-                &document,
-                &replica,
-                path,
-                method.clone(),
-                operation,
-                minted.text("id"),
-            )
+        let id = match path.starts_with("/audit/") {
+            true => event,
+            false => minted.text("id"),
         };
+        let request =
+            |path: &str| example(&document, &replica, path, method.clone(), operation, id);
         let response = send(request(path)).await;
         assert_eq!(response.status, 200, "{response:?}");
         check(&document, operation, &response);
@@ -161,7 +164,7 @@ async fn every_operation_accepts_its_example_and_responds_as_documented() {
         invalid.assert_problem(400, "validation");
         check(&document, operation, &invalid);
 
-        let path = path.replace("{id}", minted.text("id"));
+        let path = path.replace("{id}", id).replace("{tile}", "0/000");
         let anonymous = send(replica.anonymous(method.clone(), &path)).await;
         let scope = operation["security"][0]["client"][0].as_str();
         assert_eq!(anonymous.status == 401, scope.is_some(), "{anonymous:?}");

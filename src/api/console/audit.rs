@@ -5,7 +5,7 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
-use chrono::SubsecRound;
+use chrono::{DateTime, SubsecRound, Utc};
 use url::form_urlencoded::{Serializer, parse};
 
 use super::{page, text};
@@ -69,6 +69,7 @@ struct AuditPage {
     errors: Vec<FieldError>,
     events: Vec<AuditEvent>,
     next: Option<String>,
+    complete_until: Option<DateTime<Utc>>,
     kinds: &'static [EventKind],
 }
 
@@ -105,13 +106,15 @@ pub async fn show_audit(
         errors: vec![],
         events: vec![],
         next: None,
+        complete_until: None,
         kinds: EventKind::ALL,
     };
     match ListEvents::from_query(&view.fields.to_query(&[], &[])) {
         Ok(list) => {
             let keep = |events: &mut Vec<_>, event: &EventRef<'_>| events.push(event.into());
-            (view.events, view.next) =
-                read_events(&state, &list, authorized.into_caller(), keep).await?;
+            let list = read_events(&state, &list, authorized.into_caller(), keep).await?;
+            (view.events, view.next) = (list.taken, list.next_cursor);
+            view.complete_until = Some(list.complete_until);
             page(StatusCode::OK, &view)
         }
         Err(errors) => {

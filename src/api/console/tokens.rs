@@ -134,7 +134,8 @@ pub async fn show_token(
     };
     let may_invalidate = authorized.holds_scope(Scope::TokensInvalidate);
     let keep = |events: &mut Vec<AuditEvent>, event: &EventRef<'_>| events.push(event.into());
-    let (events, next) = read_events(&state, &list, authorized.into_caller(), keep).await?;
+    let list = read_events(&state, &list, authorized.into_caller(), keep).await?;
+    let events = list.taken;
     let recorded_user = token
         .as_ref()
         .map(|token| String::from(&*token.combination.user_id));
@@ -159,7 +160,7 @@ pub async fn show_token(
         token,
         mint,
         steps: timeline(events),
-        has_older: next.is_some(),
+        has_older: list.next_cursor.is_some(),
         may_invalidate,
         is_done: done.is_some(),
         reasons: InvalidationReason::ALL,

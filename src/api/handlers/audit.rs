@@ -2,6 +2,8 @@
 //!
 //! `HEAD` returns no event. Therefore it reads none and records no read.
 
+use std::time::Duration;
+
 use actix_web::body;
 use actix_web::http::Method;
 use actix_web::http::header::{
@@ -9,7 +11,7 @@ use actix_web::http::header::{
 };
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use serde_json::json;
 
@@ -20,7 +22,8 @@ use crate::api::problem::Problem;
 use crate::api::state::ApiState;
 use crate::db::audit_events::{self, AuditReadRecord, EventPages, insert_audit_read};
 use crate::db::event_page::EventPage;
-use crate::db::{Database, DbError, Lane};
+use crate::db::horizon::{find_horizon, wait_for_horizon};
+use crate::db::{Checkout, Database, DbError, Lane};
 use crate::model::event_format::{EventFormat, push_json};
 use crate::model::{Caller, EventRef};
 
@@ -45,21 +48,34 @@ pub async fn list_events(
         }
         push_json(items, event);
     };
-    let (items, next_cursor) = read_events(&state, &list, authorized.into_caller(), take).await?;
-    let next_cursor = json!(next_cursor).to_string();
-    let page: [&[u8]; 5] = [
+    let page = read_events(&state, &list, authorized.into_caller(), take).await?;
+    let next_cursor = json!(page.next_cursor).to_string();
+    let complete_until = json!(page.complete_until).to_string();
+    let body: [&[u8]; 7] = [
         b"{\"items\":[",
-        &items,
+        &page.taken,
         b"],\"nextCursor\":",
         next_cursor.as_bytes(),
+        b",\"completeUntil\":",
+        complete_until.as_bytes(),
         b"}",
     ];
     Ok(HttpResponse::Ok()
         .content_type(ContentType::json())
-        .body(page.concat()))
+        .body(body.concat()))
 }
 
-/// Reads a page of events, passing each to `take`. Also returns the cursor of the next page.
+/// A page of events.
+pub struct EventList<T> {
+    /// The events.
+    pub taken: T,
+    /// The cursor of the next page. None on the last page.
+    pub next_cursor: Option<String>,
+    /// The time before which no event can still appear.
+    pub complete_until: DateTime<Utc>,
+}
+
+/// Reads a page of events, passing each to `take`.
 ///
 /// The event of this read is committed before the function returns.
 pub async fn read_events<T: Default + Send + 'static>(
@@ -67,7 +83,7 @@ pub async fn read_events<T: Default + Send + 'static>(
     list: &ListEvents,
     caller: Caller,
     take: fn(&mut T, &EventRef<'_>),
-) -> Result<(T, Option<String>), Problem> {
+) -> Result<EventList<T>, Problem> {
     let mut filter = list.filter.clone();
     // Pagination stops at the time of its first page. Each page adds an event, so without this bound
     // it would never reach the end.
@@ -98,35 +114,52 @@ pub async fn read_events<T: Default + Send + 'static>(
                 }
             };
             let with_page = (!is_recorded_apart).then_some(&record);
+            let complete_until = find_horizon(&mut connection).await?;
             let read_at =
                 audit_events::read_events(&mut connection, &filter, page, with_page, take).await?;
-            Ok((taken, last.filter(|_| count > limit), read_at, record))
+            let last = last.filter(|_| count > limit);
+            Ok((taken, last, complete_until, read_at, record))
         });
-    let (taken, last, mut read_at, record) = read.await?;
+    let (taken, last, complete_until, mut read_at, record) = read.await?;
     if is_recorded_apart {
-        read_at = Some(record_read(&state.db, record).await?);
+        read_at = Some(record_read(&state.db, record).await?.0);
     }
-    let next = last.map(|(at, id)| {
+    let next_cursor = last.map(|(at, id)| {
         list.encode_cursor(Cursor {
             at,
             id,
             until: until.or(read_at),
         })
     });
-    Ok((taken, next))
+    Ok(EventList {
+        taken,
+        next_cursor,
+        complete_until,
+    })
 }
 
-async fn record_read(db: &Database, record: AuditReadRecord) -> Result<DateTime<Utc>, DbError> {
+/// Records the read. Returns its time and the horizon of the audit log on the primary.
+async fn record_read(
+    db: &Database,
+    record: AuditReadRecord,
+) -> Result<(DateTime<Utc>, DateTime<Utc>), DbError> {
     db.run(Lane::Reads, async move |mut connection| {
-        insert_audit_read(&mut connection, &record).await
+        let read_at = insert_audit_read(&mut connection, &record).await?;
+        Ok((read_at, find_horizon(&mut connection).await?))
     })
     .await
 }
 
+/// The header with the time before which the export has every matching event.
+const COMPLETE_UNTIL: &str = "complete-until";
+
+/// The time for which an export waits for a standby that lags.
+const MAX_LAG: Duration = Duration::from_secs(5);
+
 /// `GET /audit/events/export`. Streams all matching events, oldest first.
 ///
 /// The event of this read is committed before the first byte is sent. A failure cuts the connection
-/// before the final chunk.
+/// before the final chunk. A standby must have all events that the primary knows to be complete.
 pub async fn export_events(
     authorized: Authorized<AuditRead>,
     request: HttpRequest,
@@ -147,12 +180,23 @@ pub async fn export_events(
         caller: Some(authorized.into_caller()),
         detail: json!({"filter": filter, "format": format}),
     };
-    let read_at = record_read(&state.db, record).await?;
-    filter.to = filter.to.or(Some(read_at));
+    let (read_at, horizon) = record_read(&state.db, record).await?;
+    let to = filter.to.unwrap_or(read_at);
+    filter.to = Some(to);
+    let complete_until = to.min(horizon);
+    if let Some(standby) = &state.standby {
+        let find = async || {
+            let find = async move |mut connection: Checkout| find_horizon(&mut connection).await;
+            standby.run(Lane::Reads, find).await
+        };
+        wait_for_horizon(complete_until, MAX_LAG, find).await?;
+    }
+    let until = complete_until.to_rfc3339_opts(SecondsFormat::Micros, true);
+    response.insert_header((COMPLETE_UNTIL, until));
 
     let mut rest = Box::pin(chunks(
         state.reads().clone(),
-        EventPages::new(filter),
+        EventPages::new(filter, complete_until),
         format,
     ));
     // Reading the first page before the status is sent returns 503, not a broken stream, if the database

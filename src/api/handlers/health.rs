@@ -24,6 +24,9 @@ const MIN_MONTHS_AHEAD: i32 = 2;
 /// The difference between the clocks beyond which readiness warns. It includes the duration of a query.
 const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::seconds(2);
 
+/// The lag of sealing beyond which readiness warns, in seconds. It is about 10 while all is well.
+const MAX_SEAL_LAG: f64 = 60.0;
+
 /// `GET /health/live`. Succeeds while the process answers.
 pub async fn get_liveness(request: HttpRequest) -> Result<HttpResponse, Problem> {
     reject_parameters(request.query_string())?;
@@ -115,8 +118,16 @@ fn list_warnings(state: &ApiState, health: Option<DatabaseHealth>) -> Vec<String
             clock_skew.num_seconds()
         )
     });
+    let seal_lag = health.map_or(0.0, |health| health.seal_lag);
+    let sealing = (state.seals && seal_lag > MAX_SEAL_LAG).then(|| {
+        format!(
+            "the oldest event that is not sealed is {seal_lag:.0} s old; look for a transaction that has been open as \
+             long, and for errors of sealing in the log"
+        )
+    });
     partitions
         .into_iter()
+        .chain(sealing)
         .chain(fallback)
         .chain(clocks)
         .collect()

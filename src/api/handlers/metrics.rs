@@ -59,6 +59,10 @@ async fn measure_database(state: &ApiState) {
     metrics
         .cleanup_last_success_timestamp_seconds
         .set(last_success);
+    let lag = health
+        .filter(|_| state.seals)
+        .map_or(f64::NAN, |health| health.seal_lag);
+    metrics.seal_lag_seconds.set(lag);
     let ahead = health.map_or(f64::NAN, |health| f64::from(health.partitions_ahead));
     metrics.audit_partitions_ahead_months.set(ahead);
 }

@@ -1,6 +1,7 @@
 //! The handlers of the API, one file per group of paths.
 
 pub mod audit;
+pub mod audit_log;
 pub mod docs;
 pub mod health;
 pub mod invalidation;

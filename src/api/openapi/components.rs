@@ -17,6 +17,10 @@ pub fn parameters() -> Value {
         "id": {"name": "id", "in": "path", "required": true, "schema": member("id"), "example": token()["id"],
             "description": "The id of the token. A value that is not a UUID returns 404."},
         // No pattern, because the service accepts every value.
+        "tile": {"name": "tile", "in": "path", "required": true, "example": "0/000.p/1",
+            "schema": {"type": "string", "pattern": "^(entries|[0-9]|[1-5][0-9]|6[0-3])/(x[0-9]{3}/)*[0-9]{3}(\\.p/[0-9]{1,3})?$"},
+            "description": "The level, or `entries`, and the index of the tile, in groups of three digits. `.p/W` requests the first W of \
+                256 hashes or entries. The slashes are not percent-encoded."},
         "X-Request-Id": {"name": "X-Request-Id", "in": "header", "schema": {"type": "string"}, "example": event()["requestId"],
             "description": "The caller's id of the request. It appears in logs, in the audit log and in the response. \
                 The service generates a UUID instead if the value is not 1 to 128 printable ASCII characters."},
@@ -72,6 +76,8 @@ pub fn headers() -> Value {
             json!({"type": "integer", "minimum": 1}), json!(1)),
         "WWW-Authenticate": header("The authentication challenge (RFC 7617).", text(), json!("Basic realm=\"token-vendor\", charset=\"UTF-8\"")),
         "Allow": header("The methods of the path.", text(), json!("GET, HEAD, POST")),
+        "Complete-Until": header("The time before which the export has every matching event: `to`, or an earlier time if events \
+            before `to` may still be committing.", json!({"type": "string", "format": "date-time"}), json!("2026-11-22T09:39:08.123456Z")),
         "Content-Disposition": header("The name for the downloaded file.", text(), json!("attachment; filename=\"audit-events.ndjson\"")),
     });
     headers["Retry-After"]["required"] = json!(false);

@@ -56,19 +56,33 @@ fn operation_doc(id: &str) -> Value {
             "requestBody": json_body("InvalidateTokens"), "responses": {"200": json_response("The number of tokens that were invalidated.", "Invalidated", &[])}}),
         "list_events" => json!({"tags": ["audit"], "summary": "Lists audit events",
             "description": "Returns the events that match all given filters, in pages. The list may be read from a standby and may lag \
-                behind. The service records the request as an `audit.read` event. `HEAD` reads no events and is not recorded.",
+                behind. It is complete up to `completeUntil`. The service records the request as an `audit.read` event. `HEAD` reads no events and is not recorded.",
             "parameters": LIST, "responses": {"200": json_response("A page of events.", "AuditEventPage", &[])}}),
         "export_events" => json!({"tags": ["audit"], "summary": "Exports audit events",
             "description": "Streams every event that matches all given filters, oldest first. If the export fails, the service closes the \
-                connection before the final chunk. The service records the request as an `audit.read` event. `HEAD` reads no events \
+                connection before the final chunk. The export is complete up to the time in the header `Complete-Until`. A 503 may mean \
+                that the standby that is read lags. The service records the request as an `audit.read` event. `HEAD` reads no events \
                 and is not recorded.",
             "parameters": EXPORT,
-            "responses": {"200": response("The matching events.", &["Content-Disposition"], json!({
+            "responses": {"200": response("The matching events.", &["Complete-Until", "Content-Disposition"], json!({
                 "application/x-ndjson": {"schema": {"type": "string", "description": "One `AuditEvent` per line."}},
                 "text/csv; charset=utf-8": {"schema": {"type": "string", "description": "CSV by RFC 4180 with a header row. The columns are \
                     the members of an `AuditEvent`, and `access` and `detail` are JSON. An apostrophe is put in front of a value that a \
                     spreadsheet would read as a formula."}},
             }))}}),
+        "get_proof" => json!({"tags": ["audit"], "summary": "Returns the proof that the sealed log contains an event",
+            "description": "Returns the entry of the event, its index in the sealed log, and the hashes that lead from the entry to the root \
+                in the checkpoint (RFC 6962, section 2.1.1). An event is sealed within about 10 seconds. Until then, the response is 404.",
+            "responses": {"200": json_response("The proof.", "EventProof", &[])}}),
+        "get_checkpoint" => json!({"tags": ["audit"], "summary": "Returns the signed head of the sealed log",
+            "description": "Returns the checkpoint (c2sp.org/tlog-checkpoint): the origin, the number of entries and the root of the Merkle \
+                tree, signed if a signing key is set.",
+            "responses": {"200": file_response("The checkpoint.", "text/plain; charset=utf-8", "string")},
+            "problems": [ProblemKind::NotFound.slug()]}),
+        "get_tile" => json!({"tags": ["audit"], "summary": "Returns a tile of the sealed log",
+            "description": "Returns up to 256 hashes of the Merkle tree, or the entries of a tile of level 0 (c2sp.org/tlog-tiles). An entry is \
+                the line of an NDJSON export without its line end. Entries that retention has deleted return 404.",
+            "responses": {"200": file_response("The hashes, 32 bytes each, or the entries, each after its length in two bytes.", "application/octet-stream", "string")}}),
         "get_cleanup" => json!({"tags": ["maintenance"], "summary": "Returns the state of the cleanup",
             "description": "Returns the backlog, the last pass and the time of the next pass.", "responses": {"200": json_response("The state of the cleanup.", "CleanupState", &[])}}),
         "run_cleanup" => json!({"tags": ["maintenance"], "summary": "Runs a cleanup pass",
@@ -131,7 +145,7 @@ pub fn describe(operation: &Operation, responses: &mut Map<String, Value>) -> Va
     let named = object["parameters"].as_array().into_iter().flatten();
     let names = ["X-Request-Id", "traceparent"]
         .into_iter()
-        .chain(operation.has_id.then_some("id"))
+        .chain(operation.path_parameter)
         .chain(named.filter_map(Value::as_str));
     let parameters = names.map(|name| reference("parameters", name)).collect();
     object["parameters"] = parameters;

@@ -105,7 +105,9 @@ pub fn schemas() -> Value {
         "Invalidated": response_object("The result of an invalidation.", &[], json!({"invalidated": 2})),
         "AuditEvent": response_object("An event of the audit log.", &["client", "requestId", "sourceIp", "userId", "country", "bank", "access",
             "tokenId", "fingerprint", "detail"], event()),
-        "AuditEventPage": page("AuditEvent", &event()),
+        "AuditEventPage": event_page(),
+        "EventProof": response_object("The proof that the sealed log contains an event.", &[], json!({"leafIndex": 0,
+            "entry": event().to_string(), "proof": [], "checkpoint": "token-vendor\n1\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n\n"})),
         "EventKind": {"type": "string", "enum": EventKind::ALL, "description": meanings(EventKind::ALL, EventKind::meaning)},
         "CleanupSummary": response_object("The changes that a cleanup pass made, or would make if `dryRun` is true.", &[], summary.clone()),
         "CleanupState": response_object("The state of the cleanup: its backlog, the last pass and the next one.", &["oldestOverdue", "lastRunAt", "lastSuccessAt", "lastRun", "nextDue"],
@@ -126,6 +128,15 @@ fn page(schema: &str, example: &Value) -> Value {
         "required": ["items", "nextCursor"],
         "examples": [{"items": [example], "nextCursor": null}],
     })
+}
+
+/// The schema of a page of events.
+fn event_page() -> Value {
+    let mut page = page("AuditEvent", &event());
+    page["properties"]["completeUntil"] = member("completeUntil");
+    page["required"] = json!(["items", "nextCursor", "completeUntil"]);
+    page["examples"][0]["completeUntil"] = json!("2026-11-22T09:39:00.123456Z");
+    page
 }
 
 #[rustfmt::skip]

@@ -42,6 +42,8 @@ pub struct ApiState {
     pub rate_limit: RateLimit,
     /// True during shutdown. Readiness then fails, while requests are still served.
     pub stopping: Arc<AtomicBool>,
+    /// True if this replica seals the audit log.
+    pub seals: bool,
     /// The cached database health for readiness and metrics.
     pub database_check: DatabaseProbe,
     /// The metrics of this replica.

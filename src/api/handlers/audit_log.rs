@@ -1,0 +1,188 @@
+//! `/audit/log/`: the sealed audit log, as c2sp.org/tlog-tiles defines it, and the proof of one event.
+
+use actix_web::http::header::ContentType;
+use actix_web::{HttpRequest, HttpResponse, web};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::api::extract::authorization::{AuditRead, Authorized};
+use crate::api::extract::query::reject_parameters;
+use crate::api::problem::Problem;
+use crate::api::state::ApiState;
+use crate::db::audit_log::{
+    Position, TileRow, find_checkpoint, find_event, find_tile_of_event, list_events_of_tile,
+    list_tiles,
+};
+use crate::db::{Checkout, DbError, Lane, PgConnection};
+use crate::model::EventRef;
+use crate::model::event_format::push_json;
+use crate::seal::checkpoint::read_size;
+use crate::seal::tree::{
+    Hash, Tile, TilePath, WIDTH, hash_entry, list_tiles_of_proof, prove_inclusion,
+};
+
+const HASH: usize = size_of::<Hash>();
+
+/// `GET /audit/log/checkpoint`. Returns the signed head of the log.
+pub async fn get_checkpoint(
+    _: Authorized<AuditRead>,
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    reject_parameters(request.query_string())?;
+    let find = async |mut connection: Checkout| find_checkpoint(&mut connection).await;
+    let checkpoint = state.reads().run(Lane::Reads, find).await?;
+    let checkpoint = checkpoint.ok_or_else(|| Problem::not_found("no event is sealed yet"))?;
+    Ok(HttpResponse::Ok()
+        .content_type(ContentType::plaintext())
+        .body(checkpoint))
+}
+
+/// `GET /audit/log/tile/{tile}`. Returns the hashes of a tile, or the entries of a tile of level 0.
+pub async fn get_tile(
+    _: Authorized<AuditRead>,
+    request: HttpRequest,
+    path: web::Path<String>,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    reject_parameters(request.query_string())?;
+    let not_found = || Problem::not_found("the log has no such tile");
+    let tile = TilePath::parse(&path).ok_or_else(not_found)?;
+    let read = async move |mut connection: Checkout| read_tile(&mut connection, tile).await;
+    let bytes = state.reads().run(Lane::Reads, read).await?;
+    Ok(HttpResponse::Ok()
+        .content_type(ContentType::octet_stream())
+        .body(bytes.ok_or_else(not_found)?))
+}
+
+/// Reads the content of a tile. Returns `None` if the log is shorter, or an event of a bundle was deleted by retention.
+async fn read_tile(
+    connection: &mut PgConnection,
+    path: TilePath,
+) -> Result<Option<Vec<u8>>, DbError> {
+    let Ok(n) = i64::try_from(path.n) else {
+        return Ok(None);
+    };
+    let key = (i16::from(path.level.unwrap_or(0)), n);
+    let length = path.width as usize * HASH;
+    let tile = list_tiles(connection, &[key]).await?.pop();
+    let Some(tile) = tile.filter(|tile| tile.hashes.len() >= length) else {
+        return Ok(None);
+    };
+    if path.level.is_some() {
+        return Ok(Some(tile.hashes[..length].to_vec()));
+    }
+    let events = list_events_of_tile(connection, &tile, path.width as i64, entry).await?;
+    let mut bundle = Vec::new();
+    for (expected, (_, entry)) in tile.hashes.chunks(HASH).zip(&events) {
+        let Ok(length) = u16::try_from(entry.len()) else {
+            return Ok(None);
+        };
+        if hash_entry(entry) != expected {
+            return Ok(None);
+        }
+        bundle.extend(length.to_be_bytes());
+        bundle.extend(entry);
+    }
+    Ok((events.len() as u64 == path.width).then_some(bundle))
+}
+
+/// Returns the entry of an event: the line of an export without its line end.
+fn entry(event: &EventRef<'_>) -> Vec<u8> {
+    let mut entry = Vec::new();
+    push_json(&mut entry, event);
+    entry
+}
+
+/// The proof that the log contains an event.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ProofView {
+    leaf_index: u64,
+    /// The exact bytes that the log contains.
+    entry: String,
+    /// The hashes of the inclusion proof (RFC 6962, section 2.1.1), in base64.
+    proof: Vec<String>,
+    checkpoint: String,
+}
+
+/// `GET /audit/events/{id}/proof`. Returns the proof that the log contains the event.
+pub async fn get_proof(
+    _: Authorized<AuditRead>,
+    request: HttpRequest,
+    id: web::Path<Uuid>,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, Problem> {
+    reject_parameters(request.query_string())?;
+    let id = id.into_inner();
+    let read = async move |mut connection: Checkout| read_proof(&mut connection, id).await;
+    match state.reads().run(Lane::Reads, read).await? {
+        Ok(proof) => Ok(HttpResponse::Ok().json(proof)),
+        Err(why) => Err(Problem::not_found(why)),
+    }
+}
+
+/// Reads the proof of an event. The inner error says why there is none.
+async fn read_proof(
+    connection: &mut PgConnection,
+    id: Uuid,
+) -> Result<Result<ProofView, &'static str>, DbError> {
+    let Some((position, entry)) = find_event(connection, id, entry).await? else {
+        return Ok(Err("no event has this id"));
+    };
+    let checkpoint = find_checkpoint(connection).await?;
+    let tile = find_tile_of_event(connection, position).await?;
+    let (Some(checkpoint), Some(tile)) = (checkpoint, tile) else {
+        return Ok(Err("the event is not sealed yet"));
+    };
+    let size = read_size(&checkpoint).unwrap_or(0);
+    let hash = hash_entry(&entry);
+    let offset = tile.hashes.chunks(HASH).position(|leaf| *leaf == hash);
+    let leaf_index = match offset {
+        Some(offset) => tile.n as u64 * WIDTH + offset as u64,
+        None if is_after(connection, &tile, position).await? => {
+            return Ok(Err("the event is not sealed yet"));
+        }
+        None => {
+            return Ok(Err(
+                "the sealed log has another entry in the place of this event",
+            ));
+        }
+    };
+    // The checkpoint is older than the tile if a seal was committed between the two reads.
+    let Some(keys) = list_tiles_of_proof(size, leaf_index) else {
+        return Ok(Err("the event is not sealed yet"));
+    };
+    let keys: Vec<_> = keys
+        .iter()
+        .map(|(level, n)| (i16::from(*level), *n as i64))
+        .collect();
+    let tiles = list_tiles(connection, &keys).await?;
+    let tiles: Vec<_> = tiles.into_iter().map(Tile::from).collect();
+    let proof = prove_inclusion(size, leaf_index, &tiles).ok_or_else(|| DbError::Unreadable {
+        table: "audit_tiles",
+        what: "a tile is missing".into(),
+    })?;
+    Ok(Ok(ProofView {
+        leaf_index,
+        entry: String::from_utf8(entry).expect("an entry is JSON"),
+        proof: proof
+            .iter()
+            .map(|hash| BASE64_STANDARD.encode(hash))
+            .collect(),
+        checkpoint,
+    }))
+}
+
+/// Returns true if the position is after the last event of the tile.
+async fn is_after(
+    connection: &mut PgConnection,
+    tile: &TileRow,
+    position: Position,
+) -> Result<bool, DbError> {
+    let width = (tile.hashes.len() / HASH) as i64;
+    let events = list_events_of_tile(connection, tile, width, |_| ()).await?;
+    Ok(events.last().is_some_and(|(last, ())| *last < position))
+}
