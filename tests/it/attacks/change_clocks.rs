@@ -38,7 +38,17 @@ async fn a_system_clock_that_steps_and_drifts_for_a_minute_breaks_no_promise() {
 }
 
 /// The seconds that the clock is ahead.
-const OFFSETS: [i64; 8] = [-3 * DAY, -23 * HOUR, -HOUR, -3, 3, HOUR, 23 * HOUR, 3 * DAY];
+const OFFSETS: [i64; 9] = [
+    -500 * DAY,
+    -3 * DAY,
+    -23 * HOUR,
+    -HOUR,
+    -3,
+    3,
+    HOUR,
+    23 * HOUR,
+    3 * DAY,
+];
 /// The seconds that the clock is ahead in the end. The cleanup deletes records that are 400 days old.
 const LAST_OFFSET: i64 = 500 * DAY;
 const HOUR: i64 = 3600;
