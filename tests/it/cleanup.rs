@@ -241,7 +241,7 @@ async fn the_evidence_of_a_token_is_kept_as_long_as_its_record() {
 }
 
 /// Returns the sum of a member of all `cleanup.ran` events.
-async fn count_recorded(world: &World, member: &str) -> i64 {
+pub async fn count_recorded(world: &World, member: &str) -> i64 {
     let sum = "SELECT coalesce(sum((detail->>$1)::int8), 0)::int8 FROM audit_events WHERE kind = 'cleanup.ran'";
     let sum = sqlx::query_scalar(sum).bind(member);
     sum.fetch_one(&world.db).await.unwrap()

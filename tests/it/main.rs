@@ -8,6 +8,7 @@
 mod access;
 mod amplification;
 mod answers;
+mod attacks;
 mod audit;
 mod audit_export;
 mod audit_filters;

@@ -11,9 +11,16 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_token-vendor");
+
 /// Builds a command that runs the program with these environment variables and `PATH` only.
 pub fn program(arguments: &[&str], variables: &[(String, String)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_token-vendor"));
+    program_at(PROGRAM, arguments, variables)
+}
+
+/// Builds a command like [`program`] for another release of the program.
+fn program_at(path: &str, arguments: &[&str], variables: &[(String, String)]) -> Command {
+    let mut command = Command::new(path);
     command
         .args(arguments)
         .env_clear()
@@ -44,9 +51,18 @@ impl Process {
         Process::start(&["serve"], variables).await
     }
 
+    /// Starts `serve` of the release of the program at this path.
+    pub async fn serve_release(path: &str, variables: &[(String, String)]) -> Process {
+        Process::spawn(program_at(path, &["serve"], variables)).await
+    }
+
     /// Starts a command that serves and waits until it logs its address.
     pub async fn start(arguments: &[&str], variables: &[(String, String)]) -> Process {
-        let mut child = program(arguments, variables).spawn().unwrap();
+        Process::spawn(program(arguments, variables)).await
+    }
+
+    async fn spawn(mut command: Command) -> Process {
+        let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (send, mut logs) = unbounded_channel();
         tokio::spawn(async move {

@@ -17,7 +17,11 @@ pub struct Server {
 impl Server {
     /// Starts a server with these settings on a new data folder.
     pub async fn start(settings: &[(&str, &str)]) -> Server {
-        let data_dir = own_folder();
+        Server::create_in(own_folder(), settings).await
+    }
+
+    /// Starts a server with these settings on a data folder that does not exist, or is empty.
+    pub async fn create_in(data_dir: PathBuf, settings: &[(&str, &str)]) -> Server {
         let server = Server::start_in(data_dir, settings).await;
         let mut admin = server.admin().await;
         admin.execute("CREATE DATABASE vending").await.unwrap();
