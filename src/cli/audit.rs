@@ -1,31 +1,28 @@
-//! `token-vendor audit`: exports and verifies the audit log.
+//! `token-vendor audit`: exports the audit log. The other subcommands have files of their own.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
 use std::time::Duration;
 
-use anyhow::anyhow;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::audit_erase::{EraseArgs, erase};
+use super::audit_follow::{FollowArgs, follow};
+use super::audit_verify::{VerifyArgs, verify};
 use super::progress::ProgressLine;
-use super::{CliError, actor, connect, connector, print_json, start_logs};
-use crate::config::{CleanupCommandConfig, DatabaseCommandConfig, Flags, Source};
-use crate::db::Database;
+use super::{CliError, actor, connect, connector, start_logs};
+use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::audit_events::{AuditReadRecord, EventPages, insert_audit_read};
 use crate::db::clock::service_time;
 use crate::db::connector::Role;
 use crate::db::event_page::EventFilter;
 use crate::db::horizon::{advance_horizon, find_horizon, wait_for_horizon};
-use crate::jobs::verification::{Evidence, VerifyError, verify_log};
 use crate::model::event_format::EventFormat;
 use crate::model::rules;
 use crate::model::time::parse_timestamp;
 use crate::model::{EventKind, EventRef};
-use crate::seal::checkpoint::open_checkpoint;
 
 /// The time for which an export waits until no event can still appear before its end.
 const MAX_WAIT: Duration = Duration::from_secs(120);
@@ -36,76 +33,10 @@ pub(super) enum AuditCommand {
     Export(ExportArgs),
     /// Verify that no sealed event was changed. Exit code 0 = intact, 1 = changed, 2 = cannot tell.
     Verify(VerifyArgs),
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct VerifyArgs {
-    /// A checkpoint that was kept. The log must continue it. May be repeated.
-    #[arg(long, value_name = "FILE")]
-    checkpoint: Vec<PathBuf>,
-    /// The key that signed the checkpoints, in signed-note format.
-    #[arg(long, value_name = "FILE")]
-    public_key: Option<PathBuf>,
-    /// Compare the log with this NDJSON export instead of the events of the database.
-    #[arg(long, value_name = "FILE")]
-    export: Option<PathBuf>,
-    #[command(flatten)]
-    settings: Flags<CleanupCommandConfig>,
-}
-
-/// Verifies the log. Every failure but a change has exit code 2.
-async fn verify(args: VerifyArgs) -> Result<(), CliError> {
-    let config = args.settings.load(Source::from_process())?;
-    start_logs(config.log.format)?;
-    let mut evidence = Evidence {
-        token_retention: config.retention.tokens,
-        ..Evidence::default()
-    };
-    if let Some(path) = &args.public_key {
-        evidence.verifier_key = Some(read_file(path)?.trim().to_owned());
-    }
-    for path in &args.checkpoint {
-        let name = path.display().to_string();
-        let head = open_checkpoint(&read_file(path)?, evidence.verifier_key.as_deref());
-        let head = head.map_err(|why| CliError::Usage(format!("{name}: {why}")))?;
-        evidence.checkpoints.push((name, head));
-    }
-    let export = match &args.export {
-        Some(path) => {
-            let file = File::open(path).map_err(|why| cannot_read(path, &why))?;
-            Some(Box::new(BufReader::new(file)) as Box<dyn BufRead>)
-        }
-        None => None,
-    };
-    let cannot_tell = |error: CliError| match error {
-        CliError::Failed(error) => CliError::Usage(error.to_string()),
-        usage => usage,
-    };
-    // Waits for the database and checks its schema.
-    drop(connect(&config.database).await.map_err(cannot_tell)?);
-    let connector = match &config.database.read_url {
-        Some(url) => connector(url, Role::Standby),
-        None => connector(&config.database.url, Role::Primary),
-    };
-    let db = Database::new(connector, config.database.max_connections);
-    let mut line = ProgressLine::new();
-    let progress = |done, all| line.update(format_args!("{done} of {all} entries verified"));
-    let verified = verify_log(&db, &evidence, export, progress).await;
-    drop(line);
-    db.close();
-    match verified {
-        Ok(verified) => Ok(print_json(&verified)?),
-        Err(VerifyError::Changed(what)) => Err(CliError::Failed(anyhow!(what))),
-        Err(error) => Err(CliError::Usage(error.to_string())),
-    }
-}
-
-fn read_file(path: &Path) -> Result<String, CliError> {
-    std::fs::read_to_string(path).map_err(|why| cannot_read(path, &why))
-}
-
-fn cannot_read(path: &Path, why: &io::Error) -> CliError {
-    CliError::Usage(format!("{} cannot be read: {why}", path.display()))
+    /// Write sealed events to stdout in the order of the log, without end.
+    Follow(FollowArgs),
+    /// Erase the data of a person from records and events.
+    Erase(EraseArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -146,6 +77,8 @@ pub(super) async fn run(command: AuditCommand) -> Result<(), CliError> {
     match command {
         AuditCommand::Export(args) => export(args).await,
         AuditCommand::Verify(args) => verify(args).await,
+        AuditCommand::Follow(args) => follow(args).await,
+        AuditCommand::Erase(args) => erase(args).await,
     }
 }
 

@@ -4,6 +4,9 @@
 //! 2 = wrong usage or configuration.
 
 mod audit;
+mod audit_erase;
+mod audit_follow;
+mod audit_verify;
 mod check;
 mod cleanup;
 mod client;

@@ -11,7 +11,7 @@ use super::DbError;
 use super::audit_events::{BEGIN, read_event};
 use super::event_page::{EventFilter, EventOrder, EventPage, SELECT, push_page};
 use super::horizon::find_horizon;
-use crate::model::EventRef;
+use crate::model::{EventKind, EventRef};
 
 /// The position of an event in the log. Events are sealed in the order of their positions.
 pub type Position = (DateTime<Utc>, Uuid);
@@ -112,7 +112,8 @@ pub async fn list_log_events<T>(
     list_events(connection, &EventFilter::default(), after, limit, map).await
 }
 
-async fn list_events<T>(
+/// Lists the events that match a filter, in the order of the log, after a position.
+pub(super) async fn list_events<T>(
     connection: &mut PgConnection,
     filter: &EventFilter,
     after: Option<Position>,
@@ -133,6 +134,19 @@ async fn list_events<T>(
         events.push(((event.occurred_at, event.id), map(&event)));
     }
     Ok(events)
+}
+
+/// Lists the next `user.erased` events after a position.
+pub async fn list_erasures<T>(
+    connection: &mut PgConnection,
+    after: Option<Position>,
+    map: impl Fn(&EventRef<'_>) -> T,
+) -> Result<Vec<(Position, T)>, DbError> {
+    let filter = EventFilter {
+        kind: Some(EventKind::UserErased),
+        ..EventFilter::default()
+    };
+    list_events(connection, &filter, after, 1_000, map).await
 }
 
 /// Lists the last tile of each level that is not full.
@@ -225,7 +239,7 @@ pub async fn compare_tokens(
         r#"SELECT t.issued_at, t.id, EXISTS (
                SELECT FROM audit_events e
                WHERE e.user_id = t.user_id AND e.occurred_at = t.issued_at AND e.token_id = t.id
-                 AND e.kind = 'token.minted' AND e.fingerprint = t.fingerprint AND e.access = t.access
+                 AND e.kind = 'token.minted' AND coalesce(e.fingerprint, '') = t.fingerprint AND e.access = t.access
                  AND coalesce(e.country, '') = t.country AND coalesce(e.bank, '') = t.bank
            ) AS "is_equal!"
            FROM tokens t WHERE (t.issued_at, t.id) > ($1, $2) ORDER BY t.issued_at, t.id LIMIT $3"#,
@@ -325,6 +339,26 @@ pub async fn list_events_of_tile<T>(
         return Ok(Vec::new());
     };
     list_log_events(connection, Some(just_before((at, id))), limit, map).await
+}
+
+/// Returns the position just before an entry, for a read of the entries from there. The inner `None` stands for the
+/// start. Returns `None` if retention deleted the event of the entry.
+pub async fn find_position(
+    connection: &mut PgConnection,
+    entry: i64,
+) -> Result<Option<Option<Position>>, DbError> {
+    let log = find_log(connection).await?;
+    if entry == log.size {
+        return Ok(Some((log.size > 0).then_some((log.last_at, log.last_id))));
+    }
+    let (n, skip) = (entry / 256, entry % 256);
+    let tile = list_tiles(connection, &[(0, n)]).await?.pop();
+    let Some(tile) = tile else { return Ok(None) };
+    let events = list_events_of_tile(connection, &tile, skip + 1, |_| ()).await?;
+    let first = events.first().map(|(first, ())| *first);
+    let is_kept = first == tile.first_at.zip(tile.first_id) && events.len() as i64 == skip + 1;
+    let event = events.last().filter(|_| is_kept);
+    Ok(event.map(|(position, ())| Some(just_before(*position))))
 }
 
 /// Returns the last position before this one.

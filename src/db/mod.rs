@@ -7,6 +7,7 @@ pub mod cleanup;
 pub mod clients;
 pub mod clock;
 pub mod connector;
+pub mod erasure;
 pub mod event_page;
 pub mod fitness;
 mod gate;

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::io::BufRead;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use uuid::Uuid;
 
 use crate::db::audit_log::{
     LogState, Position, TileRow, compare_mints, compare_tokens, find_log, find_tile_of_event,
-    just_before, list_log_events, list_tiles_of_events, list_upper_tiles,
+    just_before, list_erasures, list_log_events, list_tiles_of_events, list_upper_tiles,
 };
 use crate::db::clock::service_time;
 use crate::db::{Checkout, Database, DbError, Lane};
@@ -71,6 +72,8 @@ pub struct Verified {
     pub compared: u64,
     /// The number of kept checkpoints that the log continues.
     pub checkpoints: usize,
+    /// The number of entries whose events were redacted. A sealed `user.erased` event covers each.
+    pub redacted: usize,
     /// True if the signature of the checkpoint was verified.
     pub is_signed: bool,
 }
@@ -92,10 +95,10 @@ pub async fn verify_log(
     let log = Arc::new(log.await?);
     let size = log.size as u64;
     let head = check_head(&log, evidence)?;
-    let mut compared = 0..0;
+    let (mut compared, mut redacted) = (0..0, Vec::new());
     let first = match export {
         Some(lines) => {
-            compared = compare_export(db, &log, lines).await?;
+            (compared, redacted) = compare_export(db, &log, lines).await?;
             None
         }
         None => Some(find_first_entry(db, &log).await?),
@@ -110,6 +113,7 @@ pub async fn verify_log(
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|_| DbError::ShuttingDown)??;
         pruned.extend(chunk.pruned);
+        redacted.extend(chunk.redacted);
         for hashes in &chunk.tiles {
             tree.push(hashes)?;
         }
@@ -122,6 +126,7 @@ pub async fn verify_log(
         ));
     }
     tree.compare_upper_tiles(db).await?;
+    check_erasures(db, &log, &redacted).await?;
     if let Some(first) = first {
         pruned.extend(list_latest_drops(db, &log).await?);
         if first > 0 && !pruned.contains(&first) {
@@ -138,6 +143,7 @@ pub async fn verify_log(
         first: compared.start,
         compared: compared.end - compared.start,
         checkpoints: evidence.checkpoints.len(),
+        redacted: redacted.len(),
         is_signed: evidence.verifier_key.is_some(),
     })
 }
@@ -173,14 +179,14 @@ fn check_head(log: &LogState, evidence: &Evidence) -> Result<Head, VerifyError> 
 /// Finds the entry of the oldest event.
 async fn find_first_entry(db: &Database, log: &LogState) -> Result<u64, VerifyError> {
     let found = db.run(Lane::Reads, async |mut connection: Checkout| {
-        let events = list_log_events(&mut connection, None, 1, hash_event).await?;
-        let Some((position, hash)) = events.first().copied() else {
+        let events = list_log_events(&mut connection, None, WIDTH as i64, hash_event).await?;
+        let Some((position, _)) = events.first().copied() else {
             return Ok(None);
         };
         let tile = find_tile_of_event(&mut connection, position).await?;
-        Ok(Some((position, hash, tile)))
+        Ok(Some((position, events, tile)))
     });
-    let Some((position, hash, tile)) = found.await? else {
+    let Some((position, events, tile)) = found.await? else {
         return changed("all events are missing".into());
     };
     if position > (log.last_at, log.last_id) {
@@ -188,8 +194,14 @@ async fn find_first_entry(db: &Database, log: &LogState) -> Result<u64, VerifyEr
     }
     // An event before the first tile is reported with entry 0.
     let Some(tile) = tile else { return Ok(0) };
-    match tile.hashes.chunks(HASH).position(|leaf| *leaf == hash) {
-        Some(offset) => Ok(tile.n as u64 * WIDTH + offset as u64),
+    // The oldest events may be redacted. The first one with an entry tells where they belong.
+    let entry = events.iter().enumerate().find_map(|(index, (_, hash))| {
+        let offset = tile.hashes.chunks(HASH).position(|leaf| leaf == hash)?;
+        Some(tile.n as u64 * WIDTH + offset.checked_sub(index)? as u64)
+    });
+    match entry {
+        Some(entry) => Ok(entry),
+        None if tile.first_at.zip(tile.first_id) == Some(position) => Ok(tile.n as u64 * WIDTH),
         None if tile.n == 0 => Ok(0),
         None => changed(format!("the oldest event {} has no entry", position.1)),
     }
@@ -200,13 +212,19 @@ struct Chunk {
     tiles: Vec<Vec<u8>>,
     /// The numbers of entries that retention deleted, as sealed events record them.
     pruned: Vec<u64>,
+    /// The entries whose events were redacted.
+    redacted: Vec<u64>,
 }
 
 /// What a verification needs of an event.
 struct Leaf {
     hash: Hash,
+    is_redacted: bool,
     pruned: Option<u64>,
 }
+
+/// The detail of a redacted event.
+const REDACTED: &str = r#"{"redacted": true}"#;
 
 fn leaf(event: &EventRef<'_>) -> Leaf {
     #[derive(Deserialize)]
@@ -220,6 +238,7 @@ fn leaf(event: &EventRef<'_>) -> Leaf {
     let drop = detail.and_then(|detail| serde_json::from_str::<Drop>(detail.get()).ok());
     Leaf {
         hash: hash_event(event),
+        is_redacted: event.detail.is_some_and(|detail| detail.get() == REDACTED),
         pruned: drop.and_then(|drop| drop.sealed_events),
     }
 }
@@ -251,13 +270,14 @@ async fn read_chunk(
     let mut chunk = Chunk {
         tiles: check_tiles(n, &tiles, size)?,
         pruned: Vec::new(),
+        redacted: Vec::new(),
     };
     let skip = skipped(n, first, size);
     let hashes = chunk.tiles.iter().flat_map(|hashes| hashes.chunks(HASH));
     let mut events = events.into_iter();
     for (index, hash) in (n as u64 * WIDTH..).zip(hashes).skip(skip as usize) {
         match events.next() {
-            Some((position, leaf)) if leaf.hash == hash => {
+            Some((position, leaf)) if leaf.hash == hash || leaf.is_redacted => {
                 let tile = &tiles[(index / WIDTH) as usize - n as usize];
                 let first = tile.first_at.zip(tile.first_id);
                 if index % WIDTH == 0 && first != Some(position) {
@@ -266,6 +286,7 @@ async fn read_chunk(
                         tile.n
                     ));
                 }
+                chunk.redacted.extend((leaf.hash != hash).then_some(index));
                 chunk.pruned.extend(leaf.pruned);
             }
             Some(((at, id), _)) => {
@@ -405,13 +426,14 @@ fn push_each<'a>(edge: &mut Edge, hashes: impl Iterator<Item = &'a [u8]>, full: 
     }
 }
 
-/// Compares the lines of an export with the hashes of the log. Returns the indexes of the entries that it has.
+/// Compares the lines of an export with the hashes of the log. Returns the indexes of the entries that it has, and of
+/// the redacted ones.
 async fn compare_export(
     db: &Database,
     log: &LogState,
     lines: Box<dyn BufRead>,
-) -> Result<std::ops::Range<u64>, VerifyError> {
-    let (mut range, mut hashes) = (0..0, Vec::new());
+) -> Result<(Range<u64>, Vec<u64>), VerifyError> {
+    let (mut range, mut hashes, mut redacted) = (0..0, Vec::new(), Vec::new());
     for (number, line) in (1..).zip(lines.split(b'\n')) {
         let line = line.map_err(|why| VerifyError::CannotTell(format!("the export: {why}")))?;
         if range.end >= log.size as u64 && range.end > 0 {
@@ -434,7 +456,10 @@ async fn compare_export(
                 .unwrap_or_default();
         }
         let offset = (range.end % WIDTH) as usize * HASH;
-        if hashes.get(offset..offset + HASH) != Some(&hash_entry(&line)[..]) {
+        let is_equal = hashes.get(offset..offset + HASH) == Some(&hash_entry(&line)[..]);
+        if !is_equal && is_redacted(&line) {
+            redacted.push(range.end);
+        } else if !is_equal {
             return changed(format!(
                 "entry {} differs: line {number} of the export is another one, or was changed",
                 range.end
@@ -447,7 +472,12 @@ async fn compare_export(
             "the export has no sealed event".into(),
         ));
     }
-    Ok(range)
+    Ok((range, redacted))
+}
+
+fn is_redacted(line: &[u8]) -> bool {
+    let event = serde_json::from_slice::<serde_json::Value>(line).unwrap_or_default();
+    event["detail"]["redacted"] == true && event["userId"].is_null()
 }
 
 /// Finds the entry of the first line of an export.
@@ -479,6 +509,52 @@ async fn find_entry_of_line(db: &Database, line: &[u8]) -> Result<u64, VerifyErr
             "line 1 of the export, event {}, has no entry",
             event.id
         )),
+    }
+}
+
+/// Checks that a sealed `user.erased` event, or one that is not sealed yet, names each redacted entry.
+async fn check_erasures(
+    db: &Database,
+    log: &LogState,
+    redacted: &[u64],
+) -> Result<(), VerifyError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Erasure {
+        leaf_indexes: Vec<u64>,
+    }
+    let mut covered = HashSet::new();
+    let mut after = None;
+    while redacted.iter().any(|index| !covered.contains(index)) {
+        let page = db.run(Lane::Reads, async move |mut connection: Checkout| {
+            let erasure = |event: &EventRef<'_>| {
+                let detail = event.detail.map(|detail| detail.get().to_owned());
+                (hash_event(event), detail)
+            };
+            let events = list_erasures(&mut connection, after, erasure).await?;
+            let mut found = Vec::new();
+            for (position, (hash, detail)) in events {
+                let tile = find_tile_of_event(&mut connection, position).await?;
+                let is_in = |tile: &TileRow| tile.hashes.chunks(HASH).any(|leaf| *leaf == hash);
+                found.push((position, detail, tile.as_ref().is_some_and(is_in)));
+            }
+            Ok(found)
+        });
+        let page = page.await?;
+        let Some((last, ..)) = page.last() else { break };
+        after = Some(*last);
+        for (position, detail, is_sealed) in page {
+            let erasure = detail.and_then(|detail| serde_json::from_str::<Erasure>(&detail).ok());
+            if is_sealed || position > (log.last_at, log.last_id) {
+                covered.extend(erasure.into_iter().flat_map(|erasure| erasure.leaf_indexes));
+            }
+        }
+    }
+    match redacted.iter().find(|index| !covered.contains(index)) {
+        Some(index) => changed(format!(
+            "entry {index} was redacted, and no sealed event records the erasure"
+        )),
+        None => Ok(()),
     }
 }
 

@@ -39,6 +39,8 @@ named_enum! {
         ClientRotated = "client.rotated",
         /// Stored tokens were encrypted again, under the first key.
         KeysRotated = "keys.rotated",
+        /// The data of a person was erased. `detail.leafIndexes` has the redacted entries of the sealed log.
+        UserErased = "user.erased",
     }
 }
 

@@ -31,6 +31,7 @@ mod database_clock;
 mod database_faults;
 mod denials;
 mod dev;
+mod erasure;
 mod handouts;
 mod hang_up;
 mod health;

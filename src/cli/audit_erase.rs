@@ -1,0 +1,52 @@
+//! `token-vendor audit erase`: redacts what identifies a person.
+
+use serde_json::json;
+
+use super::progress::ProgressLine;
+use super::{CliError, actor, connect, print_json, start_logs};
+use crate::config::{DatabaseCommandConfig, Flags, Source};
+use crate::db::erasure::{redact_events, redact_reads, redact_records};
+use crate::jobs::sealing::hash_event;
+use crate::model::rules;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct EraseArgs {
+    /// The user to erase. First make sure that no service requests tokens for it any more.
+    #[arg(long, value_name = "ID", value_parser = |text: &str| rules::user_id(text.into()))]
+    user: String,
+    #[command(flatten)]
+    settings: Flags<DatabaseCommandConfig>,
+}
+
+/// Redacts batches until nothing of the user is left. A repeated call continues.
+pub(super) async fn erase(args: EraseArgs) -> Result<(), CliError> {
+    let config = args.settings.load(Source::from_process())?;
+    start_logs(config.log.format)?;
+    let mut connection = connect(&config.database).await?;
+    let (user, actor) = (args.user, actor());
+    let mut line = ProgressLine::new();
+    let (mut tokens, mut mints, mut events) = (0, 0, 0);
+    while let Some((more_tokens, more_mints)) = redact_records(&mut connection, &user).await? {
+        tokens += more_tokens;
+        mints += more_mints;
+        line.update(format_args!("{tokens} tokens redacted"));
+    }
+    while let more @ 1.. = redact_events(&mut connection, &user, &actor, hash_event).await? {
+        events += more;
+        line.update(format_args!("{events} events redacted"));
+    }
+    let mut after = None;
+    loop {
+        let reads = redact_reads(&mut connection, &user, &actor, after, hash_event);
+        let (more, last) = reads.await?;
+        events += more;
+        if last.is_none() {
+            break;
+        }
+        after = last;
+    }
+    drop(line);
+    Ok(print_json(
+        &json!({"tokens": tokens, "mints": mints, "events": events}),
+    )?)
+}
