@@ -92,6 +92,7 @@ fn csv_cell(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Access, AuditEvent};
 
     #[test]
     fn csv_cells_are_quoted_and_never_formulas() {
@@ -112,5 +113,65 @@ mod tests {
         ] {
             assert_eq!(csv_cell(text), cell, "{text:?}");
         }
+    }
+
+    /// The entries of the sealed log are these bytes, so they may never change.
+    #[test]
+    fn the_encoding_of_an_event_is_fixed() {
+        let event = AuditEvent {
+            id: "01a204ea-98b4-7d02-8f2e-3a9b1c64d57e".parse().unwrap(),
+            occurred_at: "2026-11-22T09:39:08.177301Z".parse().unwrap(),
+            kind: "token.minted",
+            client: Some("checkout"),
+            request_id: Some("a\"b\\c\u{1f}/\u{7f}"),
+            source_ip: Some("2001:db8::1"),
+            user_id: Some("ž\u{1f600}"),
+            country: Some("LT"),
+            bank: None,
+            access: Some(Access::from_bits(5)),
+            token_id: Some("01a204ea-985b-7711-8188-6bde09e642c2".parse().unwrap()),
+            fingerprint: Some("ab12"),
+            detail: Some(serde_json::from_str(r#"{"attempts": 1, "latencyMs": 12}"#).unwrap()),
+        };
+        let bare = AuditEvent {
+            occurred_at: "2026-11-22T09:39:08Z".parse().unwrap(),
+            client: None,
+            request_id: None,
+            source_ip: None,
+            user_id: None,
+            country: None,
+            access: None,
+            token_id: None,
+            fingerprint: None,
+            detail: None,
+            ..event
+        };
+        let line = |event: &EventRef<'_>| {
+            let mut line = Vec::new();
+            EventFormat::Ndjson.push(&mut line, event);
+            String::from_utf8(line).unwrap()
+        };
+        assert_eq!(
+            line(&event),
+            concat!(
+                r#"{"id":"01a204ea-98b4-7d02-8f2e-3a9b1c64d57e","occurredAt":"2026-11-22T09:39:08.177301Z","#,
+                r#""kind":"token.minted","client":"checkout","requestId":"a\"b\\c\u001f/"#,
+                "\u{7f}",
+                r#"","sourceIp":"2001:db8::1","userId":"ž😀","country":"LT","bank":null,"#,
+                r#""access":{"accounts":true,"balances":false,"transactions":true},"#,
+                r#""tokenId":"01a204ea-985b-7711-8188-6bde09e642c2","fingerprint":"ab12","#,
+                r#""detail":{"attempts": 1, "latencyMs": 12}}"#,
+                "\n"
+            )
+        );
+        assert_eq!(
+            line(&bare),
+            concat!(
+                r#"{"id":"01a204ea-98b4-7d02-8f2e-3a9b1c64d57e","occurredAt":"2026-11-22T09:39:08Z","kind":"token.minted","#,
+                r#""client":null,"requestId":null,"sourceIp":null,"userId":null,"country":null,"bank":null,"#,
+                r#""access":null,"tokenId":null,"fingerprint":null,"detail":null}"#,
+                "\n"
+            )
+        );
     }
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::future::join_all;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::Executor;
 
-use crate::support::{ADMIN, Api, World, eventually, run, send};
+use crate::support::{ADMIN, Api, Process, World, eventually, run, send};
 
 type Hash = [u8; 32];
 
@@ -378,6 +379,59 @@ async fn the_log_needs_the_audit_scope() {
         let refused = send(replica.request(Method::GET, &queried)).await;
         refused.assert_problem(400, "validation");
     }
+}
+
+/// Verifies the log and returns the number of its entries.
+async fn assert_intact(world: &World) -> u64 {
+    let verified = run(&["audit", "verify"], &world.variables(&[])).await;
+    assert_eq!(verified.code, 0, "{verified:?}");
+    let verified: Value = serde_json::from_str(&verified.out).unwrap();
+    assert_eq!(verified["compared"], verified["size"]);
+    verified["size"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sealers_that_are_killed_leave_no_gap() {
+    let world = World::new().await;
+    let mut sealed = 0;
+    for _ in 0..5 {
+        let process = Process::serve(&world.variables(&[FAST])).await;
+        let api = Api::at(process.base.clone());
+        seed(&world, &api, 100).await;
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..3_000))).await;
+        process.signal(Signal::SIGKILL);
+        let size = world.count("SELECT size FROM audit_log").await;
+        assert!(size >= sealed);
+        sealed = size;
+    }
+    let replica = world.replica_with(&[FAST]).await;
+    let events = world.count("SELECT count(*) FROM audit_events").await;
+    wait_for_size(&replica, events as u64).await;
+    assert!(assert_intact(&world).await >= 500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sealers_that_lose_their_connection_in_a_transaction_leave_no_gap() {
+    let world = World::new().await;
+    let replicas = [
+        world.replica_with(&[FAST]).await,
+        world.replica_with(&[FAST]).await,
+    ];
+    let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                     WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'
+                       AND query ~ 'audit_log|audit_tiles'";
+    let mut terminated = 0;
+    for round in 0..200 {
+        if round % 10 == 0 {
+            replicas[round / 10 % 2].issue(json!({"userId": "u"})).await;
+        }
+        terminated += world.count(terminate).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(terminated > 0, "no transaction of a sealer was hit");
+    let events = world.count("SELECT count(*) FROM audit_events").await;
+    wait_for_size(&replicas[0], events as u64).await;
+    assert_intact(&world).await;
 }
 
 /// Runs a program that verifies the log, and returns its output.
