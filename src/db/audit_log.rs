@@ -368,7 +368,8 @@ pub fn just_before((at, id): Position) -> Position {
 
 /// Finds an event by its id.
 ///
-/// A handout is found by the time in its id, if that is within a minute of the event's time.
+/// The id contains the time, which must be within a minute of the event's time. An event of an earlier version, or a
+/// redacted one, has another kind of id. It is searched among all events except handouts.
 pub async fn find_event<T>(
     connection: &mut PgConnection,
     id: Uuid,
@@ -379,19 +380,18 @@ pub async fn find_event<T>(
         DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
     });
     let mut query = QueryBuilder::new(SELECT);
-    query
-        .push(" WHERE kind <> 'token.reused' AND id = ")
-        .push_bind(id);
-    if let Some(made_at) = made_at {
-        query.push(" UNION ALL ").push(SELECT);
-        query
-            .push(" WHERE kind = 'token.reused' AND id = ")
-            .push_bind(id);
-        query.push(" AND occurred_at BETWEEN ");
-        query
-            .push_bind(made_at - TimeDelta::minutes(1))
-            .push(" AND ");
-        query.push_bind(made_at + TimeDelta::minutes(1));
+    query.push(" WHERE id = ").push_bind(id);
+    match made_at {
+        Some(made_at) => {
+            query.push(" AND occurred_at BETWEEN ");
+            query
+                .push_bind(made_at - TimeDelta::minutes(1))
+                .push(" AND ");
+            query.push_bind(made_at + TimeDelta::minutes(1));
+        }
+        None => {
+            query.push(" AND kind <> 'token.reused'");
+        }
     }
     let row = query.build().fetch_optional(connection).await?;
     let Some(row) = row else { return Ok(None) };

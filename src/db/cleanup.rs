@@ -58,8 +58,8 @@ pub async fn expire_tokens(
              FROM due d WHERE t.user_id = d.user_id AND t.id = d.id
              RETURNING t.*
          )
-         INSERT INTO audit_events (id, kind, user_id, country, bank, access, token_id, fingerprint, detail)
-         SELECT gen_random_uuid(), $2, e.user_id, nullif(e.country, ''), nullif(e.bank, ''),
+         INSERT INTO audit_events (kind, user_id, country, bank, access, token_id, fingerprint, detail)
+         SELECT $2, e.user_id, nullif(e.country, ''), nullif(e.bank, ''),
                 e.access, e.id, e.fingerprint, jsonb_build_object('endedAt', e.ends_at)
          FROM expired e",
         limit,
@@ -91,9 +91,9 @@ pub async fn abandon_mints(
              FROM due d WHERE m.user_id = d.user_id AND m.id = d.id
              RETURNING m.*
          )
-         INSERT INTO audit_events (id, kind, user_id, client, request_id, source_ip,
+         INSERT INTO audit_events (kind, user_id, client, request_id, source_ip,
                                    country, bank, access, token_id, detail)
-         SELECT gen_random_uuid(), CASE a.outcome WHEN 'failed' THEN $4 ELSE $2 END,
+         SELECT CASE a.outcome WHEN 'failed' THEN $4 ELSE $2 END,
                 a.user_id, a.client, a.request_id, a.source_ip,
                 nullif(a.country, ''), nullif(a.bank, ''), a.access, a.id,
                 jsonb_strip_nulls(jsonb_build_object(

@@ -201,9 +201,9 @@ async fn invalidate_locked(
              WHERE user_id = $1 AND is_valid AND id = ANY($7)
              RETURNING *
          )
-         INSERT INTO audit_events (id, kind, user_id, client, request_id, source_ip,
+         INSERT INTO audit_events (kind, user_id, client, request_id, source_ip,
                                    country, bank, access, token_id, fingerprint, detail)
-         SELECT gen_random_uuid(), $3, i.user_id, $4, $5, $6, nullif(i.country, ''),
+         SELECT $3, i.user_id, $4, $5, $6, nullif(i.country, ''),
                 nullif(i.bank, ''), i.access, i.id, i.fingerprint, jsonb_build_object('reason', $2::text)
          FROM invalidated i",
         user_id,

@@ -71,9 +71,9 @@ pub async fn claim_mint(
                  AND m.outcome = 'open' AND m.lease_epoch < claim.lease_epoch
                RETURNING m.*
            ), event AS (
-               INSERT INTO audit_events (id, kind, user_id, client, request_id, source_ip,
+               INSERT INTO audit_events (kind, user_id, client, request_id, source_ip,
                                          country, bank, access, token_id, detail)
-               SELECT gen_random_uuid(), CASE a.outcome WHEN 'failed' THEN $16 ELSE $10 END,
+               SELECT CASE a.outcome WHEN 'failed' THEN $16 ELSE $10 END,
                       a.user_id, a.client, a.request_id, a.source_ip,
                       nullif(a.country, ''), nullif(a.bank, ''), a.access, a.id,
                       jsonb_strip_nulls(jsonb_build_object(

@@ -88,7 +88,10 @@ pub async fn list_expired_partitions(
              AND c.relname ~ '^audit_events_\d{4}_\d{2}$'
              AND (i.inhrelid IS NOT NULL OR obj_description(c.oid, 'pg_class') = $2)
              AND (to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC'
-                 <= (SELECT CASE WHEN l.size = 0 THEN $1 ELSE least($1, l.last_at) END FROM audit_log l)
+                 <= least($1, (
+                     SELECT e.occurred_at FROM audit_events e, audit_log l
+                     WHERE l.size > 0 AND e.occurred_at >= l.last_at AND (e.occurred_at, e.id) > (l.last_at, l.last_id)
+                     ORDER BY e.occurred_at LIMIT 1))
            ORDER BY c.relname"#,
         now - retention,
         MARK,

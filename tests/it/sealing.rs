@@ -302,10 +302,17 @@ async fn a_changed_event_has_no_proof() {
         refused.text("detail").contains("another entry"),
         "{refused:?}"
     );
-    assert_eq!(
-        fetch(&replica, "/audit/log/tile/entries/000.p/3").await,
-        None
-    );
+    // A bundle has the changed event, and the hashes of the tile show that.
+    let entries = fetch(&replica, "/audit/log/tile/entries/000.p/3")
+        .await
+        .unwrap();
+    let hashes = fetch(&replica, "/audit/log/tile/0/000.p/3").await.unwrap();
+    assert!(entries.windows(8).any(|window| window == b"\"nobody\""));
+    let exported: Vec<_> = exported[..3]
+        .iter()
+        .flat_map(|line| leaf_hash(line))
+        .collect();
+    assert_eq!(hashes, exported);
 }
 
 #[tokio::test(flavor = "multi_thread")]
