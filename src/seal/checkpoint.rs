@@ -114,11 +114,6 @@ pub enum CheckpointError {
     Key,
 }
 
-/// Returns the size of the tree of a checkpoint.
-pub fn read_size(checkpoint: &str) -> Option<u64> {
-    checkpoint.lines().nth(1)?.parse().ok()
-}
-
 /// A new key pair in the formats of signed-note.
 #[derive(Debug)]
 pub struct Keys {
@@ -147,7 +142,6 @@ mod tests {
         let writer = CheckpointWriter::new("example.com/audit", Some(&keys.signing_key)).unwrap();
         let text = writer.write(7, [1; 32]);
         assert!(text.starts_with("example.com/audit\n7\nAQEB"), "{text}");
-        assert_eq!(read_size(&text), Some(7));
         let head = open_checkpoint(&text, Some(&keys.verifier_key)).unwrap();
         let expected = Head {
             size: 7,

@@ -171,6 +171,12 @@ pub fn prove_inclusion(size: u64, leaf: u64, tiles: &[Tile]) -> Option<Vec<Hash>
     Some(proof.into_iter().map(|hash| hash.0).collect())
 }
 
+/// Returns true if an inclusion proof leads from the hash of an entry to the root of a tree of this size.
+pub fn check_inclusion(proof: &[Hash], size: u64, root: Hash, leaf: u64, entry: Hash) -> bool {
+    let proof = proof.iter().copied().map(tlog::Hash).collect();
+    tlog::check_record(&proof, size, tlog::Hash(root), leaf, tlog::Hash(entry)).is_ok()
+}
+
 /// Returns the smallest tile that has a stored hash.
 fn tile_of(index: u64) -> Coordinates {
     Coordinates::from_index(HEIGHT, index)
@@ -227,7 +233,7 @@ impl TilePath {
 
 #[cfg(test)]
 mod tests {
-    use tlog_tiles::tlog::{check_record, stored_hashes_for_record_hash};
+    use tlog_tiles::tlog::stored_hashes_for_record_hash;
 
     use super::*;
 
@@ -291,14 +297,23 @@ mod tests {
         let mut tiles = Vec::new();
         (0..size).for_each(|n| edge.push(leaf(n), &mut tiles));
         tiles.extend(edge.partial_tiles());
-        let root = tlog::Hash(edge.root());
+        let root = edge.root();
         for n in [0, 1, 255, 256, 511, 512, 698, 699] {
             let needed = list_tiles_of_proof(size, n).unwrap();
             let mut tiles = tiles.clone();
             tiles.retain(|tile| needed.contains(&(tile.level, tile.n)));
             let proof = prove_inclusion(size, n, &tiles).unwrap();
-            let proof = proof.into_iter().map(tlog::Hash).collect();
-            check_record(&proof, size, root, n, tlog::Hash(leaf(n))).unwrap();
+            assert!(check_inclusion(&proof, size, root, n, leaf(n)));
+            for (proof, size, root, n, entry) in [
+                (&proof[..], size, leaf(0), n, leaf(n)),
+                (&proof, size, root, n, leaf(n + 1)),
+                (&proof, size, root, (n + 1) % size, leaf(n)),
+                (&proof, size + 1, root, size, leaf(n)),
+                (&proof, size, root, size, leaf(n)),
+                (&proof[1..], size, root, n, leaf(n)),
+            ] {
+                assert!(!check_inclusion(proof, size, root, n, entry));
+            }
             assert_eq!(prove_inclusion(size, n, &[]), None);
         }
         assert_eq!(list_tiles_of_proof(size, 700), None);

@@ -4,23 +4,22 @@ use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, web};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::query::reject_parameters;
-use crate::api::problem::Problem;
+use crate::api::problem::{Problem, ProblemKind};
 use crate::api::state::ApiState;
 use crate::db::audit_log::{
-    Position, TileRow, find_checkpoint, find_event, find_tile_of_event, list_events_of_tile,
-    list_tiles,
+    find_checkpoint, find_event, find_log, find_tile_of_event, list_events_of_tile, list_tiles,
 };
 use crate::db::{Checkout, DbError, Lane, PgConnection};
 use crate::model::EventRef;
 use crate::model::event_format::push_json;
-use crate::seal::checkpoint::read_size;
+use crate::seal::checkpoint::open_checkpoint;
 use crate::seal::tree::{
-    Hash, Tile, TilePath, WIDTH, hash_entry, list_tiles_of_proof, prove_inclusion,
+    Hash, Tile, TilePath, WIDTH, check_inclusion, hash_entry, list_tiles_of_proof, prove_inclusion,
 };
 
 const HASH: usize = size_of::<Hash>();
@@ -98,13 +97,34 @@ fn entry(event: &EventRef<'_>) -> Vec<u8> {
 /// The proof that the log contains an event.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ProofView {
-    leaf_index: u64,
+pub struct ProofView {
+    /// The index of the entry. The first one has 0.
+    pub leaf_index: u64,
     /// The exact bytes that the log contains.
     entry: String,
     /// The hashes of the inclusion proof (RFC 6962, section 2.1.1), in base64.
-    proof: Vec<String>,
-    checkpoint: String,
+    #[serde(serialize_with = "serialize_hashes")]
+    proof: Vec<Hash>,
+    /// The signed head of the log.
+    pub checkpoint: String,
+}
+
+fn serialize_hashes<S: Serializer>(hashes: &[Hash], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(hashes.iter().map(|hash| BASE64_STANDARD.encode(hash)))
+}
+
+/// The reason why there is no proof of an event.
+#[derive(Debug, thiserror::Error)]
+pub enum NoProof {
+    /// There is no such event.
+    #[error("no event has this id")]
+    Unknown,
+    /// A later checkpoint will contain the event.
+    #[error("the event is not sealed yet")]
+    NotSealed,
+    /// The event or the log was changed after the event was sealed.
+    #[error("{0}")]
+    Changed(&'static str),
 }
 
 /// `GET /audit/events/{id}/proof`. Returns the proof that the log contains the event.
@@ -118,70 +138,57 @@ pub async fn get_proof(
     let id = id.into_inner();
     let read = async move |mut connection: Checkout| read_proof(&mut connection, id).await;
     match state.reads().run(Lane::Reads, read).await? {
-        Ok(proof) => Ok(HttpResponse::Ok().json(proof)),
-        Err(why) => Err(Problem::not_found(why)),
+        Ok((proof, _)) => Ok(HttpResponse::Ok().json(proof)),
+        Err(why) => Err(Problem::new(ProblemKind::NotFound, why.to_string())),
     }
 }
 
-/// Reads the proof of an event. The inner error says why there is none.
-async fn read_proof(
+/// Reads the proof of an event and the size of its tree, and checks that it leads to the root in the checkpoint. The
+/// inner error says why there is no proof.
+pub async fn read_proof(
     connection: &mut PgConnection,
     id: Uuid,
-) -> Result<Result<ProofView, &'static str>, DbError> {
+) -> Result<Result<(ProofView, u64), NoProof>, DbError> {
+    let changed = |what| Ok(Err(NoProof::Changed(what)));
     let Some((position, entry)) = find_event(connection, id, entry).await? else {
-        return Ok(Err("no event has this id"));
+        return Ok(Err(NoProof::Unknown));
     };
-    let checkpoint = find_checkpoint(connection).await?;
-    let tile = find_tile_of_event(connection, position).await?;
-    let (Some(checkpoint), Some(tile)) = (checkpoint, tile) else {
-        return Ok(Err("the event is not sealed yet"));
+    let log = find_log(connection).await?;
+    let Some(checkpoint) = log
+        .checkpoint
+        .filter(|_| position <= (log.last_at, log.last_id))
+    else {
+        return Ok(Err(NoProof::NotSealed));
     };
-    let size = read_size(&checkpoint).unwrap_or(0);
+    let Ok(head) = open_checkpoint(&checkpoint, None) else {
+        return changed("the checkpoint of the sealed log cannot be read");
+    };
     let hash = hash_entry(&entry);
-    let offset = tile.hashes.chunks(HASH).position(|leaf| *leaf == hash);
-    let leaf_index = match offset {
-        Some(offset) => tile.n as u64 * WIDTH + offset as u64,
-        None if is_after(connection, &tile, position).await? => {
-            return Ok(Err("the event is not sealed yet"));
-        }
-        None => {
-            return Ok(Err(
-                "the sealed log has another entry in the place of this event",
-            ));
-        }
+    let tile = find_tile_of_event(connection, position).await?;
+    let leaf_index = tile.and_then(|tile| {
+        let offset = tile.hashes.chunks(HASH).position(|leaf| *leaf == hash)?;
+        Some(tile.n as u64 * WIDTH + offset as u64)
+    });
+    let Some(leaf_index) = leaf_index else {
+        return changed("the sealed log has another entry in the place of this event");
     };
-    // The checkpoint is older than the tile if a seal was committed between the two reads.
-    let Some(keys) = list_tiles_of_proof(size, leaf_index) else {
-        return Ok(Err("the event is not sealed yet"));
-    };
+    let keys = list_tiles_of_proof(head.size, leaf_index).unwrap_or_default();
     let keys: Vec<_> = keys
         .iter()
         .map(|(level, n)| (i16::from(*level), *n as i64))
         .collect();
     let tiles = list_tiles(connection, &keys).await?;
     let tiles: Vec<_> = tiles.into_iter().map(Tile::from).collect();
-    let proof = prove_inclusion(size, leaf_index, &tiles).ok_or_else(|| DbError::Unreadable {
-        table: "audit_tiles",
-        what: "a tile is missing".into(),
-    })?;
-    Ok(Ok(ProofView {
+    let Some(proof) = prove_inclusion(head.size, leaf_index, &tiles)
+        .filter(|proof| check_inclusion(proof, head.size, head.root, leaf_index, hash))
+    else {
+        return changed("the hashes of the sealed log do not lead to the root in its checkpoint");
+    };
+    let proof = ProofView {
         leaf_index,
         entry: String::from_utf8(entry).expect("an entry is JSON"),
-        proof: proof
-            .iter()
-            .map(|hash| BASE64_STANDARD.encode(hash))
-            .collect(),
+        proof,
         checkpoint,
-    }))
-}
-
-/// Returns true if the position is after the last event of the tile.
-async fn is_after(
-    connection: &mut PgConnection,
-    tile: &TileRow,
-    position: Position,
-) -> Result<bool, DbError> {
-    let width = (tile.hashes.len() / HASH) as i64;
-    let events = list_events_of_tile(connection, tile, width, |_| ()).await?;
-    Ok(events.last().is_some_and(|(last, ())| *last < position))
+    };
+    Ok(Ok((proof, head.size)))
 }
