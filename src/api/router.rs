@@ -32,6 +32,7 @@ pub fn paths() -> Vec<Path> {
         Path::new("/console/users").page(console::show_user),
         Path::new("/console/tokens/{id}").page(console::show_token),
         Path::new("/console/audit").page(console::show_audit),
+        Path::new("/console/events/{id}").page(console::show_event),
         Path::new("/console/invalidate").page(console::confirm_invalidation).form(console::invalidate),
         Path::new("/console/assets/{file}").page(console::get_asset),
     ]

@@ -194,13 +194,15 @@ pub struct LogState {
     pub last_id: Uuid,
     /// The signed head of the tree.
     pub checkpoint: Option<String>,
+    /// The time of the checkpoint.
+    pub sealed_at: Option<DateTime<Utc>>,
 }
 
 /// Returns the state of the log.
 pub async fn find_log(connection: &mut PgConnection) -> Result<LogState, DbError> {
     let log = sqlx::query_as!(
         LogState,
-        "SELECT size, last_at, last_id, checkpoint FROM audit_log"
+        "SELECT size, last_at, last_id, checkpoint, sealed_at FROM audit_log"
     );
     Ok(log.fetch_one(connection).await?)
 }

@@ -25,6 +25,8 @@ async fn pages_escape_input_load_only_own_assets_and_show_no_token_string() {
         .await
         .assert_reused(&minted);
     let (id, token) = (minted.text("id"), minted.token());
+    let events = replica.get("/audit/events?kind=token.reused").await;
+    let event = events.body["items"][0]["id"].as_str().unwrap();
     let user: String = url::form_urlencoded::byte_serialize(hostile.as_bytes()).collect();
     let paths = [
         "/console".to_owned(),
@@ -38,6 +40,8 @@ async fn pages_escape_input_load_only_own_assets_and_show_no_token_string() {
         format!("/console/invalidate?tokenId={id}&reason=used"),
         format!("/console/invalidate?userId={user}&reason=used"),
         format!("/console/invalidate?userId={user}&reason=%3Cb%3E"),
+        format!("/console/events/{event}"),
+        format!("/console/events/{event}?verify=1"),
         "/console/nothing".into(),
     ];
     let mut pages = Vec::new();
@@ -126,7 +130,7 @@ async fn pages_escape_input_load_only_own_assets_and_show_no_token_string() {
         }
     }
     let escaped = "&#60;script&#62;alert(&#39;x&#39;)";
-    for path in [5, 6, 9] {
+    for path in [5, 6, 9, 11, 12] {
         pages[path].1.has(200, escaped);
     }
     for (path, page) in pages.iter().filter(|(_, page)| page.status == 200) {
@@ -172,11 +176,13 @@ async fn pages_need_audit_read_and_invalidation_also_needs_tokens_invalidate() {
         .to_owned();
     let confirmation = format!("/console/invalidate?tokenId={id}&reason=used");
     let get_as = |client, path: &str| Page::of(replica.request_by(client, Method::GET, path));
+    let event = format!("/console/events/{id}?verify=1");
     for path in [
         "/console/",
         "/console/search",
         "/console/users?userId=u",
         "/console/audit",
+        &event,
         &confirmation,
     ] {
         let anonymous = Page::of(replica.anonymous(Method::GET, path)).await;

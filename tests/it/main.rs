@@ -24,6 +24,7 @@ mod command_line;
 mod completions;
 mod connection_limit;
 mod console;
+mod console_events;
 mod console_forms;
 mod console_overview;
 mod credentials;

@@ -4,6 +4,7 @@
 //! figures. Pages load nothing from other addresses and never contain a token string.
 
 mod audit;
+mod event;
 mod form;
 mod invalidation;
 mod overview;
@@ -17,6 +18,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder, web};
 use askama::Template;
 
 pub use self::audit::show_audit;
+pub use self::event::show_event;
 pub use self::invalidation::{confirm_invalidation, invalidate};
 pub use self::overview::show_overview;
 pub use self::search::{look_up, show_search};

@@ -10,10 +10,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{page, text};
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::query::reject_parameters;
+use crate::api::handlers::health::MAX_SEAL_LAG;
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
 use crate::api::state::probe_metrics;
 use crate::db::Lane;
+use crate::db::audit_log::{LogState, find_lag, find_log};
 use crate::db::overview::{Minute, list_minutes};
 use crate::jobs::cleanup::Backlog;
 
@@ -30,6 +32,10 @@ struct OverviewPage {
     /// The remaining budget (`None` inside means no limit) and the cleanup backlog. `None` while the primary is
     /// unavailable.
     database_metrics: Option<(Option<u32>, Backlog)>,
+    log: LogState,
+    /// The age of the oldest event that is not sealed. `None` if no event waits, or if this replica does not seal.
+    lag: Option<TimeDelta>,
+    seals: bool,
     ranges: [Range; 2],
     /// The number of uncounted minutes between the first counted one and now.
     missing: usize,
@@ -68,6 +74,15 @@ impl OverviewPage {
         backlog
             .oldest_overdue
             .is_some_and(|oldest| self.now - oldest > BEHIND_AFTER)
+    }
+
+    /// Returns the root hash of the sealed log, which is the third line of its checkpoint.
+    fn root(&self) -> Option<&str> {
+        self.log.checkpoint.as_ref()?.lines().nth(2)
+    }
+
+    fn is_sealing_behind(&self, lag: &TimeDelta) -> bool {
+        lag.as_seconds_f64() > MAX_SEAL_LAG
     }
 }
 
@@ -150,10 +165,12 @@ pub async fn show_overview(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     reject_parameters(request.query_string())?;
-    let minutes = state
+    let (minutes, log, lag) = state
         .reads()
         .run(Lane::Reads, async move |mut connection| {
-            list_minutes(&mut connection).await
+            let log = find_log(&mut connection).await?;
+            let lag = find_lag(&mut connection).await?;
+            Ok((list_minutes(&mut connection).await?, log, lag))
         })
         .await?;
     #[expect(
@@ -183,6 +200,9 @@ pub async fn show_overview(
         )]
         now: Utc::now(),
         database_metrics: probe_metrics(&state).await,
+        log,
+        lag: (state.seals && lag > 0.0).then(|| TimeDelta::seconds(lag as i64)),
+        seals: state.seals,
         ranges: [
             Range::new("hour", "Last hour", TimeDelta::minutes(5), last_hour),
             Range::new("day", "Last 24 hours", TimeDelta::hours(1), &entries),

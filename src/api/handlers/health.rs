@@ -25,7 +25,7 @@ const MIN_MONTHS_AHEAD: i32 = 2;
 const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::seconds(2);
 
 /// The lag of sealing beyond which readiness warns, in seconds. It is about 10 while all is well.
-const MAX_SEAL_LAG: f64 = 60.0;
+pub const MAX_SEAL_LAG: f64 = 60.0;
 
 /// `GET /health/live`. Succeeds while the process answers.
 pub async fn get_liveness(request: HttpRequest) -> Result<HttpResponse, Problem> {

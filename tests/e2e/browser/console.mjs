@@ -60,6 +60,7 @@ const tabTo = async (page, selector) => {
   assert.fail(`Tab does not reach ${selector}`);
 };
 const steps = {};
+let event;
 
 steps["search finds a token by its token string and no page shows the string"] = async () => {
   const page = await open();
@@ -135,6 +136,27 @@ steps["the audit log can be filtered, paged and exported"] = async () => {
   await close(page);
 };
 
+steps["an event can be verified against the sealed log"] = async () => {
+  const page = await open();
+  await go(page, `/console/tokens/${token.id}`);
+  await page.locator(".timeline a").first().click();
+  await page.waitForURL(/console\/events/);
+  assert.match(await page.locator("dl.facts").innerText(), /token\.minted[\s\S]*LT · any bank · accounts/);
+  event = new URL(page.url()).pathname;
+  await page.getByRole("button", { name: "Verify this event" }).click();
+  await page.waitForURL(/verify=1/);
+  const status = page.getByRole("status");
+  while (/not sealed yet/.test(await status.innerText())) {
+    await page.waitForTimeout(500);
+    await page.reload();
+  }
+  const verdict = await status.innerText();
+  assert.match(verdict, /contains this event as entry [\d\u202f]+ of [\d\u202f]+ \(leaf index/);
+  await page.getByRole("link", { name: "Proof as JSON" }).click();
+  assert.equal(JSON.parse(JSON.parse(await page.locator("pre").innerText()).entry).tokenId, token.id);
+  await close(page);
+};
+
 steps["a form on another site is rejected"] = async () => {
   const page = await open();
   await go(page, `/console/invalidate?tokenId=${token.id}&reason=used`);
@@ -166,6 +188,8 @@ steps["every page passes the accessibility checks and fits a phone screen, in li
     token: `/console/tokens/${token.id}`,
     invalidated: `/console/tokens/${second.id}?done=1`,
     audit: "/console/audit?limit=20",
+    event,
+    verified: `${event}?verify=1`,
     confirm: `/console/invalidate?tokenId=${token.id}&reason=used`,
     invalid: "/console/audit?limit=0&from=2026-11-22T09:39:08.123456%2B02:00",
     missing: "/console/nothing",
