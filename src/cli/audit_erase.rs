@@ -46,7 +46,5 @@ pub(super) async fn erase(args: EraseArgs) -> Result<(), CliError> {
         after = last;
     }
     drop(line);
-    Ok(print_json(
-        &json!({"tokens": tokens, "mints": mints, "events": events}),
-    )?)
+    print_json(&json!({"tokens": tokens, "mints": mints, "events": events}))
 }

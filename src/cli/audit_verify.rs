@@ -70,7 +70,7 @@ pub(super) async fn verify(args: VerifyArgs) -> Result<(), CliError> {
     drop(line);
     db.close();
     match verified {
-        Ok(verified) => Ok(print_json(&verified)?),
+        Ok(verified) => print_json(&verified),
         Err(VerifyError::Changed(what)) => Err(CliError::Failed(anyhow!(what))),
         Err(error) => Err(CliError::Usage(error.to_string())),
     }
