@@ -76,6 +76,7 @@ impl Service {
         let max_wait = config.database.startup_wait;
         let mut connection = schema::wait_for_database(&options, max_wait).await?;
         schema::check_fitness(&mut connection).await?;
+        schema::check_privileges(&mut connection).await?;
         partitions::create_partitions(&mut connection).await?;
         let (now, newest) = schema::find_newest_time(&mut connection).await?;
         drop(connection);

@@ -5,7 +5,9 @@ use serde_json::json;
 use super::progress::ProgressLine;
 use super::{CliError, actor, connect, print_json, start_logs};
 use crate::config::{DatabaseCommandConfig, Flags, Source};
+use crate::db::DbError;
 use crate::db::erasure::{redact_events, redact_reads, redact_records};
+use crate::db::service_role::is_owner;
 use crate::jobs::sealing::hash_event;
 use crate::model::rules;
 
@@ -23,6 +25,9 @@ pub(super) async fn erase(args: EraseArgs) -> Result<(), CliError> {
     let config = args.settings.load(Source::from_process())?;
     start_logs(config.log.format)?;
     let mut connection = connect(&config.database).await?;
+    if is_owner(&mut connection, None).await? == Some(false) {
+        return Err(DbError::NotOwner.into());
+    }
     let (user, actor) = (args.user, actor());
     let mut line = ProgressLine::new();
     let (mut tokens, mut mints, mut events) = (0, 0, 0);

@@ -8,7 +8,7 @@ use anyhow::anyhow;
 
 use super::progress::ProgressLine;
 use super::{CliError, connect, connector, print_json, start_logs};
-use crate::config::{CleanupCommandConfig, Flags, Source};
+use crate::config::{Flags, RetentionCommandConfig, Source};
 use crate::db::Database;
 use crate::db::connector::Role;
 use crate::jobs::verification::{Evidence, VerifyError, verify_log};
@@ -26,7 +26,7 @@ pub(super) struct VerifyArgs {
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
     #[command(flatten)]
-    settings: Flags<CleanupCommandConfig>,
+    settings: Flags<RetentionCommandConfig>,
 }
 
 /// Verifies the log. Every failure but a change has exit code 2.

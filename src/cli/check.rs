@@ -12,6 +12,7 @@ use crate::app::key_ring;
 use crate::config::{Config, Flags, Source};
 use crate::db::partitions::PARTITIONS_AHEAD;
 use crate::db::schema::{self, CONNECT_TIMEOUT, DatabaseHealth, DatabaseUnsuitable};
+use crate::db::service_role::is_owner;
 use crate::db::{PgConnection, keys, tokens};
 use crate::upstream;
 
@@ -88,6 +89,17 @@ async fn check_database_content(
             format!("the audit log has partitions for {ahead} more months"),
         ),
     }
+    match is_owner(connection, None).await {
+        Ok(Some(false)) => report.pass(
+            "role",
+            "the role of DATABASE_URL cannot change the schema or recorded events",
+        ),
+        Ok(_) => report.note(
+            "role",
+            "the service runs as the owner of the tables, who can change recorded events: use a second role, see docs/deployment.md",
+        ),
+        Err(error) => report.fail("role", &error, error.hint()),
+    }
     match health.has_synchronous_standby {
         true => report.pass("standby", "a synchronous standby confirms each commit"),
         false => report.note(
@@ -110,6 +122,7 @@ async fn check_database_content(
 
 async fn check_health(connection: &mut PgConnection) -> Result<DatabaseHealth, DatabaseUnsuitable> {
     schema::check_fitness(connection).await?;
+    schema::check_privileges(connection).await?;
     Ok(schema::find_database_health(connection).await?)
 }
 

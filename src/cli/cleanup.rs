@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::progress::ProgressLine;
 use super::{CliError, actor, cancel_on_shutdown, find_database, print_json, start_logs};
 use crate::app::retention;
-use crate::config::{CleanupCommandConfig, Flags, Source};
+use crate::config::{Flags, RetentionCommandConfig, Source};
 use crate::db::Database;
 use crate::jobs::cleanup::{Cleaner, CleanupOptions};
 use crate::metrics::Families;
@@ -25,7 +25,7 @@ pub(super) struct CleanupArgs {
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
     max_runtime: Duration,
     #[command(flatten)]
-    settings: Flags<CleanupCommandConfig>,
+    settings: Flags<RetentionCommandConfig>,
 }
 
 pub(super) async fn run(args: CleanupArgs) -> Result<(), CliError> {

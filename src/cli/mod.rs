@@ -32,9 +32,12 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::app::openapi_document;
-use crate::config::{ConfigError, DatabaseCommandConfig, DatabaseConfig, Flags, LogFormat, Source};
+use crate::config::{
+    ConfigError, DatabaseConfig, Flags, LogFormat, RetentionCommandConfig, Source,
+};
 use crate::db::connector::{Address, Connection, Connector, Role};
 use crate::db::schema::{self, DatabaseUnsuitable};
+use crate::db::service_role::{GrantError, grant_privileges};
 use crate::telemetry::{self, Traces};
 
 const AFTER_HELP: &str = "\
@@ -92,8 +95,12 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct MigrateArgs {
+    /// Also give this database role the privileges of the service. It owns nothing, and cannot drop events before
+    /// AUDIT_RETENTION.
+    #[arg(long, value_name = "ROLE")]
+    grant: Option<String>,
     #[command(flatten)]
-    settings: Flags<DatabaseCommandConfig>,
+    settings: Flags<RetentionCommandConfig>,
 }
 
 /// The error of a command, which sets the exit code.
@@ -116,6 +123,15 @@ impl From<DatabaseUnsuitable> for CliError {
         match error {
             DatabaseUnsuitable::Address => CliError::Usage(error.to_string()),
             _ => CliError::Failed(error.into()),
+        }
+    }
+}
+
+impl From<GrantError> for CliError {
+    fn from(error: GrantError) -> Self {
+        match error {
+            GrantError::Failed(error) => CliError::Failed(error.into()),
+            _ => CliError::Usage(error.to_string()),
         }
     }
 }
@@ -194,6 +210,10 @@ async fn apply_migrations(args: MigrateArgs) -> Result<(), CliError> {
     schema::wait_for_database(&options, config.database.startup_wait).await?;
     schema::migrate(&options).await?;
     tracing::info!("the schema is up to date");
+    if let Some(role) = args.grant {
+        grant_privileges(&options, &role, config.retention.audit).await?;
+        tracing::info!(role, "the role can run the service");
+    }
     Ok(())
 }
 

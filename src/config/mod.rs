@@ -136,13 +136,13 @@ macro_rules! command_config {
 }
 
 command_config! {
-    /// Settings of the commands that only use the database, such as `migrate` and `client`.
+    /// Settings of the commands that only use the database, such as `client`.
     DatabaseCommandConfig { database: DatabaseConfig, log: LogConfig }
 }
 
 command_config! {
-    /// Settings of `cleanup`.
-    CleanupCommandConfig { database: DatabaseConfig, retention: RetentionConfig, log: LogConfig }
+    /// Settings of `cleanup`, `migrate` and `audit verify`.
+    RetentionCommandConfig { database: DatabaseConfig, retention: RetentionConfig, log: LogConfig }
 }
 
 command_config! {

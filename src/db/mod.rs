@@ -21,6 +21,7 @@ mod overdue;
 pub mod overview;
 pub mod partitions;
 pub mod schema;
+pub mod service_role;
 pub mod slots;
 mod standalone_event;
 pub mod tokens;
@@ -55,6 +56,9 @@ pub enum DbError {
     /// The server has no connection left for this role, this database or anyone.
     #[error("{0}")]
     NoConnection(String),
+    /// The role of the connection does not own the tables, which this work needs.
+    #[error("another role owns the tables: use the DATABASE_URL of the owner for this command")]
+    NotOwner,
     /// The content of `DATABASE_URL_FILE` is not a database URL.
     #[error("the file of the database URL does not contain a Postgres URL")]
     Address,

@@ -1,14 +1,14 @@
 //! The monthly partitions of the audit log. They are created ahead and dropped after their retention.
 //!
-//! A new partition is created as a table and then attached. An old one is detached concurrently and then dropped.
-//! Neither makes a handout wait. `PARTITION OF`, `DROP` and a plain `DETACH` would wait for every running read, and all
-//! later statements would wait for them.
+//! Functions of the owner do both, because the role of the service owns nothing. They check their arguments
+//! (`migrations/20261127000003_two_roles.sql`). A creation makes no handout wait. A drop makes handouts wait for at most
+//! 100 ms, and only while a transaction that reads other months is open (`docs/decisions/0017`).
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{Connection, PgConnection};
 
 use super::DbError;
 use super::standalone_event::record_changes;
@@ -58,35 +58,24 @@ pub async fn create_partitions(connection: &mut PgConnection) -> Result<u64, DbE
     Ok(created.unsigned_abs())
 }
 
-/// A partition of a month that is past retention.
-#[derive(Debug)]
-pub struct ExpiredPartition {
-    name: String,
-    is_attached: bool,
-    /// True if a concurrent detach was interrupted.
-    is_half_detached: bool,
-}
-
-/// The comment on a table that the cleanup detaches. It drops no other table: an auditor may have restored a month, or
-/// detached one to keep it.
-const MARK: &str = "token-vendor: the cleanup detached this month to drop it";
-
-/// Lists the partitions whose month ended before the retention, oldest first. Includes partitions that the cleanup
-/// detached but did not drop. Leaves out those that are not sealed, unless nothing ever was.
+/// Lists the names of the partitions whose month ended before the retention, oldest first. Leaves out those that are not
+/// sealed, unless nothing ever was.
+///
+/// Includes tables with a comment that earlier versions set before they detached a month to drop it. All other detached
+/// tables stay: an auditor may have restored a month, or detached one to keep it.
 pub async fn list_expired_partitions(
     connection: &mut PgConnection,
     now: DateTime<Utc>,
     retention: Duration,
-) -> Result<Vec<ExpiredPartition>, DbError> {
-    let partitions = sqlx::query_as!(
-        ExpiredPartition,
-        r#"SELECT c.relname::text AS "name!", i.inhrelid IS NOT NULL AS "is_attached!",
-                  coalesce(i.inhdetachpending, false) AS "is_half_detached!"
+) -> Result<Vec<String>, DbError> {
+    let partitions = sqlx::query_scalar!(
+        r#"SELECT c.relname::text AS "name!"
            FROM pg_class c
            LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = 'audit_events'::regclass
            WHERE c.relkind = 'r' AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'audit_events'::regclass)
              AND c.relname ~ '^audit_events_\d{4}_\d{2}$'
-             AND (i.inhrelid IS NOT NULL OR obj_description(c.oid, 'pg_class') = $2)
+             AND (i.inhrelid IS NOT NULL OR obj_description(c.oid, 'pg_class')
+                     = 'token-vendor: the cleanup detached this month to drop it')
              AND (to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC'
                  <= least($1, (
                      SELECT e.occurred_at FROM audit_events e, audit_log l
@@ -94,51 +83,33 @@ pub async fn list_expired_partitions(
                      ORDER BY e.occurred_at LIMIT 1))
            ORDER BY c.relname"#,
         now - retention,
-        MARK,
     )
     .fetch_all(connection)
     .await?;
     Ok(partitions)
 }
 
-/// Detaches and drops a partition, and records that. An interrupted run can be repeated and continues where it stopped.
+/// Drops a partition, and records that. Returns false if it was dropped before.
 pub async fn drop_partition(
     connection: &mut PgConnection,
-    partition: &ExpiredPartition,
+    name: &str,
     origin: &Origin,
-) -> Result<(), DbError> {
-    let name = &partition.name;
-    // The name is safe in SQL: it is `audit_events_` and digits.
-    let statement = match partition {
-        ExpiredPartition {
-            is_half_detached: true,
-            ..
-        } => Some(format!(
-            "ALTER TABLE audit_events DETACH PARTITION {name} FINALIZE"
-        )),
-        ExpiredPartition {
-            is_attached: true, ..
-        } => Some(format!(
-            "ALTER TABLE audit_events DETACH PARTITION {name} CONCURRENTLY"
-        )),
-        _ => None,
-    };
-    if let Some(statement) = statement {
-        let mark = format!("COMMENT ON TABLE {name} IS '{MARK}'");
-        connection.execute(AssertSqlSafe(mark)).await?;
-        connection.execute(AssertSqlSafe(statement)).await?;
-    }
+) -> Result<bool, DbError> {
+    let sealed_events = count_sealed_events(connection, name).await?;
     let mut tx = connection.begin().await?;
-    let sealed_events = count_sealed_events(&mut tx, name).await?;
-    tx.execute(AssertSqlSafe(format!("DROP TABLE {name}")))
-        .await?;
-    let mut detail = json!({"partitionsDropped": 1, "partition": name});
-    if let Some(sealed_events) = sealed_events {
-        detail["sealedEvents"] = sealed_events.into();
+    let is_dropped =
+        sqlx::query_scalar!(r#"SELECT drop_audit_partition($1) AS "is_dropped!""#, name)
+            .fetch_one(&mut *tx)
+            .await?;
+    if is_dropped {
+        let mut detail = json!({"partitionsDropped": 1, "partition": name});
+        if let Some(sealed_events) = sealed_events {
+            detail["sealedEvents"] = sealed_events.into();
+        }
+        record_changes(&mut *tx, origin, detail).await?;
     }
-    record_changes(&mut *tx, origin, detail).await?;
     tx.commit().await?;
-    Ok(())
+    Ok(is_dropped)
 }
 
 /// Returns the number of entries of the sealed log up to the end of a partition. `None` if nothing is sealed.
@@ -149,12 +120,14 @@ async fn count_sealed_events(
     partition: &str,
 ) -> Result<Option<i64>, DbError> {
     // The tile that the last event of the partition is in, and the events of the partition in it.
-    let count = format!(
-        "SELECT t.n * 256 + (SELECT count(*) FROM {partition} e WHERE (e.occurred_at, e.id) >= (t.first_at, t.first_id))
-         FROM audit_tiles t
-         WHERE t.level = 0 AND t.first_at < (to_date(right($1, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC'
-         ORDER BY t.first_at DESC, t.first_id DESC LIMIT 1"
+    let count = sqlx::query_scalar!(
+        r#"SELECT t.n * 256 + (SELECT count(*) FROM audit_events e WHERE (e.occurred_at, e.id) >= (t.first_at, t.first_id)
+                                 AND e.occurred_at >= t.first_at AND e.occurred_at < m.ends_at) AS "count!"
+           FROM audit_tiles t,
+                (SELECT (to_date(right($1, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC' AS ends_at) m
+           WHERE t.level = 0 AND t.first_at < m.ends_at
+           ORDER BY t.first_at DESC, t.first_id DESC LIMIT 1"#,
+        partition,
     );
-    let count = sqlx::query_scalar(AssertSqlSafe(count)).bind(partition);
     Ok(count.fetch_optional(connection).await?)
 }

@@ -13,6 +13,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use super::audit_log::find_lag;
 use super::connector::Role;
 use super::partitions::count_ahead;
+use super::service_role::find_missing_privilege;
 use super::{DbError, fitness};
 
 /// The migrations of this version.
@@ -75,6 +76,11 @@ pub enum DatabaseUnsuitable {
         /// The newest migration of this version.
         needed: i64,
     },
+    /// The role lacks a privilege that the service needs.
+    #[error(
+        "the role of DATABASE_URL has no {0}: run `token-vendor migrate --grant ROLE` as the owner"
+    )]
+    MissingPrivilege(String),
     /// A statement failed.
     #[error(transparent)]
     Failed(#[from] DbError),
@@ -93,6 +99,9 @@ impl DatabaseUnsuitable {
             DatabaseUnsuitable::TooOld(_) => "upgrade the server",
             DatabaseUnsuitable::OldSchema { .. } => {
                 "the previous version also works on the newer schema"
+            }
+            DatabaseUnsuitable::MissingPrivilege(_) => {
+                "each version can need more privileges, so use --grant at each upgrade"
             }
         }
     }
@@ -186,6 +195,13 @@ pub async fn try_connect(
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), DbError> {
     let mut connection = try_connect(options, CONNECT_TIMEOUT).await?;
     fitness::check_fitness(&mut connection, Role::Primary).await?;
+    let is_owner = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('_sqlx_migrations')";
+    if let Some(false) = sqlx::query_scalar(is_owner)
+        .fetch_optional(&mut connection)
+        .await?
+    {
+        return Err(DbError::NotOwner);
+    }
     // A long wait for the lock has its own message.
     let unlogged = options.clone().disable_statement_logging();
     let mut lock_connection = try_connect(&unlogged, CONNECT_TIMEOUT).await?;
@@ -271,6 +287,17 @@ pub async fn check_fitness(connection: &mut PgConnection) -> Result<(), Database
         return Err(DatabaseUnsuitable::OldSchema { found, needed });
     }
     Ok(())
+}
+
+/// Checks that the role of the connection has all privileges that the service needs.
+///
+/// # Errors
+/// Returns [`DatabaseUnsuitable::MissingPrivilege`] with the first one that is missing.
+pub async fn check_privileges(connection: &mut PgConnection) -> Result<(), DatabaseUnsuitable> {
+    match find_missing_privilege(connection).await? {
+        Some(privilege) => Err(DatabaseUnsuitable::MissingPrivilege(privilege)),
+        None => Ok(()),
+    }
 }
 
 /// The state of the database that readiness and `check --online` report.

@@ -19,9 +19,7 @@ use crate::db::cleanup::{
     purge_mints, purge_slots, purge_tokens, record_run,
 };
 use crate::db::overview::{ROLL_UP, roll_up_minutes};
-use crate::db::partitions::{
-    ExpiredPartition, create_partitions, drop_partition, list_expired_partitions,
-};
+use crate::db::partitions::{create_partitions, drop_partition, list_expired_partitions};
 use crate::db::{Checkout, Database, DbError, Lane};
 use crate::metrics::Metrics;
 use crate::model::Origin;
@@ -321,10 +319,7 @@ impl Cleaner {
             .await
     }
 
-    async fn list_expired_partitions(
-        &self,
-        now: DateTime<Utc>,
-    ) -> Result<Vec<ExpiredPartition>, DbError> {
+    async fn list_expired_partitions(&self, now: DateTime<Utc>) -> Result<Vec<String>, DbError> {
         let Some(age) = self.retention.audit else {
             return Ok(Vec::new());
         };
@@ -477,7 +472,7 @@ impl Pass<'_> {
                     drop_partition(&mut connection, &partition, &origin).await
                 });
             match result.await {
-                Ok(()) => self.summary.partitions_dropped += 1,
+                Ok(is_dropped) => self.summary.partitions_dropped += u64::from(is_dropped),
                 // A long read of the audit log or another pass holds a lock.
                 Err(error) => {
                     tracing::warn!(%error, "an audit partition could not be dropped; the next pass retries");

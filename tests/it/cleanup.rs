@@ -288,36 +288,46 @@ async fn a_pass_continues_when_its_caller_hangs_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_cleanup_drops_only_tables_that_it_detached() {
+async fn the_cleanup_drops_no_table_that_an_operator_detached() {
     let world = World::unchecked().await;
+    // An earlier version was interrupted while it detached one month, and before it dropped the next one.
     let months = "
-        SELECT create_audit_partition(month::timestamptz) FROM unnest('{2019-05-01,2019-07-01}'::date[]) month;
+        SELECT create_audit_partition(month::timestamptz)
+        FROM unnest('{2019-05-01, 2019-07-01, 2019-08-01, 2019-09-01}'::date[]) month;
         ALTER TABLE audit_events DETACH PARTITION audit_events_2019_05;
         CREATE TABLE audit_events_2019_06 (LIKE audit_events);
-        CREATE FUNCTION refuse_drop() RETURNS event_trigger LANGUAGE plpgsql AS
-            'BEGIN RAISE EXCEPTION ''a drop is refused''; END';
-        CREATE EVENT TRIGGER refuse_drop ON sql_drop EXECUTE FUNCTION refuse_drop()";
+        COMMENT ON TABLE audit_events_2019_07 IS 'token-vendor: the cleanup detached this month to drop it';
+        ALTER TABLE audit_events DETACH PARTITION audit_events_2019_07";
     sqlx::raw_sql(months).execute(&world.db).await.unwrap();
-    // The first pass detaches a month, and cannot drop it.
-    let (_, refused) = cleanup(&world, &[], &[]).await;
+    detach_half(&world, "audit_events_2019_08").await;
+    let (_, done) = cleanup(&world, &[], &[]).await;
     assert_eq!(
-        (&refused["partitionsDropped"], &refused["complete"]),
-        (&json!(0), &json!(false))
+        (&done["partitionsDropped"], &done["complete"]),
+        (&json!(3), &json!(true)),
+        "{done}"
     );
-    let unattached =
-        "SELECT count(*) FROM pg_class WHERE relname LIKE 'audit_events_2019%' AND relkind = 'r'
-                      AND NOT relispartition";
-    assert_eq!(world.count(unattached).await, 3);
-    world
-        .db
-        .execute("DROP EVENT TRIGGER refuse_drop")
+    let kept = "SELECT array_agg(relname::text ORDER BY relname) FROM pg_class
+                WHERE relname LIKE 'audit_events_2019%' AND relkind = 'r'";
+    let kept: Vec<String> = sqlx::query_scalar(kept).fetch_one(&world.db).await.unwrap();
+    assert_eq!(kept, ["audit_events_2019_05", "audit_events_2019_06"]);
+}
+
+/// Starts to detach a partition concurrently, and leaves the detach half-done.
+async fn detach_half(world: &World, partition: &str) {
+    let mut reader = world.db.begin().await.unwrap();
+    let read = format!("SELECT FROM {partition}");
+    reader.execute(AssertSqlSafe(read)).await.unwrap();
+    let mut connection = world.db.acquire().await.unwrap().detach();
+    connection
+        .execute("SET lock_timeout = '1ms'")
         .await
         .unwrap();
-    let (_, done) = cleanup(&world, &[], &[]).await;
-    assert_eq!(done["partitionsDropped"], 1, "{done}");
-    let kept = "SELECT count(*) FROM pg_class WHERE relname IN ('audit_events_2019_05', 'audit_events_2019_06')";
-    assert_eq!(world.count(kept).await, 2);
-    assert_eq!(world.count(unattached).await, 2);
+    let detach = format!("ALTER TABLE audit_events DETACH PARTITION {partition} CONCURRENTLY");
+    let interrupted = connection.execute(AssertSqlSafe(detach)).await;
+    assert!(interrupted.is_err());
+    reader.rollback().await.unwrap();
+    let pending = "SELECT count(*) FROM pg_inherits WHERE inhdetachpending";
+    assert_eq!(world.count(pending).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -457,7 +467,9 @@ async fn partitions_are_created_and_dropped_without_blocking_handouts() {
         )
         .await
         .unwrap();
-    let replica = world.replica_with(&[("CLEANUP_INTERVAL", "off")]).await;
+    // A month that is only partly sealed would be kept.
+    let settings = [("CLEANUP_INTERVAL", "off"), ("SEAL_INTERVAL", "off")];
+    let replica = world.replica_with(&settings).await;
     let body = json!({"userId": "u-1"});
     replica.issue(body.clone()).await;
 

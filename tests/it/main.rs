@@ -70,6 +70,7 @@ mod takeover;
 mod tls;
 mod token_plans;
 mod traces;
+mod two_roles;
 mod upstream_answers;
 mod upstream_clock;
 mod upstream_faults;
