@@ -14,12 +14,16 @@ use crate::config::{DevConfig, Flags, Source};
 use crate::db::clients::insert_client;
 use crate::db::connector::Role;
 use crate::db::schema;
+use crate::db::service_role::{create_role, grant_privileges};
 use crate::dev::postgres::{self, LocalPostgres, LocalPostgresOptions, default_data_dir};
 use crate::dev::sandbox::{Sandbox, SandboxOptions};
 use crate::model::{Client, Scope};
 
 /// API key and secret of the client that `dev` creates. Both are public.
 const CLIENT: &str = "dev";
+
+/// The role of the service in the private Postgres.
+const SERVICE_ROLE: &str = "token_vendor";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DevArgs {
@@ -83,19 +87,24 @@ pub(super) async fn run(args: DevArgs) -> Result<(), CliError> {
     })?;
     values.push(("UPSTREAM_BASE_URL", sandbox.base_url()));
 
-    let (postgres, url) = match args.database_url {
-        Some(url) => (None, url),
+    let (postgres, owner_url, url) = match args.database_url {
+        Some(url) => (None, url.clone(), url),
         None => {
             let postgres = start_postgres(args.data_dir, args.fresh).await?;
-            let url = postgres.url("postgres");
-            (Some(postgres), url)
+            let owner_url = postgres.url("postgres");
+            let url = postgres.url_as(SERVICE_ROLE, "postgres");
+            (Some(postgres), owner_url, url)
         }
     };
     values.push(("DATABASE_URL", url));
     let config = args.settings.load(Source::for_dev(values))?.0;
-    let options = schema::connect_options(&config.database.url)?;
-    schema::wait_for_database(&options, config.database.startup_wait).await?;
-    schema::migrate(&options).await?;
+    let owner = schema::connect_options(&owner_url.into())?;
+    schema::wait_for_database(&owner, config.database.startup_wait).await?;
+    schema::migrate(&owner).await?;
+    if postgres.is_some() {
+        create_role(&owner, SERVICE_ROLE).await?;
+        grant_privileges(&owner, SERVICE_ROLE, config.retention.audit).await?;
+    }
     add_client(&config.database.url).await?;
     let service = Service::start(config).await?;
     print_welcome(service.addr(), sandbox.addr())?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 use token_vendor::dev::postgres;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
@@ -81,8 +82,20 @@ impl DataDir {
     }
 
     fn postmaster(&self) -> Pid {
+        Pid::from_raw(self.read_postmaster_file()[0].parse().unwrap())
+    }
+
+    /// Connects to the private Postgres as its superuser.
+    async fn connect(&self) -> PgConnection {
+        // Line 5 is the folder of the socket.
+        let socket_dir = &self.read_postmaster_file()[4];
+        let url = format!("postgresql:///postgres?host={socket_dir}&port=5432&user=postgres");
+        PgConnection::connect(&url).await.unwrap()
+    }
+
+    fn read_postmaster_file(&self) -> Vec<String> {
         let file = fs::read_to_string(self.0.join("pgdata/postmaster.pid")).unwrap();
-        Pid::from_raw(file.lines().next().unwrap().parse().unwrap())
+        file.lines().map(str::to_owned).collect()
     }
 }
 
@@ -109,6 +122,19 @@ async fn dev_keeps_its_data_and_leaves_no_postgres_running() {
     assert_eq!((minted.status, minted.text("outcome")), (201, "minted"));
     let reused = dev.send_printed_request().await;
     assert_eq!((reused.status, reused.token()), (200, minted.token()));
+
+    let mut superuser = data_dir.connect().await;
+    let roles = "SELECT DISTINCT usename::text FROM pg_stat_activity WHERE application_name = 'token-vendor'";
+    let roles: Vec<String> = sqlx::query_scalar(roles)
+        .fetch_all(&mut superuser)
+        .await
+        .unwrap();
+    assert_eq!(
+        roles,
+        ["token_vendor"],
+        "the service does not own its tables"
+    );
+    drop(superuser);
 
     let second = run(&[&DEV[..], &["--fresh", &data_dir.flag()]].concat(), &[]).await;
     assert_eq!(second.code, 1, "the folder is in use: {second:?}");

@@ -78,8 +78,13 @@ impl LocalPostgres {
 
     /// Returns a `DATABASE_URL` for the superuser `postgres`. sqlx and psql accept it.
     pub fn url(&self, database: &str) -> String {
+        self.url_as("postgres", database)
+    }
+
+    /// Returns a `DATABASE_URL` for another role, which needs no password.
+    pub fn url_as(&self, role: &str, database: &str) -> String {
         let host = self.socket_dir.display();
-        format!("postgresql:///{database}?host={host}&port=5432&user=postgres")
+        format!("postgresql:///{database}?host={host}&port=5432&user={role}")
     }
 
     /// Returns the process id of the postmaster.
