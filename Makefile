@@ -20,7 +20,7 @@ e2e: postgres
 chaos: postgres
 	scripts/chaos $(ARGS)
 
-# Runs the benchmark, about 25 minutes. `make bench ARGS="warm export"` runs parts of it.
+# Runs the benchmark, about 32 minutes. `make bench ARGS="warm export"` runs parts of it.
 bench: postgres
 	benches/speed/find-tools target/bench
 	PATH="$$(scripts/find-postgres):$$PATH" cargo bench --locked --bench speed -- $(ARGS)

@@ -29,7 +29,7 @@ pub enum Requests<'a> {
 /// The result of a wrk run.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Load {
-    requests: u64,
+    pub requests: u64,
     seconds: f64,
     failed: u64,
     pub p50_ms: f64,

@@ -18,6 +18,7 @@ mod reading;
 mod report;
 mod rivals;
 mod scale;
+mod seal;
 mod upkeep;
 mod upstream;
 mod warm;
@@ -38,8 +39,9 @@ use report::Section;
 use world::{Scale, World};
 
 /// The sections, in the order of the run. `overload` is the last, because it adds many tokens and events.
-const SECTIONS: [&str; 10] = [
-    "warm", "miss", "herd", "scale", "audit", "export", "memory", "start", "cleanup", "overload",
+const SECTIONS: [&str; 11] = [
+    "warm", "miss", "herd", "scale", "audit", "export", "memory", "start", "cleanup", "seal",
+    "overload",
 ];
 /// The argument that serves until it is interrupted, for a profiler.
 const HOLD: &str = "hold";
@@ -170,6 +172,7 @@ async fn measure(world: &World, name: &str, folder: &Path) -> Result<()> {
         "memory" => upkeep::measure_memory(world, &mut section).await?,
         "start" => upkeep::measure_start(world, &mut section).await?,
         "cleanup" => upkeep::measure_cleanup(world, &mut section).await?,
+        "seal" => seal::measure(world, &mut section).await?,
         "overload" => overload::measure(world, &mut section).await?,
         _ => unreachable!("not a section"),
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, User, geteuid};
+use nix::unistd::{Pid, SysconfVar, User, geteuid, sysconf};
 
 /// The longest time for a program to start or to end.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,6 +46,29 @@ pub fn unprivileged_user() -> Option<User> {
 /// Returns a local address whose port is free.
 pub fn free_addr() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// Returns the seconds of CPU of a process and of its children, including those that have ended, from `/proc`.
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let mut ticks = 0;
+    for entry in fs::read_dir("/proc")? {
+        // A process may end meanwhile.
+        let stat = fs::read_to_string(entry?.path().join("stat")).unwrap_or_default();
+        let Some((id, fields)) = stat.split_once(" (").zip(stat.rsplit_once(") ")) else {
+            continue;
+        };
+        let fields: Vec<_> = fields.1.split(' ').collect();
+        // The fields 14 to 17 of proc(5): user and system time of the process and of its children that have ended.
+        let times = fields[11..15].iter().map(|time| time.parse::<u64>());
+        let times = times.collect::<Result<Vec<_>, _>>()?;
+        if id.0 == pid.to_string() {
+            ticks += times.iter().sum::<u64>();
+        } else if fields[1] == pid.to_string() {
+            ticks += times[0] + times[1];
+        }
+    }
+    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock ticks")?;
+    Ok(ticks as f64 / per_second as f64)
 }
 
 impl Server {
@@ -85,6 +108,11 @@ impl Server {
     /// Returns `http://` and the address.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.addr)
+    }
+
+    /// Returns the process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Returns the resident memory in bytes, from `/proc`.

@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use token_vendor::dev::postgres::{self, LocalPostgres, LocalPostgresOptions};
 
 use crate::huge_pages::{self, HugePages};
-use crate::process::{Server, command, free_addr, unprivileged_user};
+use crate::process::{Server, command, cpu_seconds, free_addr, unprivileged_user};
 
 /// The service binary of this build.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_token-vendor");
@@ -132,6 +132,11 @@ impl World {
     /// Returns the URL of a database for sqlx and libpq.
     pub fn url(&self, database: &str) -> String {
         self.postgres.url(database)
+    }
+
+    /// Returns the seconds of CPU that Postgres and this server have used, from `/proc`.
+    pub fn cpu_seconds(&self, server: &Server) -> Result<f64> {
+        Ok(cpu_seconds(self.postgres.pid())? + cpu_seconds(server.pid())?)
     }
 
     /// Returns the path of the socket that Postgres listens on.
