@@ -2,7 +2,7 @@
 
 -- One row. Every event before complete_until is committed and visible to whoever sees this value, on a standby too.
 -- Transactions with an id from next_xid on began to write after noted_at. When all earlier ones have ended, no event
--- from over 6 s before noted_at can still appear, and complete_until moves there.
+-- from over 5 s before noted_at can still appear, and complete_until moves there.
 CREATE TABLE audit_horizon (
     id smallint PRIMARY KEY DEFAULT 1 CHECK (id = 1),
     complete_until timestamptz NOT NULL,
@@ -28,4 +28,4 @@ ALTER TABLE audit_events ALTER COLUMN occurred_at SET DEFAULT event_time();
 
 -- The lock of the last statement waited for the end of all transactions that wrote an event.
 INSERT INTO audit_horizon (complete_until, next_xid, noted_at)
-VALUES (now() - interval '6 s', pg_current_xact_id(), now());
+VALUES (now() - interval '5 s', pg_current_xact_id(), now());

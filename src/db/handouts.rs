@@ -16,7 +16,7 @@ use crate::model::{Caller, EventKind};
 /// A query that inserts the events of the handouts whose tokens may be handed out.
 ///
 /// It commits durably whatever the defaults of the server, the database and the role are at this moment. It refuses a
-/// handout that was over 5 s old when the transaction got its id, which the horizon of the audit log relies on.
+/// handout that was over 4 s old when the transaction got its id, which the horizon of the audit log relies on.
 macro_rules! insert {
     ($head:literal, $rows:literal, $on_conflict:literal, $returning:literal, $($value:expr),+ $(,)?) => {
         sqlx::query_scalar!(
@@ -33,7 +33,7 @@ macro_rules! insert {
                        AND (SELECT set_config('synchronous_commit', 'on', true)) = 'on'
                        AND t.ends_at > greatest(clock_timestamp(), $9) + make_interval(secs => r.min_life)
                        AND r.occurred_at > (SELECT CASE WHEN pg_current_xact_id() IS NOT NULL
-                                                   THEN clock_timestamp() - interval '5 s' END)
+                                                   THEN clock_timestamp() - interval '4 s' END)
                      "#
                 + $on_conflict
                 + $returning,

@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep};
 
 use super::DbError;
 
-/// Moves the horizon to 6 s before the time noted by an earlier call, once all transactions that wrote before that
+/// Moves the horizon to 5 s before the time noted by an earlier call, once all transactions that wrote before that
 /// time have ended. Then notes the current time: the earlier of the database's clock and `service_time`.
 ///
-/// A transaction takes its id before it reads the clock that dates its events. A handout may be 5 s older
+/// A transaction takes its id before it reads the clock that dates its events. A handout may be 4 s older
 /// ([`insert_handouts`](super::handouts)).
 ///
 /// The change is not durable, because an earlier horizon is also true. It must not wait for a standby.
@@ -32,8 +32,8 @@ pub async fn advance_horizon(
          )
          UPDATE audit_horizon h
          SET complete_until = CASE
-                 WHEN h.complete_until > s.now + interval '1 day' THEN h.noted_at - interval '6 s'
-                 ELSE greatest(h.complete_until, h.noted_at - interval '6 s')
+                 WHEN h.complete_until > s.now + interval '1 day' THEN h.noted_at - interval '5 s'
+                 ELSE greatest(h.complete_until, h.noted_at - interval '5 s')
              END,
              next_xid = s.next, noted_at = s.now
          FROM seen s

@@ -8,7 +8,7 @@ use crate::db::clock::service_time;
 use crate::db::horizon::advance_horizon;
 use crate::db::{Database, Lane};
 
-/// Time between two moves. The horizon is 7 to 8 s behind the present.
+/// Time between two moves. The horizon is 6 to 7 s behind the present.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Moves the horizon every second, without end. While the database cannot be used, the horizon stays.

@@ -125,7 +125,7 @@ async fn a_handout_that_is_too_old_is_not_recorded() {
         source_ip: None,
     };
     let mut connection = world.db.acquire().await.unwrap();
-    for (age, batch, recorded) in [(6, 1, 0), (6, 2, 0), (3, 1, 1), (3, 2, 2)] {
+    for (age, batch, recorded) in [(5, 1, 0), (5, 2, 0), (2, 1, 1), (2, 2, 2)] {
         let occurred_at = Utc::now() - TimeDelta::seconds(age);
         let rows: Vec<_> = std::iter::repeat_with(|| HandoutRow {
             event_id: Uuid::now_v7(),
@@ -221,7 +221,7 @@ async fn an_export_says_up_to_which_time_it_is_complete() {
                 .parse::<DateTime<Utc>>()
                 .unwrap()
     );
-    assert!(header < Utc::now() - TimeDelta::seconds(5), "{header}");
+    assert!(header < Utc::now() - TimeDelta::seconds(4), "{header}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
