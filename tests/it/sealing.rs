@@ -191,6 +191,13 @@ async fn the_log_has_every_event_in_its_tree() {
     assert_eq!(second[..32], root(&leaves[..256]));
     assert_eq!(second[32..], root(&leaves[256..512]));
 
+    let recorded =
+        "SELECT count(*) FROM audit_events WHERE kind = 'audit.read' AND detail ? 'tile'";
+    assert_eq!(
+        world.count(recorded).await as u64,
+        checkpoint.size.div_ceil(256)
+    );
+
     // An earlier tree is served too.
     let earlier = fetch(&replica, &tile_path("0", 2, 3)).await.unwrap();
     assert_eq!(earlier, leaves[512..515].concat());
@@ -233,6 +240,9 @@ async fn each_event_has_a_proof() {
         let computed = root_of_proof(leaf_hash(line), index as u64, checkpoint.size, &hashes);
         assert_eq!(computed, checkpoint.root, "{index}");
     }
+    let recorded =
+        "SELECT count(*) FROM audit_events WHERE kind = 'audit.read' AND detail ? 'proof'";
+    assert_eq!(world.count(recorded).await, 9);
     let unknown = "/audit/events/01a204ea-98b4-7d02-8f2e-3a9b1c64d57e/proof";
     replica.get(unknown).await.assert_problem(404, "not-found");
 }

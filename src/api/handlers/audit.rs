@@ -139,7 +139,7 @@ pub async fn read_events<T: Default + Send + 'static>(
 }
 
 /// Records the read. Returns its time and the horizon of the audit log on the primary.
-async fn record_read(
+pub async fn record_read(
     db: &Database,
     record: AuditReadRecord,
 ) -> Result<(DateTime<Utc>, DateTime<Utc>), DbError> {

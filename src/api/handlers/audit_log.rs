@@ -1,22 +1,26 @@
 //! `/audit/log/`: the sealed audit log, as c2sp.org/tlog-tiles defines it, and the proof of one event.
 
+use actix_web::http::Method;
 use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, web};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::query::reject_parameters;
+use crate::api::handlers::audit::record_read;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::state::ApiState;
+use crate::db::audit_events::AuditReadRecord;
 use crate::db::audit_log::{
     find_checkpoint, find_event, find_log, find_tile_of_event, list_events_of_tile, list_tiles,
 };
 use crate::db::{Checkout, DbError, Lane, PgConnection};
-use crate::model::EventRef;
 use crate::model::event_format::push_json;
+use crate::model::{Caller, EventRef};
 use crate::seal::checkpoint::open_checkpoint;
 use crate::seal::tree::{
     Hash, Tile, TilePath, WIDTH, check_inclusion, hash_entry, list_tiles_of_proof, prove_inclusion,
@@ -39,9 +43,26 @@ pub async fn get_checkpoint(
         .body(checkpoint))
 }
 
+/// Records a read of events before it happens. `HEAD` returns none and is not recorded.
+async fn record(
+    state: &ApiState,
+    request: &HttpRequest,
+    caller: Caller,
+    detail: Value,
+) -> Result<(), DbError> {
+    if request.method() == Method::HEAD {
+        return Ok(());
+    }
+    let caller = Some(caller);
+    record_read(&state.db, AuditReadRecord { caller, detail }).await?;
+    Ok(())
+}
+
 /// `GET /audit/log/tile/{tile}`. Returns the hashes of a tile, or the entries of a tile of level 0.
+///
+/// A read of entries is recorded as an `audit.read` event. Hashes say nothing about anybody.
 pub async fn get_tile(
-    _: Authorized<AuditRead>,
+    authorized: Authorized<AuditRead>,
     request: HttpRequest,
     path: web::Path<String>,
     state: web::Data<ApiState>,
@@ -49,6 +70,10 @@ pub async fn get_tile(
     reject_parameters(request.query_string())?;
     let not_found = || Problem::not_found("the log has no such tile");
     let tile = TilePath::parse(&path).ok_or_else(not_found)?;
+    if tile.level.is_none() {
+        let detail = json!({"tile": *path});
+        record(&state, &request, authorized.into_caller(), detail).await?;
+    }
     let read = async move |mut connection: Checkout| read_tile(&mut connection, tile).await;
     let bytes = state.reads().run(Lane::Reads, read).await?;
     Ok(HttpResponse::Ok()
@@ -128,14 +153,23 @@ pub enum NoProof {
 }
 
 /// `GET /audit/events/{id}/proof`. Returns the proof that the log contains the event.
+///
+/// The read is recorded as an `audit.read` event.
 pub async fn get_proof(
-    _: Authorized<AuditRead>,
+    authorized: Authorized<AuditRead>,
     request: HttpRequest,
     id: web::Path<Uuid>,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     reject_parameters(request.query_string())?;
     let id = id.into_inner();
+    record(
+        &state,
+        &request,
+        authorized.into_caller(),
+        json!({"proof": id}),
+    )
+    .await?;
     let read = async move |mut connection: Checkout| read_proof(&mut connection, id).await;
     match state.reads().run(Lane::Reads, read).await? {
         Ok((proof, _)) => Ok(HttpResponse::Ok().json(proof)),

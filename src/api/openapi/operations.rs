@@ -72,7 +72,8 @@ fn operation_doc(id: &str) -> Value {
             }))}}),
         "get_proof" => json!({"tags": ["audit"], "summary": "Returns the proof that the sealed log contains an event",
             "description": "Returns the entry of the event, its index in the sealed log, and the hashes that lead from the entry to the root \
-                in the checkpoint (RFC 6962, section 2.1.1). An event is sealed within about 10 seconds. Until then, the response is 404.",
+                in the checkpoint (RFC 6962, section 2.1.1). An event is sealed within about 10 seconds. Until then, the response is 404. The service records \
+                the request as an `audit.read` event.",
             "responses": {"200": json_response("The proof.", "EventProof", &[])}}),
         "get_checkpoint" => json!({"tags": ["audit"], "summary": "Returns the signed head of the sealed log",
             "description": "Returns the checkpoint (c2sp.org/tlog-checkpoint): the origin, the number of entries and the root of the Merkle \
@@ -81,7 +82,8 @@ fn operation_doc(id: &str) -> Value {
             "problems": [ProblemKind::NotFound.slug()]}),
         "get_tile" => json!({"tags": ["audit"], "summary": "Returns a tile of the sealed log",
             "description": "Returns up to 256 hashes of the Merkle tree, or the entries of a tile of level 0 (c2sp.org/tlog-tiles). An entry is \
-                the line of an NDJSON export without its line end. Entries that retention has deleted return 404.",
+                the line of an NDJSON export without its line end. Entries that retention has deleted return 404. The service records \
+                a request for entries as an `audit.read` event.",
             "responses": {"200": file_response("The hashes, 32 bytes each, or the entries, each after its length in two bytes.", "application/octet-stream", "string")}}),
         "get_cleanup" => json!({"tags": ["maintenance"], "summary": "Returns the state of the cleanup",
             "description": "Returns the backlog, the last pass and the time of the next pass.", "responses": {"200": json_response("The state of the cleanup.", "CleanupState", &[])}}),
