@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use chrono::{Months, Utc};
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::{Connection, Executor, PgConnection};
 
 use crate::sealing::{FAST, fetch, seed, wait_for_size};
+use crate::support::server::Server;
 use crate::support::{Ended, Replica, World, eventually, run, send};
 
 /// The settings of a signed log.
@@ -380,6 +382,57 @@ impl Log {
         let count = self.world.count("SELECT count(*) FROM audit_events").await;
         wait_for_size(&self.replica, count as u64 + deleted).await;
     }
+}
+
+/// Transaction ids start again in another server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_goes_on_after_a_dump_is_restored_into_another_server() {
+    let log = Log::new().await;
+    let server = Server::start(&[]).await;
+    let mut admin = server.admin().await;
+    admin.execute("CREATE DATABASE restored").await.unwrap();
+    let restored = server.postgres.url("restored");
+    let pipe = format!(
+        "pg_dump --no-owner '{}' | psql --quiet --set ON_ERROR_STOP=1 '{restored}'",
+        log.world.url
+    );
+    // The programs of the server, whose version may be another than those in PATH.
+    let programs = std::fs::read_link(format!("/proc/{}/exe", server.postgres.pid())).unwrap();
+    let path = format!("{}:/usr/bin:/bin", programs.parent().unwrap().display());
+    let mut piped = tokio::process::Command::new("sh");
+    let piped = piped
+        .args(["-c", &pipe])
+        .env("PATH", path)
+        .output()
+        .await
+        .unwrap();
+    assert!(piped.status.success(), "{piped:?}");
+
+    // The environment adds its client again.
+    let mut connection = PgConnection::connect(&restored).await.unwrap();
+    connection.execute("DELETE FROM clients").await.unwrap();
+    let world = World::on(restored).await;
+    let settings = [FAST, ("SEAL_SIGNING_KEY", &*log.keys.signing)];
+    let replica = world.replica_with(&settings).await;
+    for _ in 0..50 {
+        assert!(replica.issue(json!({"userId": "u"})).await.status < 300);
+    }
+    let events = world.count("SELECT count(*) FROM audit_events").await;
+    wait_for_size(&replica, events as u64).await;
+    let key = log.write("key", log.keys.verifier.as_bytes());
+    let arguments = [
+        "audit",
+        "verify",
+        "--public-key",
+        &key,
+        "--checkpoint",
+        &log.kept,
+    ];
+    let verified = run(&arguments, &world.variables(&[])).await;
+    assert_eq!(verified.code, 0, "{verified:?}");
+    replica.service.stop().await;
+    drop(world);
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
