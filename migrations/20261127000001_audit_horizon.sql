@@ -11,15 +11,13 @@ CREATE TABLE audit_horizon (
 ) WITH (fillfactor = 50);
 
 -- Returns the time of an event that happens now. After a step back of the clock, it is not before the times of the
--- horizon. Such a time over a day ahead was dated by a wrong clock, and does not count. The function takes a transaction
--- id before it reads the clock.
+-- horizon. The function takes a transaction id before it reads the clock.
 CREATE FUNCTION event_time() RETURNS timestamptz LANGUAGE plpgsql AS $$
 DECLARE
     xid xid8 := pg_current_xact_id();
     now timestamptz := clock_timestamp();
 BEGIN
-    RETURN greatest(now, (SELECT greatest(complete_until, noted_at) FROM audit_horizon
-                          WHERE greatest(complete_until, noted_at) < now + interval '1 day'));
+    RETURN greatest(now, (SELECT greatest(complete_until, noted_at) FROM audit_horizon));
 END
 $$;
 

@@ -17,6 +17,8 @@ use super::DbError;
 /// A transaction takes its id before it reads the clock that dates its events. A handout may be 4 s older
 /// ([`insert_handouts`](super::handouts)).
 ///
+/// A horizon over a day ahead of both clocks is wrong, and moves back to the current time.
+///
 /// The change is not durable, because an earlier horizon is also true. It must not wait for a standby.
 pub async fn advance_horizon(
     connection: &mut PgConnection,
@@ -32,7 +34,7 @@ pub async fn advance_horizon(
          )
          UPDATE audit_horizon h
          SET complete_until = CASE
-                 WHEN h.complete_until > s.now + interval '1 day' THEN h.noted_at - interval '5 s'
+                 WHEN h.complete_until > greatest(statement_timestamp(), $1) + interval '1 day' THEN s.now - interval '5 s'
                  ELSE greatest(h.complete_until, h.noted_at - interval '5 s')
              END,
              next_xid = s.next, noted_at = s.now

@@ -18,15 +18,18 @@ use crate::model::Origin;
 pub const PARTITIONS_AHEAD: i32 = 3;
 
 /// Counts the months after this one that have a partition, up to the first gap and at most [`PARTITIONS_AHEAD`].
+/// This month is that of an event that happens now, which the horizon bounds if the database clock is behind.
 ///
 /// Returns -1 if this month has none, so that no event can be recorded.
 pub async fn count_ahead(connection: &mut PgConnection) -> Result<i32, DbError> {
     let ahead = sqlx::query_scalar!(
-        r#"SELECT coalesce(min(ahead), $1 + 1) - 1 AS "ahead!" FROM generate_series(0, $1) AS ahead
+        r#"SELECT coalesce(min(ahead), $1 + 1) - 1 AS "ahead!"
+           FROM (SELECT greatest(now(), complete_until, noted_at) AT TIME ZONE 'UTC' AS now FROM audit_horizon) c,
+                generate_series(0, $1) AS ahead
            WHERE NOT EXISTS (
-               SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-               WHERE i.inhparent = 'audit_events'::regclass AND c.relname = 'audit_events_'
-                   || to_char((now() AT TIME ZONE 'UTC') + make_interval(months => ahead), 'YYYY_MM'))"#,
+               SELECT FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid
+               WHERE i.inhparent = 'audit_events'::regclass
+                 AND p.relname = 'audit_events_' || to_char(c.now + make_interval(months => ahead), 'YYYY_MM'))"#,
         PARTITIONS_AHEAD
     );
     Ok(ahead.fetch_one(connection).await?)
@@ -48,8 +51,10 @@ pub async fn create_partitions(connection: &mut PgConnection) -> Result<u64, DbE
         return Ok(0);
     }
     let created = sqlx::query_scalar!(
-        r#"SELECT count(*) FILTER (WHERE create_audit_partition(now() + make_interval(months => ahead))) AS "created!"
-           FROM generate_series(0, $1) AS ahead"#,
+        r#"SELECT count(*) FILTER (
+                      WHERE create_audit_partition(greatest(now(), complete_until, noted_at) + make_interval(months => ahead))
+                  ) AS "created!"
+           FROM audit_horizon, generate_series(0, $1) AS ahead"#,
         PARTITIONS_AHEAD
     )
     .fetch_one(&mut *tx)

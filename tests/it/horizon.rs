@@ -9,7 +9,9 @@ use token_vendor::db::horizon::{advance_horizon, find_horizon};
 use token_vendor::model::Caller;
 use uuid::Uuid;
 
-use crate::support::{Api, World, eventually, program, send};
+use crate::metrics::scrape;
+use crate::sealing::{FAST, seed, wait_for_size};
+use crate::support::{Api, World, eventually, program, run, send};
 
 const INSERT: &str = "INSERT INTO audit_events (id, kind) VALUES (gen_random_uuid(), 'audit.read')
                       RETURNING occurred_at";
@@ -23,12 +25,11 @@ async fn execute(world: &World, statement: &'static str) {
     sqlx::raw_sql(statement).execute(&world.db).await.unwrap();
 }
 
-/// Moves the horizon as a replica whose clock agrees with the database's clock. Returns the horizon.
+/// Moves the horizon as a replica whose clock is right. Returns the horizon.
 async fn advance(world: &World) -> DateTime<Utc> {
     // A shift of the clock takes effect in new connections.
     let mut connection = PgConnection::connect(&world.url).await.unwrap();
-    let ahead = Utc::now() + TimeDelta::days(1_000);
-    advance_horizon(&mut connection, ahead).await.unwrap();
+    advance_horizon(&mut connection, Utc::now()).await.unwrap();
     find_horizon(&mut connection).await.unwrap()
 }
 
@@ -101,17 +102,50 @@ async fn an_event_is_dated_after_the_horizon_unless_the_horizon_is_wrong() {
     assert!(latest > Utc::now() + TimeDelta::minutes(59));
     assert!(insert_event(&mut connection).await >= latest);
 
+    // Both clocks were 500 days ahead once.
     execute(
         &world,
         "UPDATE audit_horizon SET complete_until = now() + interval '500 days'",
     )
     .await;
     let tomorrow = Utc::now() + TimeDelta::days(1);
-    assert!(insert_event(&mut connection).await < tomorrow);
     eventually("the horizon is corrected", async || {
         advance(&world).await < tomorrow
     })
     .await;
+    assert!(insert_event(&mut connection).await < tomorrow);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_clock_that_is_far_behind_dates_no_event_before_the_horizon() {
+    let world = World::unchecked().await;
+    world.shift_clock("0").await;
+    let replica = world.replica_with(&[FAST]).await;
+    seed(&world, &replica, 3).await;
+    let all = world.count("SELECT count(*) FROM audit_events").await;
+    wait_for_size(&replica, all as u64).await;
+    let horizon = advance(&world).await;
+    let months = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'audit_events'::regclass";
+    let created = world.count(months).await;
+    world.shift_clock("-500 days").await;
+    let mut connection = PgConnection::connect(&world.url).await.unwrap();
+    for _ in 0..3 {
+        assert!(advance(&world).await >= horizon);
+        assert!(insert_event(&mut connection).await >= horizon);
+    }
+    // A replica that has not seen the earlier time.
+    let another = world.replica_with(&[FAST]).await;
+    another.issue(json!({"userId": "later"})).await;
+    // No month of the wrong time is created, which the next cleanup would drop.
+    assert_eq!(scrape(&another).await["audit_partitions_ahead_months"], 3.0);
+    let cleaned = run(&["cleanup"], &world.variables(&[])).await;
+    assert_eq!(world.count(months).await, created, "{cleaned:?}");
+    world.shift_clock("0").await;
+    let events = world.count("SELECT count(*) FROM audit_events").await;
+    let third = world.replica_with(&[FAST]).await;
+    wait_for_size(&third, events as u64).await;
+    let verified = run(&["audit", "verify"], &world.variables(&[])).await;
+    assert_eq!(verified.code, 0, "{verified:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
