@@ -168,9 +168,8 @@ pub async fn insert_audit_read(
 ) -> Result<DateTime<Utc>, DbError> {
     let caller = record.caller.as_ref();
     let read_at = sqlx::query_scalar!(
-        "INSERT INTO audit_events (id, kind, client, request_id, source_ip, detail)
-         VALUES ($1, $2, $3, $4, $5, jsonb_strip_nulls($6)) RETURNING occurred_at",
-        Uuid::now_v7(),
+        "INSERT INTO audit_events (kind, client, request_id, source_ip, detail)
+         VALUES ($1, $2, $3, $4, jsonb_strip_nulls($5)) RETURNING occurred_at",
         EventKind::AuditRead.name(),
         caller.map(|caller| &caller.client),
         caller.map(|caller| &caller.request_id),
@@ -183,8 +182,6 @@ pub async fn insert_audit_read(
 /// Rejected requests of one caller to one route, counted for an `access.denied` event.
 #[derive(Debug)]
 pub struct DenialRow {
-    /// The id of the event.
-    pub event_id: Uuid,
     /// The API key, if the caller is known.
     pub client: Option<String>,
     /// The source address, if the caller is not known.
@@ -198,15 +195,13 @@ pub async fn insert_denials(
     connection: &mut PgConnection,
     rows: &[DenialRow],
 ) -> Result<(), DbError> {
-    let ids: Vec<_> = rows.iter().map(|row| row.event_id).collect();
     let clients: Vec<_> = rows.iter().map(|row| row.client.as_deref()).collect();
     let addresses: Vec<_> = rows.iter().map(|row| row.source_ip.as_deref()).collect();
     let details: Vec<_> = rows.iter().map(|row| row.detail.clone()).collect();
     sqlx::query!(
-        "INSERT INTO audit_events (id, kind, client, source_ip, detail)
-         SELECT r.event_id, $5, r.client, r.source_ip, jsonb_strip_nulls(r.detail)
-         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[]) AS r(event_id, client, source_ip, detail)",
-        &ids,
+        "INSERT INTO audit_events (kind, client, source_ip, detail)
+         SELECT $4, r.client, r.source_ip, jsonb_strip_nulls(r.detail)
+         FROM unnest($1::text[], $2::text[], $3::jsonb[]) AS r(client, source_ip, detail)",
         &clients as &[Option<&str>],
         &addresses as &[Option<&str>],
         &details,

@@ -6,7 +6,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use super::DbError;
 use crate::model::{Client, EventKind, Scope};
@@ -77,9 +76,8 @@ macro_rules! change_client {
     ($connection:expr, $kind:expr, $detail:expr, $change:literal, $($value:expr),+ $(,)?) => {
         sqlx::query!(
             "WITH client AS (" + $change + " RETURNING api_key)
-             INSERT INTO audit_events (id, kind, client, detail)
-             SELECT $1, $2, api_key, $3 FROM client",
-            Uuid::now_v7(),
+             INSERT INTO audit_events (kind, client, detail)
+             SELECT $1, api_key, $2 FROM client",
             $kind.name(),
             $detail,
             $($value),+
@@ -106,7 +104,7 @@ pub async fn insert_client(
         EventKind::ClientCreated,
         json!({ "actor": actor, "name": client.name, "scopes": scopes }),
         "INSERT INTO clients (api_key, name, secret_sha256, scopes)
-         VALUES ($4, $5, $6, $7) ON CONFLICT (api_key) DO NOTHING",
+         VALUES ($3, $4, $5, $6) ON CONFLICT (api_key) DO NOTHING",
         client.api_key,
         client.name,
         client.secret_sha256,
@@ -126,7 +124,7 @@ pub async fn disable_client(
         EventKind::ClientDisabled,
         json!({ "actor": actor }),
         "UPDATE clients SET is_enabled = false, disabled_at = clock_timestamp()
-         WHERE api_key = $4 AND is_enabled",
+         WHERE api_key = $3 AND is_enabled",
         api_key,
     );
     Ok(is_changed || find_client(connection, api_key, None).await?.0.is_some())
@@ -150,9 +148,9 @@ pub async fn rotate_client(
         EventKind::ClientRotated,
         json!({ "actor": actor, "graceSeconds": grace.as_secs() }),
         "UPDATE clients
-         SET secret_sha256 = $5, previous_secret_sha256 = CASE WHEN $6::float8 > 0 THEN secret_sha256 END,
-             previous_until = clock_timestamp() + make_interval(secs => $6)
-         WHERE api_key = $4 AND is_enabled",
+         SET secret_sha256 = $4, previous_secret_sha256 = CASE WHEN $5::float8 > 0 THEN secret_sha256 END,
+             previous_until = clock_timestamp() + make_interval(secs => $5)
+         WHERE api_key = $3 AND is_enabled",
         api_key,
         secret_sha256,
         grace.as_secs_f64(),

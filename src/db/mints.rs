@@ -162,8 +162,6 @@ pub struct Finish {
     pub fingerprint: Fingerprint,
     /// The summary of the calls.
     pub calls: CallSummary,
-    /// The id of the `token.minted` event.
-    pub event_id: Uuid,
     /// The lower bound of the time at which the token is recorded.
     pub lower_bound: DateTime<Utc>,
 }
@@ -193,7 +191,7 @@ pub async fn finish_mint(
         r#"WITH slot AS (
                SELECT token_id AS old_id, void_reason,
                       -- The transaction takes its id before it reads the clock, as in event_time().
-                      CASE WHEN pg_current_xact_id() IS NOT NULL THEN greatest(clock_timestamp(), $22) END AS now,
+                      CASE WHEN pg_current_xact_id() IS NOT NULL THEN greatest(clock_timestamp(), $21) END AS now,
                       lease_holder = $5 AND lease_epoch = $6 AS holds,
                       void_epoch >= $6 AS voided
                FROM slots
@@ -230,9 +228,9 @@ pub async fn finish_mint(
                    upstream_status = $15, latency_ms = $16
                FROM slot s, token WHERE m.user_id = $1 AND m.id = $5
            ), event AS (
-               INSERT INTO audit_events (id, occurred_at, kind, user_id, client, request_id, source_ip,
+               INSERT INTO audit_events (occurred_at, kind, user_id, client, request_id, source_ip,
                                          country, bank, access, token_id, fingerprint, detail)
-               SELECT $17, s.now, $18, $1, $19, $20, $21, nullif($2, ''), nullif($3, ''), $4, $5, $12,
+               SELECT s.now, $17, $1, $18, $19, $20, nullif($2, ''), nullif($3, ''), $4, $5, $12,
                       jsonb_build_object('attempts', $13::int2, 'latencyMs', $16::int4, 'lifetime', $7::int4)
                       || CASE WHEN s.voided THEN '{"invalidated": true}' WHEN s.holds THEN '{}' ELSE '{"surplus": true}' END::jsonb
                FROM slot s, token
@@ -255,7 +253,6 @@ pub async fn finish_mint(
         calls.unseen,
         calls.status.map(status_column),
         calls.latency_ms,
-        finish.event_id,
         EventKind::TokenMinted.name(),
         claim.caller.client,
         claim.caller.request_id,
@@ -356,16 +353,17 @@ pub async fn fail_mint(connection: &mut PgConnection, failed: &FailedMint) -> Re
              RETURNING user_id
          ), mint AS (
              UPDATE mints m
-             SET outcome = $8, finished_at = greatest(statement_timestamp(), m.started_at), failure = $9, attempts = $10, unseen = $11,
+             SET outcome = $8, finished_at = greatest(statement_timestamp(), m.started_at), failure = $9,
+                 attempts = $10, unseen = $11,
                  upstream_status = $12, upstream_identifier = $13, latency_ms = $14
              WHERE m.user_id = $1 AND m.id = $5 AND m.outcome = 'open'
                AND (SELECT count(*) FROM slot) >= 0
              RETURNING m.*
          )
-         INSERT INTO audit_events (id, kind, user_id, client, request_id, source_ip,
+         INSERT INTO audit_events (kind, user_id, client, request_id, source_ip,
                                    country, bank, access, token_id, detail)
-         SELECT $15, $16, m.user_id, m.client, m.request_id, m.source_ip,
-                nullif(m.country, ''), nullif(m.bank, ''), m.access, m.id, $17
+         SELECT $15, m.user_id, m.client, m.request_id, m.source_ip,
+                nullif(m.country, ''), nullif(m.bank, ''), m.access, m.id, $16
          FROM mint m",
         &*combination.user_id,
         combination.country_key(),
@@ -381,7 +379,6 @@ pub async fn fail_mint(connection: &mut PgConnection, failed: &FailedMint) -> Re
         calls.status.map(status_column),
         calls.identifier,
         calls.latency_ms,
-        Uuid::now_v7(),
         kind.name(),
         detail,
     )

@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 use sqlx::PgExecutor;
-use uuid::Uuid;
 
 use super::DbError;
 use crate::model::{Caller, EventKind, Origin};
@@ -17,9 +16,7 @@ pub(super) async fn insert_event(
     detail: Value,
 ) -> Result<(), DbError> {
     sqlx::query!(
-        "INSERT INTO audit_events (id, kind, client, request_id, source_ip, detail)
-         VALUES ($1, $2, $3, $4, $5, $6)",
-        Uuid::now_v7(),
+        "INSERT INTO audit_events (kind, client, request_id, source_ip, detail) VALUES ($1, $2, $3, $4, $5)",
         kind.name(),
         caller.map(|caller| &*caller.client),
         caller.map(|caller| &*caller.request_id),

@@ -10,7 +10,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::db::audit_events::{DenialRow, insert_denials};
 use crate::db::{Database, Lane};
@@ -114,7 +113,6 @@ impl DenialCounter {
 
 fn denial_row(key: &DenialKey, Count { count, since }: Count) -> DenialRow {
     DenialRow {
-        event_id: Uuid::now_v7(),
         client: key.client.clone(),
         source_ip: key.source_ip.clone(),
         detail: serde_json::json!({

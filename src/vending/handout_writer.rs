@@ -12,7 +12,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
+use uuid::{NoContext, Timestamp, Uuid};
 
 use super::cache::CachedToken;
 use crate::db::clock::DatabaseClock;
@@ -143,7 +143,7 @@ impl HandoutWriter {
         let _waiting = Waiting::enter(&self.waiting);
         let (reply, is_recorded) = oneshot::channel();
         let handout = Handout {
-            event_id: Uuid::now_v7(),
+            event_id: new_event_id(),
             occurred_at: self.clock.lower_bound(),
             cached,
             caller,
@@ -176,6 +176,12 @@ impl HandoutWriter {
         }
         *self.failure.borrow()
     }
+}
+
+/// Returns a UUIDv7 with 74 random bits. `Uuid::now_v7` counts within a millisecond instead, so that its neighbours
+/// would reveal most of an id that was erased with a person.
+fn new_event_id() -> Uuid {
+    Uuid::new_v7(Timestamp::now(NoContext))
 }
 
 /// Counts a caller while it waits.
@@ -340,5 +346,18 @@ impl ReusableTimeout {
             result = work => result,
             () = &mut self.0 => Err(DbError::TimedOut(FLUSH_TIMEOUT)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_events_are_random_within_a_millisecond() {
+        let ids: Vec<_> = (0..100).map(|_| new_event_id()).collect();
+        assert!(ids.iter().all(|id| id.get_version_num() == 7));
+        // The ids of a counter are in order.
+        assert!(!ids.is_sorted());
     }
 }

@@ -296,7 +296,6 @@ impl Mint<'_> {
             ),
             fingerprint: self.context.keys.fingerprint(minted.token_string.expose()),
             calls,
-            event_id: Uuid::now_v7(),
             lower_bound,
         };
         let fingerprint = finish.fingerprint;

@@ -147,7 +147,6 @@ async fn finish(db: &PgPool, claim: Claim, lease: Lease) {
         },
         fingerprint: std::array::from_fn(|n| claim.mint_id.as_bytes()[n % 16]).into(),
         calls: CallSummary::default(),
-        event_id: Uuid::now_v7(),
         lower_bound: lease.claimed_at,
         claim,
         lease,
