@@ -3,8 +3,10 @@
 //! A redacted event keeps its time, kind, client, access and token id. It gets another id, so that nobody can test a list
 //! of user ids against its hash in the sealed log.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
@@ -79,11 +81,57 @@ pub async fn redact_events(
     Ok(redacted)
 }
 
-/// Redacts the reads of the audit log that named a user as their filter, from a position on. Returns how many events it
-/// redacted, and the position to continue after, or `None` at the end.
-pub async fn redact_reads(
+/// The texts that identify a person: the user id, and what only the person's events have.
+#[derive(Debug)]
+pub struct Identifiers(HashSet<String>);
+
+/// Lists the identifiers of a user: the user id, and the ids, request ids and fingerprints of the user's events.
+///
+/// A read of the audit log that names one of them would otherwise tell it after the events are redacted.
+pub async fn list_identifiers(
     connection: &mut PgConnection,
     user_id: &str,
+) -> Result<Identifiers, DbError> {
+    let filter = EventFilter {
+        user_id: Some(user_id.to_owned()),
+        ..EventFilter::default()
+    };
+    let mut identifiers = HashSet::from([user_id.to_owned()]);
+    let mut after = None;
+    loop {
+        let texts = |event: &EventRef<'_>| {
+            [
+                Some(event.id.to_string()),
+                event.request_id.map(str::to_owned),
+                event.fingerprint.map(str::to_owned),
+            ]
+        };
+        let events = list_events(connection, &filter, after, 10 * BATCH, texts).await?;
+        let Some((last, _)) = events.last() else {
+            return Ok(Identifiers(identifiers));
+        };
+        after = Some(*last);
+        identifiers.extend(events.into_iter().flat_map(|(_, texts)| texts).flatten());
+    }
+}
+
+impl Identifiers {
+    /// Returns true if a text anywhere in the value is one of the identifiers.
+    fn are_in(&self, value: &Value) -> bool {
+        match value {
+            Value::String(text) => self.0.contains(text),
+            Value::Array(values) => values.iter().any(|value| self.are_in(value)),
+            Value::Object(members) => members.values().any(|value| self.are_in(value)),
+            _ => false,
+        }
+    }
+}
+
+/// Redacts the reads of the audit log that named an identifier, from a position on. Returns how many events it redacted,
+/// and the position to continue after, or `None` at the end.
+pub async fn redact_reads(
+    connection: &mut PgConnection,
+    identifiers: &Identifiers,
     actor: &str,
     after: Option<Position>,
     hash: impl Fn(&EventRef<'_>) -> [u8; 32],
@@ -94,7 +142,13 @@ pub async fn redact_reads(
         kind: Some(EventKind::AuditRead),
         ..EventFilter::default()
     };
-    let map = |event: &EventRef<'_>| names_user(event, user_id).then(|| hash(event));
+    let map = |event: &EventRef<'_>| {
+        let detail = event
+            .detail
+            .and_then(|detail| serde_json::from_str(detail.get()).ok());
+        let is_named = detail.is_some_and(|detail| identifiers.are_in(&detail));
+        is_named.then(|| hash(event))
+    };
     let events = list_events(&mut tx, &filter, after, 10 * BATCH, map).await?;
     let last = events.last().map(|(last, _)| *last);
     let named = events
@@ -103,13 +157,6 @@ pub async fn redact_reads(
     let redacted = redact(&mut tx, "", &named.collect::<Vec<_>>(), actor).await?;
     tx.commit().await?;
     Ok((redacted, last))
-}
-
-fn names_user(event: &EventRef<'_>, user_id: &str) -> bool {
-    let detail = event
-        .detail
-        .and_then(|detail| serde_json::from_str::<serde_json::Value>(detail.get()).ok());
-    detail.is_some_and(|detail| detail["filter"]["userId"] == user_id)
 }
 
 async fn lock_log(connection: &mut PgConnection) -> Result<(), DbError> {
@@ -133,8 +180,7 @@ async fn redact(
     for (position, hash) in events {
         let is_sealed = log.size > 0 && *position <= (log.last_at, log.last_id);
         if is_sealed && let Some(tile) = find_tile_of_event(connection, *position).await? {
-            let offset = tile.hashes.chunks(hash.len()).position(|leaf| leaf == hash);
-            entries.extend(offset.map(|offset| tile.n * 256 + offset as i64));
+            entries.extend(tile.find_entry(hash));
         }
         redact_event(connection, user_id, *position).await?;
     }
@@ -181,6 +227,8 @@ async fn redact_event(
 }
 
 /// Chooses a random id for a redacted event that keeps its place among the events of the same time.
+///
+/// The id is a UUIDv7 with the time of the event, by which the event is found.
 async fn choose_id(
     connection: &mut PgConnection,
     (at, id): (DateTime<Utc>, Uuid),
@@ -192,15 +240,22 @@ async fn choose_id(
         id,
     );
     let neighbours = neighbours.fetch_one(connection).await?;
-    if neighbours.previous.is_none() && neighbours.next.is_none() {
-        return Ok(Uuid::new_v4());
+    let milliseconds = at.timestamp_millis() as u128 & 0xffff_ffff_ffff;
+    let first_of_time = milliseconds << 80 | 7 << 76;
+    let mut ids = first_of_time..first_of_time + (1 << 76);
+    if let Some(previous) = neighbours.previous {
+        ids.start = ids.start.max(previous.as_u128() + 1);
     }
-    let lowest = neighbours.previous.map_or(0, |id| id.as_u128());
-    let highest = neighbours.next.map_or(u128::MAX, |id| id.as_u128());
-    let mut chosen = id;
-    // The range has at least the old id. A database has no two neighbours as close as that.
-    while chosen == id && highest - lowest > 2 {
-        chosen = Uuid::from_u128(fastrand::u128(lowest + 1..highest));
+    if let Some(next) = neighbours.next {
+        ids.end = ids.end.min(next.as_u128());
     }
-    Ok(chosen)
+    if ids.is_empty() {
+        // A neighbour has an id of another kind.
+        let above = neighbours
+            .previous
+            .map_or(0, |previous| previous.as_u128() + 1);
+        let below = neighbours.next.map_or(u128::MAX, |next| next.as_u128());
+        ids = above..below;
+    }
+    Ok(Uuid::from_u128(fastrand::u128(ids)))
 }

@@ -1,5 +1,6 @@
 //! `audit erase` removes what identifies a person, and the sealed log still verifies.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -61,7 +62,26 @@ async fn an_erased_person_is_nowhere_and_the_log_verifies() {
             }
         }
     }
-    replica.get(&format!("/audit/events?userId={PERSON}")).await;
+    // Reads that name the person, an event or a request of the person.
+    let events = replica
+        .get(&format!("/audit/events?userId={PERSON}&kind=token.minted"))
+        .await;
+    let event = &events.body["items"][0];
+    let (event_id, request_id) = (
+        event["id"].as_str().unwrap(),
+        event["requestId"].as_str().unwrap(),
+    );
+    replica
+        .get(&format!("/audit/events/{event_id}/proof"))
+        .await;
+    let page = format!("/console/events/{event_id}");
+    send(replica.request(Method::GET, &page)).await;
+    replica
+        .get(&format!("/audit/events?requestId={request_id}"))
+        .await;
+    replica
+        .get(&format!("/audit/events?fingerprint={}", fingerprints[0]))
+        .await;
     let invalidate = json!({"userId": PERSON, "reason": "used"});
     send(replica.post("/bank/tokens/invalidate", &invalidate)).await;
     wait_until_all_is_sealed(&world, &replica).await;
@@ -78,22 +98,34 @@ async fn an_erased_person_is_nowhere_and_the_log_verifies() {
         (&erased["tokens"], &erased["mints"]),
         (&json!(3), &json!(3))
     );
-    // Two mints, two handouts, two invalidations, one read, and the late mint.
-    assert_eq!(erased["events"], 8);
+    // Two mints, two handouts, two invalidations, five reads, and the late mint.
+    assert_eq!(erased["events"], 12);
     let again = json!({"tokens": 0, "mints": 0, "events": 0});
     assert_eq!(erase(&world, PERSON).await, again);
+    let late = late.text("fingerprint");
     for text in [
         PERSON,
         &fingerprints[0],
         &fingerprints[1],
-        late.text("fingerprint"),
+        late,
+        event_id,
+        request_id,
     ] {
         assert_eq!(count_rows_that_name(&world, text).await, 0, "{text}");
     }
     assert!(count_rows_that_name(&world, "other").await >= 8);
-    assert_redacted(&world, &kept, 7).await;
+    assert_redacted(&world, &kept, 11).await;
     wait_until_all_is_sealed(&world, &replica).await;
-    assert_redacted(&world, &kept, 7).await;
+    assert_redacted(&world, &kept, 11).await;
+    // A redacted event has a page.
+    let redacted = r#"SELECT id::text FROM audit_events WHERE detail = '{"redacted": true}' ORDER BY random() LIMIT 1"#;
+    let redacted: String = sqlx::query_scalar(redacted)
+        .fetch_one(&world.db)
+        .await
+        .unwrap();
+    let page = format!("/console/events/{redacted}");
+    let page = send(replica.request(Method::GET, &page)).await;
+    assert_eq!(page.status, 200, "{redacted}");
 
     // The person may come back.
     assert_eq!(replica.issue(request(PERSON, "A")).await.status, 201);
