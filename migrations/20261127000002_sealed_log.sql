@@ -38,3 +38,7 @@ CREATE FUNCTION event_id() RETURNS uuid LANGUAGE sql VOLATILE AS $$
             || substr(gen_random_uuid()::text, 16))::uuid
 $$;
 ALTER TABLE audit_events ALTER COLUMN id SET DEFAULT event_id();
+-- Serves: the search by id for events of earlier versions, whose ids contain no time. A handout is left out by the first
+-- condition, which costs it nothing.
+CREATE INDEX audit_events_by_random_id ON audit_events (id)
+    WHERE kind <> 'token.reused' AND substr(id::text, 15, 1) <> '7';

@@ -18,11 +18,12 @@
 //! | [`config`], [`telemetry`] | settings; logs and traces |
 //! | [`api`] | incoming HTTP: routes, handlers, the console, the OpenAPI document |
 //! | [`vending`] | the decisions about tokens: reuse or mint, record, invalidate |
-//! | [`jobs`] | cleanup, key rotation, counts of denied requests |
+//! | [`jobs`] | cleanup, key rotation, counts of denied requests; horizon, sealing and verification of the audit log |
 //! | [`auth`] | API keys and secrets of clients |
 //! | [`db`] | all SQL |
 //! | [`upstream`] | calls to the provider |
 //! | [`crypto`] | encrypts and decrypts token strings, computes fingerprints |
+//! | [`seal`] | the Merkle tree and the signed checkpoints of the sealed audit log |
 //! | [`metrics`] | all metrics, in one table |
 //! | [`model`] | the shared types |
 //! | [`dev`] | a sandbox provider and a private Postgres server, for `dev` and the tests |
@@ -31,19 +32,20 @@
 //!
 //! ```text
 //! main      → cli
-//! cli       → app, config, telemetry, dev, jobs, db, upstream, crypto, metrics, model
+//! cli       → app, config, telemetry, dev, jobs, db, upstream, crypto, seal, metrics, model
 //! app       → every folder except cli and dev
-//! api       → vending, jobs, auth, db (pure reads and their audit.read event), metrics, model
+//! api       → vending, jobs, auth, db (pure reads and their audit.read event), seal, metrics, model
 //! vending   → db, upstream, crypto, metrics, model
-//! jobs      → db, crypto, metrics, model
+//! jobs      → db, crypto, seal, metrics, model
 //! auth      → db, model
 //! db        → crypto, model
 //! upstream  → model
 //! crypto    → model
-//! config    → model
+//! config    → seal, model
 //! telemetry → config
 //! dev       → model
 //! metrics   → nothing
+//! seal      → nothing
 //! model     → nothing
 //!
 //! In api, each part may import the parts to its right:
@@ -51,7 +53,8 @@
 //! ```
 //!
 //! The same test keeps each library in its folders: actix in `api` and `dev`, sqlx in `db`, reqwest in
-//! `upstream`, prometheus in `metrics`, the cipher in `crypto`, clap in `cli` and `config`.
+//! `upstream`, prometheus in `metrics`, the cipher in `crypto`, tlog_tiles and signed_note in `seal`, clap in `cli` and
+//! `config`.
 //!
 //! # Life of a request
 //!
@@ -97,6 +100,11 @@
 //!   `api/openapi/members.rs` and `components.rs` (then `make openapi`), the form field in
 //!   `templates/console/audit.html`, the cases in `tests/it/audit_filters.rs` and
 //!   `tests/it/audit_plans.rs`.
+//! - **Completeness of the audit log:** [`db::horizon`], moved by [`jobs::horizon`]. Pages and exports return it.
+//! - **Sealing:** [`jobs::sealing`] reads the complete events and appends them to the tree in [`seal::tree`];
+//!   [`db::audit_log`] stores it. `api/handlers/audit_log.rs` serves it, [`jobs::verification`] verifies it.
+//! - **Erasing a person:** `cli/audit_erase.rs`, [`db::erasure`].
+//! - **Privileges of the service in Postgres:** [`db::service_role`].
 //! - **Console:** `api/console/` and `templates/console/`. Its counts per minute are in [`db::overview`].
 //! - **Cleanup:** [`jobs::cleanup`], for the command, the schedule and the endpoint; [`db::cleanup`],
 //!   [`db::partitions`].
@@ -114,6 +122,7 @@
 //! - A token is valid while `is_valid and ends_at > now`. *Now* is the later of the database clock and
 //!   its lower bound. Every reuse checks it.
 //! - Rows are locked in one order: slots, then tokens, then mints.
+//! - Events are sealed in the order of time, and no event may appear before one that is sealed.
 //! - Secrets have types whose `Debug` is redacted. The audit log names a token by its fingerprint.
 
 #![cfg_attr(

@@ -63,10 +63,14 @@ pub(super) async fn verify(args: VerifyArgs) -> Result<(), CliError> {
         Some(url) => connector(url, Role::Standby),
         None => connector(&config.database.url, Role::Primary),
     };
-    let db = Database::new(connector, config.database.max_connections);
+    let max_connections = config.database.max_connections;
+    let db = Database::new(connector, max_connections);
+    // Reads may use half of the connections. More of them would wait, and fail.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let parallelism = cores.min(max_connections as usize / 2);
     let mut line = ProgressLine::new();
     let progress = |done, all| line.update(format_args!("{done} of {all} entries verified"));
-    let verified = verify_log(&db, &evidence, export, progress).await;
+    let verified = verify_log(&db, &evidence, export, parallelism, progress).await;
     drop(line);
     db.close();
     match verified {

@@ -31,6 +31,18 @@ pub struct TileRow {
     pub first_id: Option<Uuid>,
 }
 
+/// The number of hashes in a full tile.
+const WIDTH: i64 = 256;
+
+impl TileRow {
+    /// Returns the index of the entry with this hash, if the tile has it.
+    pub fn find_entry(&self, hash: &[u8; 32]) -> Option<u64> {
+        let mut hashes = self.hashes.chunks(hash.len());
+        let offset = hashes.position(|leaf| leaf == hash)?;
+        Some((self.n * WIDTH) as u64 + offset as u64)
+    }
+}
+
 /// Events that are complete and not sealed yet, oldest first, and the tree that they continue.
 #[derive(Debug)]
 pub struct Unsealed<T> {
@@ -38,7 +50,7 @@ pub struct Unsealed<T> {
     pub size: i64,
     /// The last tile of each level that is not full.
     pub edge: Vec<TileRow>,
-    /// What [`seal_events`] made of each event, and its position.
+    /// The result of mapping each event, and its position.
     pub events: Vec<(Position, T)>,
 }
 
@@ -287,14 +299,17 @@ pub async fn find_checkpoint(connection: &mut PgConnection) -> Result<Option<Str
 }
 
 /// Returns the age of the oldest event that is not sealed, in seconds. 0 if all are sealed.
+///
+/// If a wrong clock dated the last sealed event ahead, nothing can be sealed until that time. The lag is then the wait.
 pub async fn find_lag(connection: &mut PgConnection) -> Result<f64, DbError> {
     // The condition on the time alone excludes partitions, which that on both does not.
     let lag = sqlx::query_scalar!(
-        r#"SELECT coalesce(extract(epoch FROM clock_timestamp() - (
+        r#"SELECT greatest(0, extract(epoch FROM l.last_at - clock_timestamp()), extract(epoch FROM clock_timestamp() - (
                SELECT e.occurred_at FROM audit_events e
                WHERE e.occurred_at >= (SELECT last_at FROM audit_log)
                  AND (e.occurred_at, e.id) > (SELECT last_at, last_id FROM audit_log)
-               ORDER BY e.occurred_at, e.id LIMIT 1))::float8, 0) AS "lag!""#
+               ORDER BY e.occurred_at, e.id LIMIT 1)))::float8 AS "lag!"
+           FROM audit_log l"#
     );
     Ok(lag.fetch_one(connection).await?)
 }
@@ -353,7 +368,7 @@ pub async fn find_position(
     if entry == log.size {
         return Ok(Some((log.size > 0).then_some((log.last_at, log.last_id))));
     }
-    let (n, skip) = (entry / 256, entry % 256);
+    let (n, skip) = (entry / WIDTH, entry % WIDTH);
     let tile = list_tiles(connection, &[(0, n)]).await?.pop();
     let Some(tile) = tile else { return Ok(None) };
     let events = list_events_of_tile(connection, &tile, skip + 1, |_| ()).await?;
@@ -370,8 +385,8 @@ pub fn just_before((at, id): Position) -> Position {
 
 /// Finds an event by its id.
 ///
-/// The id contains the time, which must be within a minute of the event's time. An event of an earlier version, or a
-/// redacted one, has another kind of id. It is searched among all events except handouts.
+/// The id is a UUIDv7. Its time must be within a minute of the event's time. An event of an earlier version may have
+/// another kind of id, unless it is a handout.
 pub async fn find_event<T>(
     connection: &mut PgConnection,
     id: Uuid,
@@ -392,7 +407,8 @@ pub async fn find_event<T>(
             query.push_bind(made_at + TimeDelta::minutes(1));
         }
         None => {
-            query.push(" AND kind <> 'token.reused'");
+            // The condition of the index `audit_events_by_random_id`.
+            query.push(" AND kind <> 'token.reused' AND substr(id::text, 15, 1) <> '7'");
         }
     }
     let row = query.build().fetch_optional(connection).await?;

@@ -15,8 +15,8 @@ use crate::model::{Caller, EventKind};
 
 /// A query that inserts the events of the handouts whose tokens may be handed out.
 ///
-/// It commits durably whatever the defaults of the server, the database and the role are at this moment. It refuses a
-/// handout that was over 4 s old when the transaction got its id, which the horizon of the audit log relies on.
+/// Commits durably, whatever the defaults of the server, the database and the role are. Refuses a handout that was over
+/// 4 s old when the transaction got its id. The horizon of the audit log relies on that.
 macro_rules! insert {
     ($head:literal, $rows:literal, $on_conflict:literal, $returning:literal, $($value:expr),+ $(,)?) => {
         sqlx::query_scalar!(

@@ -100,7 +100,7 @@ pub fn open_checkpoint(text: &str, verifier_key: Option<&str>) -> Result<Head, C
     })
 }
 
-/// What is wrong with a checkpoint or the key that verifies it.
+/// The fault of a checkpoint, or of the key that verifies it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The text is not a checkpoint.

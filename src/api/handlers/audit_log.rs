@@ -23,7 +23,7 @@ use crate::model::event_format::push_json;
 use crate::model::{Caller, EventRef};
 use crate::seal::checkpoint::open_checkpoint;
 use crate::seal::tree::{
-    Hash, Tile, TilePath, WIDTH, check_inclusion, hash_entry, list_tiles_of_proof, prove_inclusion,
+    Hash, Tile, TilePath, check_inclusion, hash_entry, list_tiles_of_proof, prove_inclusion,
 };
 
 const HASH: usize = size_of::<Hash>();
@@ -199,11 +199,7 @@ pub async fn read_proof(
     };
     let hash = hash_entry(&entry);
     let tile = find_tile_of_event(connection, position).await?;
-    let leaf_index = tile.and_then(|tile| {
-        let offset = tile.hashes.chunks(HASH).position(|leaf| *leaf == hash)?;
-        Some(tile.n as u64 * WIDTH + offset as u64)
-    });
-    let Some(leaf_index) = leaf_index else {
+    let Some(leaf_index) = tile.and_then(|tile| tile.find_entry(&hash)) else {
         return changed("the sealed log has another entry in the place of this event");
     };
     let keys = list_tiles_of_proof(head.size, leaf_index).unwrap_or_default();
