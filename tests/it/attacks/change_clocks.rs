@@ -119,17 +119,7 @@ async fn change(mut attack: Attack, clock: &FakeClock, variables: &[(&str, &str)
             format!("{removed} {member}")
         });
     }
-    let promises = [
-        Promise::I1Recorded,
-        Promise::I2MintRecorded,
-        Promise::I3OneMint,
-        Promise::I4NotExpired,
-        Promise::I5NotInvalidated,
-        Promise::I6NoGuess,
-        Promise::I7ClearErrors,
-        Promise::I14Kept,
-        Promise::Consistent,
-    ];
+    let promises = [&Promise::OF_REQUESTS[..], &[Promise::I14Kept]].concat();
     let faults = format!("{} steps and slews, {restarts} restarts", steps + 1);
     attack.finish(clients, replicas, faults, &promises).await;
 }

@@ -22,10 +22,23 @@ pub enum Promise {
     I7ClearErrors,
     I12NoLoss,
     I14Kept,
+    I15Sealed,
     Consistent,
 }
 
 impl Promise {
+    /// The promises that every request under an attack checks.
+    pub const OF_REQUESTS: [Promise; 8] = [
+        Promise::I1Recorded,
+        Promise::I2MintRecorded,
+        Promise::I3OneMint,
+        Promise::I4NotExpired,
+        Promise::I5NotInvalidated,
+        Promise::I6NoGuess,
+        Promise::I7ClearErrors,
+        Promise::Consistent,
+    ];
+
     /// Returns the name in the table of docs/reliability.md.
     pub fn name(self) -> &'static str {
         match self {
@@ -38,6 +51,7 @@ impl Promise {
             Promise::I7ClearErrors => "I7 clear errors only",
             Promise::I12NoLoss => "I12 restart loses nothing",
             Promise::I14Kept => "I14 cleanup keeps records",
+            Promise::I15Sealed => "I15 sealed log intact",
             Promise::Consistent => "consistent records",
         }
     }
@@ -54,6 +68,8 @@ pub struct Rules {
     pub statuses: &'static [u16],
     /// True if no request may be lost.
     pub loses_nothing: bool,
+    /// True if only the service writes records, so that the sealed log must verify.
+    pub verifies_log: bool,
 }
 
 impl Default for Rules {
@@ -63,6 +79,7 @@ impl Default for Rules {
             min_takeover: Duration::from_secs(1),
             statuses: &[200, 201, 502, 503, 504],
             loses_nothing: false,
+            verifies_log: true,
         }
     }
 }

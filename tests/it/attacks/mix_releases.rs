@@ -46,16 +46,8 @@ async fn the_previous_release_beside_this_one_breaks_no_promise() {
         upgrades > 2 && downgrades > 2,
         "{upgrades} and {downgrades}"
     );
-    let promises = [
-        Promise::I1Recorded,
-        Promise::I2MintRecorded,
-        Promise::I3OneMint,
-        Promise::I4NotExpired,
-        Promise::I5NotInvalidated,
-        Promise::I6NoGuess,
-        Promise::I7ClearErrors,
-        Promise::Consistent,
-    ];
     let faults = format!("{upgrades} upgrades, {downgrades} downgrades");
-    attack.finish(clients, replicas, faults, &promises).await;
+    attack
+        .finish(clients, replicas, faults, &Promise::OF_REQUESTS)
+        .await;
 }

@@ -34,7 +34,7 @@ use nix::sys::signal::Signal;
 use token_vendor::db::cleanup::abandon_mints;
 use tokio::time::{sleep, timeout};
 
-use crate::support::{Process, World, eventually};
+use crate::support::{Process, World, eventually, run};
 use checker::{Findings, Promise, Rules};
 use clients::{Clients, Load, Targets};
 use ledger::Ledger;
@@ -99,6 +99,7 @@ impl Attack {
             // Tokens are then reused to their very end, which is the harder case.
             ("MIN_REMAINING", "0s"),
             ("CLEANUP_INTERVAL", "2s"),
+            ("SEAL_INTERVAL", "500ms"),
             ("RUST_LOG", "token_vendor=info"),
         ];
         self.world.variables(&[&common, more].concat())
@@ -149,7 +150,7 @@ impl Attack {
     /// `faults` describes the injected faults, such as `12 kills`. `promises` are the rows of the attack in the table;
     /// every promise is asserted.
     pub async fn finish(
-        self,
+        mut self,
         clients: Clients,
         replicas: Vec<Process>,
         faults: String,
@@ -164,6 +165,12 @@ impl Attack {
         let exchanges = clients.stop().await;
         stop_replicas(replicas).await;
         self.close_mints().await;
+        let mut promises = promises.to_vec();
+        if self.rules.verifies_log && self.duration >= LONG {
+            // A short attack may seal no event.
+            promises.push(Promise::I15Sealed);
+        }
+        self.verify_log().await;
         let calls = self.ledger.calls();
         let findings = checker::compare(
             &self.world.url,
@@ -180,11 +187,22 @@ impl Attack {
             exchanges.len(),
             calls.len()
         );
-        report::publish(self.name, &faults, promises, &findings);
+        report::publish(self.name, &faults, &promises, &findings);
         assert_eq!(findings.summary(), "", "{}", self.name);
         for promise in promises {
-            assert!(findings.checked(*promise) > 0, "{promise:?} is not checked");
+            assert!(findings.checked(promise) > 0, "{promise:?} is not checked");
         }
+    }
+
+    /// Verifies the sealed audit log, unless the attack was too short to seal any event.
+    async fn verify_log(&mut self) {
+        let verified = run(&["audit", "verify"], &self.variables(&[])).await;
+        if !self.rules.verifies_log || verified.err.contains("no event is sealed yet") {
+            return;
+        }
+        let is_intact = verified.code == 0;
+        self.findings
+            .check(Promise::I15Sealed, is_intact, || format!("{verified:?}"));
     }
 
     /// Closes the mints that no replica finished, as a cleanup does some minutes later. A wrong clock may have dated

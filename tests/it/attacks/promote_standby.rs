@@ -50,18 +50,10 @@ async fn promote_standby(duration: Duration) {
         })
         .await;
     }
-    let promises = [
-        Promise::I1Recorded,
-        Promise::I2MintRecorded,
-        Promise::I3OneMint,
-        Promise::I4NotExpired,
-        Promise::I5NotInvalidated,
-        Promise::I6NoGuess,
-        Promise::I7ClearErrors,
-        Promise::Consistent,
-    ];
     let faults = format!("{promotions} promotions");
-    attack.finish(clients, replicas, faults, &promises).await;
+    attack
+        .finish(clients, replicas, faults, &Promise::OF_REQUESTS)
+        .await;
     drop(proxy);
     pair.stop().await;
 }
