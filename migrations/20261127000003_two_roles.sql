@@ -33,11 +33,11 @@ BEGIN
     EXECUTE format('CREATE TABLE %I (LIKE audit_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)', partition);
     EXECUTE format('ALTER TABLE %I ADD CONSTRAINT of_month CHECK (occurred_at >= %L AND occurred_at < %L)',
                    partition, first, next);
+    EXECUTE format('CREATE TRIGGER audit_events_keep BEFORE TRUNCATE ON %I '
+                   'FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', partition);
     EXECUTE format('ALTER TABLE audit_events ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
                    partition, first, next);
     EXECUTE format('ALTER TABLE %I DROP CONSTRAINT of_month', partition);
-    EXECUTE format('CREATE TRIGGER audit_events_keep BEFORE TRUNCATE ON %I '
-                   'FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', partition);
     RETURN true;
 END
 $$;

@@ -84,7 +84,7 @@ families! {
     audit_partitions_ahead_months: Gauge,
         "Months after the current one for which the audit log has partitions.";
     seal_lag_seconds: Gauge,
-        "Age of the oldest event that is not sealed; 0 if all are sealed. NaN with SEAL_INTERVAL=off.";
+        "Age of the oldest event that is not sealed; 0 if all are sealed. NaN with SEAL_INTERVAL=off and on Citus.";
     cleanup_rows_total: IntCounterVec ["kind"],
         "Rows changed and partitions created or dropped by the cleanup of this replica, by kind.";
     cleanup_overdue_tokens: Gauge,

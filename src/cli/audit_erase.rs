@@ -6,6 +6,7 @@ use super::progress::ProgressLine;
 use super::{CliError, actor, connect, print_json, start_logs};
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::DbError;
+use crate::db::distribution::reject_distributed;
 use crate::db::erasure::{list_identifiers, redact_events, redact_reads, redact_records};
 use crate::db::service_role::is_owner;
 use crate::jobs::sealing::hash_event;
@@ -28,6 +29,8 @@ pub(super) async fn erase(args: EraseArgs) -> Result<(), CliError> {
     if is_owner(&mut connection, None).await? == Some(false) {
         return Err(DbError::NotOwner.into());
     }
+    // It moves rows to the empty user id, and Citus moves no row to another shard.
+    reject_distributed(&mut connection).await?;
     let (user, actor) = (args.user, actor());
     let mut line = ProgressLine::new();
     let (mut tokens, mut mints, mut events) = (0, 0, 0);

@@ -11,6 +11,7 @@ use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::audit_events::{AuditReadRecord, insert_audit_read};
 use crate::db::audit_log::{Position, find_log, find_position, list_log_events};
 use crate::db::connector::Role;
+use crate::db::distribution::reject_distributed;
 use crate::db::{Checkout, Database, DbError, Lane};
 use crate::model::EventRef;
 use crate::model::event_format::EventFormat;
@@ -35,6 +36,7 @@ pub(super) async fn follow(args: FollowArgs) -> Result<(), CliError> {
     let config = args.settings.load(Source::from_process())?;
     start_logs(config.log.format)?;
     let mut primary = connect(&config.database).await?;
+    reject_distributed(&mut primary).await?;
     let log = find_log(&mut primary).await?;
     if args.after > log.size as u64 {
         let size = log.size;

@@ -10,11 +10,15 @@ use uuid::Uuid;
 use super::{CliError, start_logs};
 use crate::app::key_ring;
 use crate::config::{Config, Flags, Source};
+use crate::db::distribution::{Distribution, find_distribution};
 use crate::db::partitions::PARTITIONS_AHEAD;
 use crate::db::schema::{self, CONNECT_TIMEOUT, DatabaseHealth, DatabaseUnsuitable};
 use crate::db::service_role::is_owner;
 use crate::db::{PgConnection, keys, tokens};
 use crate::upstream;
+
+/// The longest recommended time until Citus ends the transactions that a crash left prepared.
+const MAX_RECOVERY_SECONDS: i64 = 10;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
@@ -107,6 +111,10 @@ async fn check_database_content(
             "no synchronous standby: the loss of the primary can lose acknowledged commits",
         ),
     }
+    match find_distribution(connection).await {
+        Ok(distribution) => distribution.map_or((), |citus| report_distribution(citus, report)),
+        Err(error) => report.fail("citus", &error, error.hint()),
+    }
     match check_keys(config, connection).await {
         Ok(count) => report.pass(
             "keys",
@@ -117,6 +125,38 @@ async fn check_database_content(
             error,
             "set the TOKEN_KEYS and FINGERPRINT_KEY that the stored tokens were written with; to change keys, follow docs/rotation.md",
         ),
+    }
+}
+
+fn report_distribution(citus: Distribution, report: &mut Report) {
+    let Distribution {
+        shards,
+        workers,
+        unguarded_shards,
+        recovery_seconds,
+    } = citus;
+    report.note(
+        "citus",
+        format!("{shards} shards on {workers} workers; new events are not sealed, and `completeUntil` stays"),
+    );
+    if unguarded_shards > 0 {
+        report.fail(
+            "citus",
+            format!("{unguarded_shards} shards of the audit log accept changes of recorded events"),
+            "set citus.enable_unsafe_triggers to on, and create the triggers again, see docs/scaling.md",
+        );
+    }
+    if recovery_seconds > MAX_RECOVERY_SECONDS {
+        report.note(
+            "citus",
+            format!("citus.recover_2pc_interval is {recovery_seconds} s: mints may wait as long after a crash; set it to 5s on all nodes"),
+        );
+    }
+    if shards > 2 * workers {
+        report.note(
+            "citus",
+            format!("each handout asks all {shards} shards: use one or two per worker, see docs/scaling.md"),
+        );
     }
 }
 

@@ -12,6 +12,7 @@ use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use super::DbError;
 use super::clock::{MAX_LEAD, service_time};
+use super::distribution::change_unlocked;
 use super::schema::find_newest_time;
 use super::standalone_event::record_changes;
 use crate::model::{EventKind, Origin};
@@ -49,13 +50,16 @@ pub async fn expire_tokens(
     now: DateTime<Utc>,
     limit: i64,
 ) -> Result<u64, DbError> {
-    let done = sqlx::query!(
+    let done = change_unlocked!(
+        connection,
+        query,
+        execute,
         "WITH due AS (
              SELECT user_id, id FROM tokens WHERE is_valid AND ends_at <= $3
-             ORDER BY ends_at LIMIT $1 FOR UPDATE SKIP LOCKED
-         ), expired AS (
+             ORDER BY ends_at LIMIT $1",
+        "), expired AS (
              UPDATE tokens t SET is_valid = false, ciphertext = ''
-             FROM due d WHERE t.user_id = d.user_id AND t.id = d.id
+             FROM due d WHERE t.user_id = d.user_id AND t.id = d.id AND t.is_valid
              RETURNING t.*
          )
          INSERT INTO audit_events (kind, user_id, country, bank, access, token_id, fingerprint, detail)
@@ -65,9 +69,7 @@ pub async fn expire_tokens(
         limit,
         EventKind::TokenExpired.name(),
         now,
-    )
-    .execute(connection)
-    .await?;
+    );
     Ok(done.rows_affected())
 }
 
@@ -79,16 +81,19 @@ pub async fn abandon_mints(
     now: DateTime<Utc>,
     limit: i64,
 ) -> Result<u64, DbError> {
-    let done = sqlx::query!(
+    let done = change_unlocked!(
+        connection,
+        query,
+        execute,
         "WITH due AS (
              SELECT user_id, id FROM mints
              WHERE outcome = 'open' AND started_at <= $3
-             ORDER BY started_at LIMIT $1 FOR UPDATE SKIP LOCKED
-         ), abandoned AS (
+             ORDER BY started_at LIMIT $1",
+        "), abandoned AS (
              UPDATE mints m
              SET outcome = CASE WHEN m.started_attempts = 0 THEN 'failed' ELSE 'unknown' END,
                  attempts = coalesce(m.started_attempts, 0), finished_at = greatest(statement_timestamp(), m.started_at)
-             FROM due d WHERE m.user_id = d.user_id AND m.id = d.id
+             FROM due d WHERE m.user_id = d.user_id AND m.id = d.id AND m.outcome = 'open'
              RETURNING m.*
          )
          INSERT INTO audit_events (kind, user_id, client, request_id, source_ip,
@@ -104,9 +109,7 @@ pub async fn abandon_mints(
         EventKind::TokenMintUnknown.name(),
         now - ABANDONED_AFTER,
         EventKind::TokenMintFailed.name(),
-    )
-    .execute(connection)
-    .await?;
+    );
     Ok(done.rows_affected())
 }
 
@@ -120,24 +123,25 @@ pub async fn purge_tokens(
 ) -> Result<(u64, u64), DbError> {
     let mut tx = connection.begin().await?;
     // The mints are found by the deleted tokens, which orders the locks.
-    let deleted = sqlx::query!(
-        r#"WITH due AS (
-               SELECT user_id, id FROM tokens
-               WHERE NOT is_valid AND coalesce(invalidated_at, ends_at) <= $1
-               ORDER BY coalesce(invalidated_at, ends_at) LIMIT $2 FOR UPDATE SKIP LOCKED
-           ), token AS (
+    let deleted = change_unlocked!(
+        &mut *tx,
+        query_scalar,
+        fetch_one,
+        "WITH due AS (
+             SELECT user_id, id FROM tokens
+             WHERE NOT is_valid AND coalesce(invalidated_at, ends_at) <= $1
+             ORDER BY coalesce(invalidated_at, ends_at) LIMIT $2",
+        r#"), token AS (
                DELETE FROM tokens t USING due d WHERE t.user_id = d.user_id AND t.id = d.id
                RETURNING t.user_id, t.id
            ), mint AS (
                DELETE FROM mints m USING token t WHERE m.user_id = t.user_id AND m.id = t.id RETURNING m.id
            )
-           SELECT (SELECT count(*) FROM token) AS "tokens!", (SELECT count(*) FROM mint) AS "mints!""#,
+           SELECT ARRAY[(SELECT count(*) FROM token), (SELECT count(*) FROM mint)] AS "counts!""#,
         now - retention,
         limit,
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    let (tokens, mints) = (deleted.tokens.unsigned_abs(), deleted.mints.unsigned_abs());
+    );
+    let (tokens, mints) = (deleted[0].unsigned_abs(), deleted[1].unsigned_abs());
     if tokens > 0 {
         let detail = json!({"purgedTokens": tokens, "purgedMints": mints});
         record_changes(&mut *tx, origin, detail).await?;
@@ -155,17 +159,18 @@ pub async fn purge_mints(
     origin: &Origin,
 ) -> Result<u64, DbError> {
     let mut tx = connection.begin().await?;
-    let deleted = sqlx::query!(
+    let deleted = change_unlocked!(
+        &mut *tx,
+        query,
+        execute,
         "DELETE FROM mints m USING (
              SELECT user_id, id FROM mints
              WHERE outcome IN ('failed', 'unknown') AND finished_at <= $1
-             ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED
-         ) d WHERE m.user_id = d.user_id AND m.id = d.id",
+             ORDER BY finished_at LIMIT $2",
+        ") d WHERE m.user_id = d.user_id AND m.id = d.id AND m.outcome IN ('failed', 'unknown')",
         now - retention,
         limit,
     )
-    .execute(&mut *tx)
-    .await?
     .rows_affected();
     commit_deletions(tx, origin, "purgedMints", deleted).await
 }
@@ -180,19 +185,21 @@ pub async fn purge_slots(
     origin: &Origin,
 ) -> Result<u64, DbError> {
     let mut tx = connection.begin().await?;
-    let deleted = sqlx::query!(
+    let deleted = change_unlocked!(
+        &mut *tx,
+        query,
+        execute,
         "DELETE FROM slots s USING (
              SELECT user_id, country, bank, access FROM slots s
              WHERE claimed_at <= $1 AND usable_until <= $1 AND lease_until <= $1
                AND NOT EXISTS (SELECT FROM tokens t WHERE t.user_id = s.user_id AND t.country = s.country
                                  AND t.bank = s.bank AND t.access = s.access AND t.is_valid OFFSET 0)
-             ORDER BY claimed_at LIMIT $2 FOR UPDATE SKIP LOCKED
-         ) d WHERE s.user_id = d.user_id AND s.country = d.country AND s.bank = d.bank AND s.access = d.access",
+             ORDER BY claimed_at LIMIT $2",
+        ") d WHERE s.user_id = d.user_id AND s.country = d.country AND s.bank = d.bank AND s.access = d.access
+               AND s.claimed_at <= $1 AND s.usable_until <= $1 AND s.lease_until <= $1",
         now - retention.max(SLOT_GRACE),
         limit,
     )
-    .execute(&mut *tx)
-    .await?
     .rows_affected();
     commit_deletions(tx, origin, "purgedCombinations", deleted).await
 }
@@ -316,8 +323,9 @@ pub async fn record_run(
     }
     sqlx::query!(
         "UPDATE maintenance
-         SET last_run_at = clock_timestamp(), last_summary = $1,
-             last_success_at = CASE WHEN $2 THEN clock_timestamp() ELSE last_success_at END
+         SET last_run_at = now.now, last_summary = $1,
+             last_success_at = CASE WHEN $2 THEN now.now ELSE last_success_at END
+         FROM (SELECT clock_timestamp() AS now) now
          WHERE id = 1",
         summary,
         is_complete,

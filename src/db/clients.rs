@@ -123,7 +123,7 @@ pub async fn disable_client(
         connection,
         EventKind::ClientDisabled,
         json!({ "actor": actor }),
-        "UPDATE clients SET is_enabled = false, disabled_at = clock_timestamp()
+        "UPDATE clients SET is_enabled = false, disabled_at = statement_timestamp()
          WHERE api_key = $3 AND is_enabled",
         api_key,
     );
@@ -149,7 +149,7 @@ pub async fn rotate_client(
         json!({ "actor": actor, "graceSeconds": grace.as_secs() }),
         "UPDATE clients
          SET secret_sha256 = $4, previous_secret_sha256 = CASE WHEN $5::float8 > 0 THEN secret_sha256 END,
-             previous_until = clock_timestamp() + make_interval(secs => $5)
+             previous_until = statement_timestamp() + make_interval(secs => $5)
          WHERE api_key = $3 AND is_enabled",
         api_key,
         secret_sha256,

@@ -47,8 +47,8 @@ macro_rules! insert_batch {
     ($on_conflict:literal, $columns:ident, $lower_bound:ident) => {
         insert!(
             "WITH recorded AS (",
-            r#"unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[],
-                      $8::float8[])"#,
+            r#"(SELECT unnest($1::uuid[]), unnest($2::timestamptz[]), unnest($3::text[]), unnest($4::uuid[]),
+                       unnest($5::text[]), unnest($6::text[]), unnest($7::text[]), unnest($8::float8[]))"#,
             $on_conflict,
             r#" RETURNING id) SELECT coalesce(array_agg(id), '{}') AS "ids!" FROM recorded"#,
             &$columns.event_id,

@@ -10,6 +10,7 @@ use sqlx::PgConnection;
 use tokio::time::{Instant, sleep};
 
 use super::DbError;
+use super::distribution::is_distributed;
 
 /// Moves the horizon to 5 s before the time noted by an earlier call, once all transactions that wrote before that
 /// time have ended. Then notes the current time: the earlier of the database's clock and `service_time`.
@@ -20,10 +21,15 @@ use super::DbError;
 /// A horizon over a day ahead of both clocks is wrong, and moves back to the current time.
 ///
 /// The change is not durable, because an earlier horizon is also true. It must not wait for a standby.
+///
+/// On Citus, the horizon stays: each node counts its own transaction ids.
 pub async fn advance_horizon(
     connection: &mut PgConnection,
     service_time: DateTime<Utc>,
 ) -> Result<(), DbError> {
+    if is_distributed(connection).await? {
+        return Ok(());
+    }
     // `statement_timestamp()` is the time before the snapshot, so later transactions take their ids after it. After a
     // dump is restored, `next_xid` can lie beyond all transaction ids, and the transactions before it are gone.
     sqlx::query!(

@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::DbError;
+use super::distribution::change_unlocked;
 use super::standalone_event::insert_event;
 use super::tokens::read_combination;
 use crate::crypto::EncryptedToken;
@@ -87,15 +88,17 @@ pub async fn replace_ciphertexts(
     let keys: Vec<String> = secrets.iter().map(|(_, new)| new.key_id.clone()).collect();
     // Skips locked rows instead of waiting for them. It therefore cannot deadlock with an invalidation that locks the
     // same tokens in another order.
-    let done = sqlx::query!(
+    let done = change_unlocked!(
+        connection,
+        query,
+        execute,
         "WITH new AS (
              SELECT * FROM unnest($1::text[], $2::uuid[], $3::bytea[], $4::bytea[], $5::text[])
                  AS new (user_id, id, old, ciphertext, key_id)
          ), locked AS (
              SELECT n.* FROM tokens t JOIN new n ON t.user_id = n.user_id AND t.id = n.id
-             WHERE t.is_valid AND t.ciphertext = n.old
-             FOR UPDATE OF t SKIP LOCKED
-         )
+             WHERE t.is_valid AND t.ciphertext = n.old",
+        ")
          UPDATE tokens t SET ciphertext = l.ciphertext, key_id = l.key_id
          FROM locked l
          WHERE t.user_id = l.user_id AND t.id = l.id AND t.is_valid AND t.ciphertext = l.old",
@@ -104,9 +107,7 @@ pub async fn replace_ciphertexts(
         &column(|(old, _)| &old.ciphertext),
         &column(|(_, new)| &new.bytes),
         &keys,
-    )
-    .execute(connection)
-    .await?;
+    );
     Ok(done.rows_affected())
 }
 

@@ -1,6 +1,6 @@
 //! Records of mints: the claim before the calls to the provider, the finish or the failure after them.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -58,8 +58,8 @@ pub async fn claim_mint(
                SET lease_holder = excluded.lease_holder, lease_epoch = s.lease_epoch + 1,
                    lease_until = excluded.lease_until, claimed_at = excluded.claimed_at
                -- A lease or a cooldown that ends over a day later was dated by a wrong clock, and does not hold.
-               WHERE (s.lease_until <= $7 OR s.lease_until > $7 + interval '1 day')
-                 AND (s.cooldown_until <= $7 OR s.cooldown_until > $7 + interval '1 day')
+               WHERE (s.lease_until <= $7 OR s.lease_until > $17)
+                 AND (s.cooldown_until <= $7 OR s.cooldown_until > $17)
                  AND (s.usable_until <= $8 OR s.minted_seq = $9)
                RETURNING s.lease_epoch
            ), abandoned AS (
@@ -102,6 +102,7 @@ pub async fn claim_mint(
         claim.caller.request_id,
         claim.caller.source_ip,
         EventKind::TokenMintFailed.name(),
+        claim.now + TimeDelta::days(1),
     )
     .fetch_optional(&mut *connection)
     .await?;

@@ -7,6 +7,7 @@ pub mod cleanup;
 pub mod clients;
 pub mod clock;
 pub mod connector;
+pub mod distribution;
 pub mod erasure;
 pub mod event_page;
 pub mod fitness;
@@ -59,6 +60,9 @@ pub enum DbError {
     /// The role of the connection does not own the tables, which this work needs.
     #[error("another role owns the tables: use the DATABASE_URL of the owner for this command")]
     NotOwner,
+    /// Citus distributes the tables, where this work is not possible.
+    #[error("Citus distributes the tables, so this command is not available: see docs/scaling.md")]
+    Distributed,
     /// The content of `DATABASE_URL_FILE` is not a database URL.
     #[error("the file of the database URL does not contain a Postgres URL")]
     Address,
@@ -153,6 +157,11 @@ impl DbError {
                 ["57P01", "57P02", "57P03"].contains(&&*code) || code.starts_with("08")
             }
         }
+    }
+
+    /// Returns true if Postgres ended the transaction to resolve a deadlock.
+    pub fn is_deadlock(&self) -> bool {
+        self.sqlstate() == "40P01"
     }
 
     /// Returns the SQLSTATE of an error from Postgres, otherwise an empty text.

@@ -34,13 +34,14 @@ pub struct Minute {
 /// events may still be committing. Also deletes minutes that are over a day old.
 pub async fn roll_up_minutes(connection: &mut PgConnection) -> Result<u64, DbError> {
     let done = sqlx::query!(
-        "WITH now AS (SELECT date_bin('1 minute', clock_timestamp(), 'epoch') AS now),
-              next AS (SELECT greatest(n.now - interval '1 day', coalesce(
+        "WITH now AS (SELECT c.now, c.now - interval '1 day' AS day_ago
+                      FROM (SELECT date_bin('1 minute', clock_timestamp(), 'epoch') AS now) c),
+              next AS (SELECT greatest(n.day_ago, coalesce(
                              (SELECT max(minute) FROM handout_minutes) + interval '1 minute',
                              n.now - interval '1 hour')) AS first,
-                              date_bin('1 minute', h.complete_until, 'epoch') AS until
+                              date_bin('1 minute', greatest(h.complete_until, n.now - interval '1 hour'), 'epoch') AS until
                        FROM now n, audit_horizon h),
-              dropped AS (DELETE FROM handout_minutes USING now n WHERE minute < n.now - interval '1 day')
+              dropped AS (DELETE FROM handout_minutes USING now n WHERE minute < n.day_ago)
          INSERT INTO handout_minutes (minute, minted, reused, failed, unknown, latency_p50, latency_p95)
          SELECT m.* FROM next n, count_handout_minutes(n.first, least(n.until, n.first + make_interval(mins => $1))) m
          ON CONFLICT DO NOTHING",

@@ -11,6 +11,8 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 use super::DbError;
+use super::audit_log::find_log;
+use super::distribution::is_distributed;
 use super::standalone_event::record_changes;
 use crate::model::Origin;
 
@@ -64,7 +66,7 @@ pub async fn create_partitions(connection: &mut PgConnection) -> Result<u64, DbE
 }
 
 /// Lists the names of the partitions whose month ended before the retention, oldest first. Leaves out those that are not
-/// sealed, unless nothing ever was.
+/// sealed, unless nothing ever was, or Citus distributes the tables.
 ///
 /// Includes tables with a comment that earlier versions set before they detached a month to drop it. All other detached
 /// tables stay: an auditor may have restored a month, or detached one to keep it.
@@ -73,6 +75,7 @@ pub async fn list_expired_partitions(
     now: DateTime<Utc>,
     retention: Duration,
 ) -> Result<Vec<String>, DbError> {
+    let waits = !is_distributed(connection).await?;
     let partitions = sqlx::query_scalar!(
         r#"SELECT c.relname::text AS "name!"
            FROM pg_class c
@@ -84,10 +87,11 @@ pub async fn list_expired_partitions(
              AND (to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC'
                  <= least($1, (
                      SELECT e.occurred_at FROM audit_events e, audit_log l
-                     WHERE l.size > 0 AND e.occurred_at >= l.last_at AND (e.occurred_at, e.id) > (l.last_at, l.last_id)
+                     WHERE $2 AND l.size > 0 AND e.occurred_at >= l.last_at AND (e.occurred_at, e.id) > (l.last_at, l.last_id)
                      ORDER BY e.occurred_at LIMIT 1))
            ORDER BY c.relname"#,
         now - retention,
+        waits,
     )
     .fetch_all(connection)
     .await?;
@@ -125,14 +129,26 @@ async fn count_sealed_events(
     partition: &str,
 ) -> Result<Option<i64>, DbError> {
     // The tile that the last event of the partition is in, and the events of the partition in it.
-    let count = sqlx::query_scalar!(
-        r#"SELECT t.n * 256 + (SELECT count(*) FROM audit_events e WHERE (e.occurred_at, e.id) >= (t.first_at, t.first_id)
-                                 AND e.occurred_at >= t.first_at AND e.occurred_at < m.ends_at) AS "count!"
+    let tile = sqlx::query!(
+        r#"SELECT t.n, t.first_at, t.first_id, m.ends_at AS "ends_at!"
            FROM audit_tiles t,
                 (SELECT (to_date(right($1, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC' AS ends_at) m
            WHERE t.level = 0 AND t.first_at < m.ends_at
            ORDER BY t.first_at DESC, t.first_id DESC LIMIT 1"#,
         partition,
     );
-    Ok(count.fetch_optional(connection).await?)
+    let Some(tile) = tile.fetch_optional(&mut *connection).await? else {
+        return Ok(None);
+    };
+    let count = sqlx::query_scalar!(
+        r#"SELECT $1 + count(*) AS "count!" FROM audit_events
+           WHERE (occurred_at, id) >= ($2, $3) AND occurred_at >= $2 AND occurred_at < $4"#,
+        tile.n * 256,
+        tile.first_at,
+        tile.first_id,
+        tile.ends_at,
+    );
+    let count = count.fetch_one(&mut *connection).await?;
+    // On Citus, later events are not sealed.
+    Ok(Some(count.min(find_log(connection).await?.size)))
 }

@@ -12,6 +12,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use super::audit_log::find_lag;
 use super::connector::Role;
+use super::distribution::is_distributed;
 use super::partitions::count_ahead;
 use super::service_role::find_missing_privilege;
 use super::{DbError, fitness};
@@ -308,8 +309,10 @@ pub struct DatabaseHealth {
     /// The number of months after this one that have an audit partition, up to the first gap. -1 if this month has
     /// none, so that no event can be recorded.
     pub partitions_ahead: i32,
-    /// The age of the oldest event that is not sealed, in seconds.
+    /// The age of the oldest event that is not sealed, in seconds. NaN on Citus, where events are not sealed.
     pub seal_lag: f64,
+    /// True if Citus distributes the tables.
+    pub is_distributed: bool,
     /// True if a synchronous standby is configured. Acknowledged commits then survive the loss of the primary.
     pub has_synchronous_standby: bool,
 }
@@ -322,10 +325,16 @@ pub async fn find_database_health(
         r#"SELECT current_setting('synchronous_standby_names') <> '' AS "has_standby!""#
     );
     let has_synchronous_standby = synchronous_standby.fetch_one(&mut *connection).await?;
+    let is_distributed = is_distributed(connection).await?;
     Ok(DatabaseHealth {
         is_schema_current: find_schema_version(connection).await? >= required_version(),
         partitions_ahead: count_ahead(connection).await?,
-        seal_lag: find_lag(connection).await?,
+        seal_lag: if is_distributed {
+            f64::NAN
+        } else {
+            find_lag(connection).await?
+        },
+        is_distributed,
         has_synchronous_standby,
     })
 }

@@ -481,7 +481,7 @@ async fn a_verification_that_cannot_tell_has_exit_code_2() {
     let verify = ["audit", "verify"];
     run(&verify, &variables)
         .await
-        .refused(2, "no event is sealed yet");
+        .refused(2, "no event is sealed");
     let missing = [&verify[..], &["--checkpoint", "/nonexistent"]].concat();
     run(&missing, &variables).await.refused(2, "/nonexistent");
     let url = "postgres://u:p@127.0.0.1:1/x";

@@ -37,7 +37,7 @@ pub async fn get_checkpoint(
     reject_parameters(request.query_string())?;
     let find = async |mut connection: Checkout| find_checkpoint(&mut connection).await;
     let checkpoint = state.reads().run(Lane::Reads, find).await?;
-    let checkpoint = checkpoint.ok_or_else(|| Problem::not_found("no event is sealed yet"))?;
+    let checkpoint = checkpoint.ok_or_else(|| Problem::not_found("no event is sealed"))?;
     Ok(HttpResponse::Ok()
         .content_type(ContentType::plaintext())
         .body(checkpoint))
@@ -145,7 +145,7 @@ pub enum NoProof {
     #[error("no event has this id")]
     Unknown,
     /// A later checkpoint will contain the event.
-    #[error("the event is not sealed yet")]
+    #[error("the event is not sealed")]
     NotSealed,
     /// The event or the log was changed after the event was sealed.
     #[error("{0}")]

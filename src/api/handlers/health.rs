@@ -77,6 +77,7 @@ async fn check_readiness(state: &ApiState) -> ReadinessView {
         database: health.map(|health| DatabaseView {
             partitions_ahead_months: health.partitions_ahead,
             synchronous_standby: health.has_synchronous_standby,
+            distributed: health.is_distributed,
         }),
     }
 }
@@ -151,4 +152,5 @@ struct ReadinessView {
 struct DatabaseView {
     partitions_ahead_months: i32,
     synchronous_standby: bool,
+    distributed: bool,
 }

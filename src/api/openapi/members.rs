@@ -47,7 +47,7 @@ pub fn member(name: &str) -> Value {
         "invalidatedAt" => timestamp("The time at which the token was invalidated, or null."),
         "invalidationReason" | "reason" => reference("schemas", "InvalidationReason"),
         "invalidated" => json!({"type": "integer", "minimum": 0, "description": "The number of tokens that this request invalidated, which is the number of its `token.invalidated` events. It includes tokens that expired but are not marked yet. It is 0 for an unknown user or token string."}),
-        "completeUntil" => timestamp("The time up to which the audit log is complete: no event before it can still appear. It is about 10 s in the past. It lies further back while a transaction is open or waits for a synchronous standby, or if the standby that is read lags."),
+        "completeUntil" => timestamp("The time up to which the audit log is complete: no event before it can still appear. It is about 10 s in the past. It lies further back while a transaction is open or waits for a synchronous standby, or if the standby that is read lags. On Citus, it stays at the time when the tables were distributed."),
         "leafIndex" => count("The index of the entry in the log."),
         "entry" => json!({"type": "string", "description": "The entry: the line of the event in an NDJSON export, byte for byte."}),
         "proof" => json!({"type": "array", "items": {"type": "string", "format": "byte"}, "description": "The hashes of the inclusion proof (RFC 6962, section 2.1.1), 32 bytes in base64 each."}),

@@ -161,10 +161,11 @@ fn readiness() -> Value {
             "warnings": {"type": "array", "items": {"type": "string"}, "description": "Conditions that will cause failures unless the operator corrects them."},
             "partitionsAheadMonths": {"type": "integer", "description": "The number of months after the current one for which the audit log has a partition. Absent while the database is unavailable."},
             "synchronousStandby": {"type": "boolean", "description": "True if a synchronous standby confirms every commit, so that acknowledged data survives the loss of the primary. Absent while the database is unavailable."},
+            "distributed": {"type": "boolean", "description": "True if Citus distributes the tables. `completeUntil` of the audit log then stays, and new events are not sealed. Absent while the database is unavailable."},
         },
         "required": ["status", "checks", "warnings"],
         "examples": [{"status": "ok", "checks": {"database": "ok", "schema": "ok", "partitions": "ok", "writer": "ok", "shutdown": "ok"},
-            "warnings": [], "partitionsAheadMonths": 3, "synchronousStandby": false}],
+            "warnings": [], "partitionsAheadMonths": 3, "synchronousStandby": false, "distributed": false}],
     })
 }
 

@@ -156,7 +156,7 @@ fn check_head(log: &LogState, evidence: &Evidence) -> Result<Head, VerifyError> 
         }
     }
     let Some(checkpoint) = &log.checkpoint else {
-        return Err(VerifyError::CannotTell("no event is sealed yet".into()));
+        return Err(VerifyError::CannotTell("no event is sealed".into()));
     };
     let head = open_checkpoint(checkpoint, evidence.verifier_key.as_deref())
         .map_err(|why| VerifyError::Changed(format!("the checkpoint of the database: {why}")))?;
