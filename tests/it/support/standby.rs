@@ -22,10 +22,14 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Starts both servers.
-    pub async fn start() -> Pair {
+    /// Starts both servers. Returns `None` if this Postgres has no `pg_basebackup`.
+    pub async fn start() -> Option<Pair> {
         let primary = Server::start(&[]).await;
-        Pair::complete(primary, own_folder()).await
+        if primary.program("pg_basebackup").is_none() {
+            primary.stop().await;
+            return None;
+        }
+        Some(Pair::complete(primary, own_folder()).await)
     }
 
     /// Returns the folders of the sockets of both servers. The promotion does not change them.
@@ -64,7 +68,6 @@ impl Pair {
 
     /// Copies the primary to a folder, starts a standby there, and makes the commits wait for it.
     async fn complete(primary: Server, data_dir: PathBuf) -> Pair {
-        let programs = fs::read_link(format!("/proc/{}/exe", primary.postgres.pid())).unwrap();
         let owner = fs::metadata(primary.data_dir.join("pgdata")).unwrap();
         let pgdata = data_dir.join("pgdata");
         fs::create_dir(&data_dir).unwrap();
@@ -75,7 +78,7 @@ impl Pair {
         )
         .unwrap();
         chown(&pgdata, Some(owner.uid()), Some(owner.gid())).unwrap();
-        let copied = Command::new(programs.with_file_name("pg_basebackup"))
+        let copied = Command::new(primary.program("pg_basebackup").expect("pg_basebackup"))
             .arg("-D")
             .arg(&pgdata)
             .args(["-d", &primary.postgres.url("postgres")])
