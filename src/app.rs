@@ -30,6 +30,7 @@ use crate::jobs::cleanup::{Cleaner, Retention};
 use crate::jobs::denials::DenialCounter;
 use crate::jobs::horizon::advance_periodically;
 use crate::jobs::sealing::Sealer;
+use crate::jobs::token_reads::TokenReads;
 use crate::metrics::Families;
 use crate::upstream::{Upstream, UpstreamSettings};
 use crate::vending::handout_writer::HandoutWriter;
@@ -148,6 +149,7 @@ impl Service {
             trusted_proxies: config.http.trusted_proxies.clone(),
             verification_base_url: config.http.verification_base_url.to_string(),
             denials,
+            token_reads: TokenReads::start(db.clone()),
             rate_limit: RateLimit::per_second(config.http.client_rate_limit),
             stopping: stopping.clone(),
             seals: config.seal.interval.is_some(),

@@ -25,6 +25,10 @@ named_enum! {
         TokenInvalidated = "token.invalidated",
         /// A token expired.
         TokenExpired = "token.expired",
+        /// The record of a token string was searched.
+        TokenLookedUp = "token.looked_up",
+        /// Token records were read.
+        TokenRead = "token.read",
         /// A cleanup run made changes.
         CleanupRan = "cleanup.ran",
         /// Requests were refused with 401 or 403. `detail.count` is their number.

@@ -16,6 +16,7 @@ use crate::db::schema::{DatabaseHealth, find_database_health};
 use crate::db::{Database, DbError, Lane};
 use crate::jobs::cleanup::{Backlog, Cleaner};
 use crate::jobs::denials::DenialCounter;
+use crate::jobs::token_reads::TokenReads;
 use crate::metrics::Metrics;
 use crate::vending::Vendor;
 
@@ -38,6 +39,8 @@ pub struct ApiState {
     pub verification_base_url: String,
     /// Counts the requests that were denied with 401 or 403, for the audit log.
     pub denials: DenialCounter,
+    /// Records reads of token records.
+    pub token_reads: TokenReads,
     /// Limits the requests of each client.
     pub rate_limit: RateLimit,
     /// True during shutdown. Readiness then fails, while requests are still served.
