@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use crate::api::openapi_document;
+use crate::api::state::failed_attempts::FailedAttempts;
 use crate::api::state::rate_limit::RateLimit;
 use crate::api::state::{ApiState, DatabaseProbe, MetricsProbe};
 use crate::api::{self, ServerHandle};
@@ -150,6 +151,7 @@ impl Service {
             verification_base_url: config.http.verification_base_url.to_string(),
             denials,
             token_reads: TokenReads::start(db.clone()),
+            failed_attempts: FailedAttempts::default(),
             rate_limit: RateLimit::per_second(config.http.client_rate_limit),
             stopping: stopping.clone(),
             seals: config.seal.interval.is_some(),

@@ -33,6 +33,24 @@ const MAX_UNKNOWN_PER_SECOND: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 /// right one.
 type Credentials = (String, [u8; 32]);
 
+/// The result of an authentication.
+#[derive(Clone, Debug)]
+pub enum Authentication {
+    /// The client of the credentials.
+    Client(Arc<Client>),
+    /// The key is unknown, the secret is wrong, or the client is disabled.
+    Refused {
+        /// True if a client has this key.
+        is_known: bool,
+    },
+}
+
+/// The reason why a lookup returns no client. It is not cached.
+enum NotFound {
+    Refused { is_known: bool },
+    Failed(DbError),
+}
+
 /// Authenticates clients. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Authenticator {
@@ -64,34 +82,34 @@ impl Authenticator {
     /// Returns the client with this key and secret. During the grace period of a rotation, the previous
     /// secret is accepted too.
     ///
-    /// Returns `None` for an unknown key, a wrong secret and a disabled client. Each of these rejections
-    /// reads the database first. They therefore take the same time, and a new secret works at once.
+    /// Refuses an unknown key, a wrong secret and a disabled client. Each of these refusals reads the database first.
+    /// They therefore take the same time, and a new secret works at once.
     pub async fn authenticate(
         &self,
         api_key: &str,
         secret: &[u8],
-    ) -> Result<Option<Arc<Client>>, Failure> {
+    ) -> Result<Authentication, Failure> {
         let credentials = (api_key.to_owned(), Sha256::digest(secret).into());
         if let Some(client) = self.cache.get(&credentials).await
             && secret_matches(Some(&client), &credentials.1)
         {
-            return Ok(Some(client));
+            return Ok(Authentication::Client(client));
         }
         // Other texts cause no query.
         match is_api_key(api_key) {
             true => self.look_up(credentials).await,
-            false => Ok(None),
+            false => Ok(Authentication::Refused { is_known: false }),
         }
     }
 
     /// Reads a client from the database. Caches it if the secret is right. Concurrent lookups share one query.
-    async fn look_up(&self, credentials: Credentials) -> Result<Option<Arc<Client>>, Failure> {
+    async fn look_up(&self, credentials: Credentials) -> Result<Authentication, Failure> {
         let (key, digest) = credentials.clone();
         let lookup = async {
             let lane = match self.known.get(&credentials).await {
                 Some(()) => Lane::Authentication,
                 None if self.unknown_limit.check().is_ok() => Lane::UnknownKeys,
-                None => return Err(Some(DbError::Overloaded)),
+                None => return Err(NotFound::Failed(DbError::Overloaded)),
             };
             let lower_bound = self.clock.lower_bound();
             let found = self.db.run(lane, async move |mut connection| {
@@ -100,20 +118,24 @@ impl Authenticator {
             let (client, now) = timeout(LOOKUP_TIMEOUT, found)
                 .await
                 .unwrap_or(Err(DbError::TimedOut(LOOKUP_TIMEOUT)))
-                .map_err(Some)?;
+                .map_err(NotFound::Failed)?;
             self.clock.observe(now);
             // An error is not cached: wrong credentials are looked up again.
             let secret_matches = secret_matches(client.as_ref(), &digest);
-            let client = client.filter(|_| secret_matches).ok_or(None)?;
+            let is_known = client.is_some();
+            let client = client.filter(|_| secret_matches);
+            let client = client.ok_or(NotFound::Refused { is_known })?;
             self.known.insert(credentials.clone(), ()).await;
             Ok(Arc::new(client))
         };
         match self.cache.try_get_with_by_ref(&credentials, lookup).await {
-            Ok(client) => Ok(Some(client)),
+            Ok(client) => Ok(Authentication::Client(client)),
             Err(error) => match &*error {
-                None => Ok(None),
-                Some(DbError::Overloaded) => Err(Failure::overloaded()),
-                Some(error) => {
+                NotFound::Refused { is_known } => Ok(Authentication::Refused {
+                    is_known: *is_known,
+                }),
+                NotFound::Failed(DbError::Overloaded) => Err(Failure::overloaded()),
+                NotFound::Failed(error) => {
                     tracing::error!(%error, "looking up a client failed");
                     Err(error.into())
                 }

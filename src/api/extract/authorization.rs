@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::Payload;
+use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::{FromRequest, HttpRequest, web};
 use base64::Engine;
@@ -17,6 +18,7 @@ use crate::api::middleware::request_context::{RequestContext, Route};
 use crate::api::middleware::source_address::source_ip;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::state::ApiState;
+use crate::auth::Authentication;
 use crate::jobs::denials::DenialKey;
 use crate::model::{Caller, Client, Scope};
 
@@ -93,17 +95,12 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
         Box::pin(async move {
             let started = Instant::now();
             let state: &web::Data<ApiState> = request.app_data().expect("the state is registered");
-            let authenticated = authenticate(state, &request).await;
-            let (caller, client) = authenticated.inspect_err(|problem| {
-                if problem.kind == ProblemKind::Unauthenticated {
-                    count_denial(state, &request, None);
-                }
-            })?;
+            let (caller, client) = authenticate(state, &request).await?;
             let missing = S::SCOPES
                 .iter()
                 .find(|scope| !client.scopes.contains(scope));
             if let Some(missing) = missing {
-                count_denial(state, &request, Some(caller.client));
+                count_denial(state, &request, caller.client);
                 let detail = format!("use another client: this one lacks the scope {missing}");
                 return Err(Problem::new(ProblemKind::Forbidden, detail));
             }
@@ -118,39 +115,78 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
     }
 }
 
-/// Counts a denied request for the audit log, by client or, without a client, by source address.
-pub fn count_denial(state: &ApiState, request: &HttpRequest, client: Option<String>) {
-    let source_ip = match client {
-        Some(_) => None,
-        None => source_ip(request, &state.trusted_proxies),
-    };
-    let route = request.app_data::<Route>();
+/// Counts a request of a client that was denied with 403, for the audit log.
+pub fn count_denial(state: &ApiState, request: &HttpRequest, client: String) {
     state.denials.note(DenialKey {
-        client,
-        source_ip: source_ip.map(|address| address.to_string()),
-        route: route.map(|Route(name)| *name),
+        client: Some(client),
+        route: route(request),
+        status: Some(StatusCode::FORBIDDEN.as_u16()),
+        ..DenialKey::default()
     });
 }
+
+fn route(request: &HttpRequest) -> Option<&'static str> {
+    request.app_data::<Route>().map(|Route(name)| *name)
+}
+
+/// Returns the problem of a request without valid credentials, and counts it for the audit log by its source address.
+///
+/// `attempt` is `None` for a request without credentials.
+fn refuse(state: &ApiState, request: &HttpRequest, attempt: Option<Attempt>) -> Problem {
+    let source = source_ip(request, &state.trusted_proxies);
+    let wait = match (&attempt, source) {
+        (Some(_), Some(source)) => state.failed_attempts.note(source),
+        _ => None,
+    };
+    let problem = match (&attempt, wait) {
+        (_, Some(wait)) => Problem::rate_limited(TOO_MANY, wait),
+        (Some(_), None) => Problem::new(ProblemKind::Unauthenticated, WRONG),
+        (None, None) => Problem::new(ProblemKind::Unauthenticated, MISSING),
+    };
+    state.denials.note(DenialKey {
+        source_ip: source.map(|address| address.to_string()),
+        attempted_key: attempt.and_then(|attempt| attempt.known_key),
+        route: route(request),
+        status: Some(problem.kind.status().as_u16()),
+        ..DenialKey::default()
+    });
+    problem
+}
+
+/// Wrong credentials.
+struct Attempt {
+    /// The API key, if a client has it.
+    known_key: Option<String>,
+}
+
+const MISSING: &str =
+    "send HTTP Basic credentials: an API key as username and its secret as password";
+const WRONG: &str =
+    "these credentials are wrong: send a valid API key as username and its secret as password";
+const TOO_MANY: &str = "too many wrong credentials came from this address; valid ones still work. \
+     Try again after the seconds in `Retry-After`";
 
 async fn authenticate(
     state: &ApiState,
     request: &HttpRequest,
 ) -> Result<(Caller, Arc<Client>), Problem> {
+    if !request.headers().contains_key(header::AUTHORIZATION) {
+        return Err(refuse(state, request, None));
+    }
     let credentials = read_credentials(request.headers());
     // No API key is empty, so an invalid header takes as long to reject as an unknown key.
     let (api_key, secret) = credentials
         .as_ref()
         .and_then(|pair| pair.expose_secret().split_once(':'))
         .unwrap_or_default();
-    let client = state
-        .authenticator
-        .authenticate(api_key, secret.as_bytes())
-        .await?;
-    let client = client.ok_or_else(|| {
-        let detail =
-            "send HTTP Basic credentials: a valid API key as username and its secret as password";
-        Problem::new(ProblemKind::Unauthenticated, detail)
-    })?;
+    let authenticated = state.authenticator.authenticate(api_key, secret.as_bytes());
+    let client = match authenticated.await? {
+        Authentication::Client(client) => client,
+        Authentication::Refused { is_known } => {
+            let known_key = is_known.then(|| api_key.to_owned());
+            return Err(refuse(state, request, Some(Attempt { known_key })));
+        }
+    };
     let context = RequestContext::of(request);
     context.record_client(request, &client.api_key);
     let caller = Caller {

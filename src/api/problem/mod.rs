@@ -177,9 +177,7 @@ impl Problem {
     }
 
     /// Creates a 429 for a client that exceeded its own limit. `retry_after` is in seconds.
-    pub fn rate_limited(retry_after: u32) -> Self {
-        let detail = "this client exceeded its limit of requests per second; \
-             try again after the seconds in `Retry-After`";
+    pub fn rate_limited(detail: &'static str, retry_after: u32) -> Self {
         Problem {
             retry_after: Some(retry_after.max(1)),
             ..Problem::new(ProblemKind::RateLimited, detail)

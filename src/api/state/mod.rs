@@ -1,6 +1,7 @@
 //! The state that all handlers share.
 
 pub mod cached_probe;
+pub mod failed_attempts;
 pub mod rate_limit;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use self::cached_probe::CachedProbe;
+use self::failed_attempts::FailedAttempts;
 use self::rate_limit::RateLimit;
 use crate::auth::Authenticator;
 use crate::db::schema::{DatabaseHealth, find_database_health};
@@ -41,6 +43,8 @@ pub struct ApiState {
     pub denials: DenialCounter,
     /// Records reads of token records.
     pub token_reads: TokenReads,
+    /// Limits the wrong credentials of each source address.
+    pub failed_attempts: FailedAttempts,
     /// Limits the requests of each client.
     pub rate_limit: RateLimit,
     /// True during shutdown. Readiness then fails, while requests are still served.

@@ -24,7 +24,9 @@ impl RateLimit {
         };
         limiter.check_key(client).map_err(|not_until| {
             let wait = not_until.wait_time_from(DefaultClock::default().now());
-            Problem::rate_limited(wait.as_secs_f64().ceil() as u32)
+            let detail = "this client exceeded its limit of requests per second; \
+                 try again after the seconds in `Retry-After`";
+            Problem::rate_limited(detail, wait.as_secs_f64().ceil() as u32)
         })
     }
 }
