@@ -1,5 +1,6 @@
 //! Builds the shared components once, from the configuration, and stops them in order.
 
+pub(crate) mod key_check;
 mod listener;
 
 use std::net::{SocketAddr, TcpListener};
@@ -19,13 +20,14 @@ pub use crate::api::openapi_document;
 use crate::api::state::failed_attempts::FailedAttempts;
 use crate::api::state::rate_limit::RateLimit;
 use crate::api::state::{ApiState, DatabaseProbe, MetricsProbe};
-use crate::api::{self, ServerHandle};
+use crate::api::{self, Paths, ServerHandle, SharedState};
 use crate::auth::Authenticator;
 use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig, ServerCertificate};
 use crate::crypto::KeyRing;
 use crate::db::clock::DatabaseClock;
 use crate::db::connector::{Address, Connector, Role};
 use crate::db::handouts::WriterConnection;
+use crate::db::schema::DatabaseUnsuitable;
 use crate::db::{Database, DbError, partitions, schema};
 use crate::jobs::cleanup::{Cleaner, Retention};
 use crate::jobs::denials::DenialCounter;
@@ -46,6 +48,8 @@ pub struct Service {
     addr: SocketAddr,
     listener: TcpListener,
     server: ServerHandle,
+    /// The server at `METRICS_ADDR`.
+    metrics_server: Option<ServerHandle>,
     serving: JoinHandle<std::io::Result<()>>,
     stopping: Arc<AtomicBool>,
     mints: TaskTracker,
@@ -70,6 +74,9 @@ impl Service {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
+        for warning in list_tls_warnings(&config)? {
+            tracing::warn!("{warning}");
+        }
         let certificate = config.http.read_certificate().transpose()?.map(Arc::new);
         // Reading the root certificates takes as long as the steps on the database, so they overlap.
         let upstream = upstream_settings(&config);
@@ -79,6 +86,8 @@ impl Service {
         let mut connection = schema::wait_for_database(&options, max_wait).await?;
         schema::check_fitness(&mut connection).await?;
         schema::check_privileges(&mut connection).await?;
+        let ring = key_ring(&config.keys);
+        key_check::check_fingerprint_key(&ring, &mut connection).await?;
         partitions::create_partitions(&mut connection).await?;
         let (now, newest) = schema::find_newest_time(&mut connection).await?;
         drop(connection);
@@ -105,7 +114,7 @@ impl Service {
         let vendor = Vendor::new(
             db.clone(),
             upstream.await??,
-            key_ring(&config.keys),
+            ring,
             handouts,
             vending_settings(&config),
             metrics.clone(),
@@ -159,18 +168,42 @@ impl Service {
             metrics,
             metrics_probe: MetricsProbe::default(),
         };
-        let listen_addr = config.http.listen_addr;
-        let listener = listener::listen(listen_addr)
-            .with_context(|| format!("LISTEN_ADDR: {listen_addr} cannot be listened on"))?;
+        let listen = |variable, address| {
+            listener::listen(address)
+                .with_context(|| format!("{variable}: {address} cannot be listened on"))
+        };
+        let listener = listen("LISTEN_ADDR", config.http.listen_addr)?;
         let addr = listener.local_addr()?;
+        let state = SharedState::new(state);
+        let shutdown_timeout = config.http.shutdown_timeout - last_requests(&config.http);
+        let (paths, metrics_server) = match config.http.metrics_addr {
+            None => (Paths::All, None),
+            Some(address) => {
+                let listener = listen("METRICS_ADDR", address)?;
+                let server = api::serve(
+                    state.clone(),
+                    Paths::Operators,
+                    listener,
+                    None,
+                    shutdown_timeout,
+                )?;
+                (Paths::WithoutOperators, Some(server))
+            }
+        };
         let server = api::serve(
             state,
+            paths,
             listener.try_clone()?,
             certificate.map(ServerCertificate::server_config),
-            config.http.shutdown_timeout - last_requests(&config.http),
+            shutdown_timeout,
         )?;
         Ok(Service {
             addr,
+            metrics_server: metrics_server.map(|server| {
+                let handle = server.handle();
+                tokio::spawn(server);
+                handle
+            }),
             listener,
             server: server.handle(),
             serving: tokio::spawn(server),
@@ -239,6 +272,10 @@ impl Service {
         let _ = self.writer.await;
         let _ = timeout_at(deadline, self.cleaning).await;
         let _ = self.denials.await;
+        // Probes and metrics show the shutdown up to its end.
+        if let Some(server) = self.metrics_server {
+            server.stop(false).await;
+        }
         self.db.close();
         tracing::info!("stopped");
         deadline
@@ -297,6 +334,25 @@ fn upstream_settings(config: &Config) -> UpstreamSettings {
         proxy: config.upstream.proxy.clone(),
         max_in_flight: config.upstream.max_in_flight,
     }
+}
+
+/// Returns a warning for each database on another machine whose server is not verified.
+pub(crate) fn list_tls_warnings(config: &Config) -> Result<Vec<String>, DatabaseUnsuitable> {
+    let mut warnings = Vec::new();
+    let urls = [
+        ("DATABASE_URL", Some(&config.database.url)),
+        ("READ_DATABASE_URL", config.database.read_url.as_ref()),
+    ];
+    for (variable, url) in urls {
+        if let Some(url) = url
+            && schema::is_unverified(&schema::connect_options(url)?)
+        {
+            warnings.push(format!(
+                "{variable} has no sslmode=verify-full: another server at its address could get the password and all data"
+            ));
+        }
+    }
+    Ok(warnings)
 }
 
 /// Returns the key ring of the configured keys.

@@ -4,16 +4,16 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Color, Style};
-use anyhow::{anyhow, bail};
-use uuid::Uuid;
+use anyhow::anyhow;
 
 use super::{CliError, start_logs};
-use crate::app::key_ring;
+use crate::app::key_check::check_keys;
+use crate::app::{key_ring, list_tls_warnings};
 use crate::config::{Config, Flags, Source};
+use crate::db::PgConnection;
 use crate::db::partitions::PARTITIONS_AHEAD;
 use crate::db::schema::{self, CONNECT_TIMEOUT, DatabaseHealth, DatabaseUnsuitable};
 use crate::db::service_role::is_owner;
-use crate::db::{PgConnection, keys, tokens};
 use crate::upstream;
 
 #[derive(Debug, clap::Args)]
@@ -32,6 +32,9 @@ pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
     let mut report = Report::new();
     report.print_line(config.render_masked().trim_end());
     for warning in config.warnings() {
+        report.note("settings", warning);
+    }
+    for warning in list_tls_warnings(&config)? {
         report.note("settings", warning);
     }
     note_ignored_proxy(&config, &mut report);
@@ -107,7 +110,7 @@ async fn check_database_content(
             "no synchronous standby: the loss of the primary can lose acknowledged commits",
         ),
     }
-    match check_keys(config, connection).await {
+    match check_keys(&key_ring(&config.keys), connection).await {
         Ok(count) => report.pass(
             "keys",
             format!("TOKEN_KEYS contains the keys of all stored tokens ({count} in use)"),
@@ -124,25 +127,6 @@ async fn check_health(connection: &mut PgConnection) -> Result<DatabaseHealth, D
     schema::check_fitness(connection).await?;
     schema::check_privileges(connection).await?;
     Ok(schema::find_database_health(connection).await?)
-}
-
-/// Decrypts one stored token of each key and checks its fingerprint. Returns the number of keys.
-async fn check_keys(config: &Config, connection: &mut PgConnection) -> anyhow::Result<usize> {
-    let ring = key_ring(&config.keys);
-    let ids = tokens::list_key_ids(connection).await?;
-    for id in &ids {
-        for secret in keys::list_tokens_under_key(connection, id, Uuid::nil(), 1).await? {
-            let token = ring.decrypt(&secret.ciphertext, secret.id, &secret.combination)?;
-            let fingerprint = ring.fingerprint(token.expose());
-            let record = tokens::find_token(connection, secret.id).await?;
-            if record.is_some_and(|record| record.fingerprint != fingerprint) {
-                bail!(
-                    "the fingerprint of a stored token does not match: FINGERPRINT_KEY was changed"
-                );
-            }
-        }
-    }
-    Ok(ids.len())
 }
 
 async fn check_upstream(config: &Config, report: &mut Report) {

@@ -150,6 +150,8 @@ settings! {
     http: HttpConfig("HTTP") {
         /// The IP address and port of the service. Use 0.0.0.0:8080 to serve other machines.
         listen_addr: SocketAddr = "LISTEN_ADDR", Public, Some("127.0.0.1:8080"), parse_as("an IP address and port, such as 127.0.0.1:8080 or [::]:8080");
+        /// The IP address and port of /metrics and /health/, without TLS. Empty = at LISTEN_ADDR.
+        metrics_addr: Option<SocketAddr> = "METRICS_ADDR", Public, Some(""), optional(parse_as("an IP address and port, such as 127.0.0.1:9100"));
         /// The link for end users. The service appends the percent-encoded token string.
         verification_base_url: Url = "VERIFICATION_BASE_URL", Public, Some("https://bank-verification.ui.idenfy.com/?token="), parse_web_url;
         /// The maximum number of requests per second for each client, per replica. 0 = no limit.
