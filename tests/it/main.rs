@@ -19,6 +19,8 @@ mod check;
 mod claims;
 mod cleanup;
 mod client_command;
+mod client_limits;
+mod client_settings;
 mod combinations;
 mod command_line;
 mod completions;

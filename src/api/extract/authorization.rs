@@ -1,6 +1,7 @@
 //! Authentication and authorization. A handler declares its scope with an [`Authorized`] argument.
 
 use std::marker::PhantomData;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use actix_web::{FromRequest, HttpRequest, web};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::LocalBoxFuture;
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::api::middleware::header::single_header;
@@ -42,7 +44,8 @@ required_scopes!(
     TokensRead,
     TokensInvalidate,
     AuditRead,
-    Maintenance
+    Maintenance,
+    ClientsManage
 );
 
 /// The scopes to invalidate tokens in the console.
@@ -52,7 +55,8 @@ impl RequiredScope for ConsoleInvalidate {
     const SCOPES: &[Scope] = &[Scope::AuditRead, Scope::TokensInvalidate];
 }
 
-/// Proof that the caller is a registered client, holds the scope `S` and is within its rate limit.
+/// Proof that the caller is a registered client, calls from an allowed address, holds the scope `S` and is within its
+/// rate limit.
 ///
 /// Extracting it returns 401, 403 or 429, in this order, before the handler starts.
 pub struct Authorized<S> {
@@ -99,6 +103,13 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
                     count_denial(state, &request, None);
                 }
             })?;
+            let address = source_ip(&request, &state.trusted_proxies);
+            if !is_allowed_from(&client, address) {
+                note_denial(state, &request, Some(caller.client), address);
+                let detail =
+                    "this client may not call from this address; use an address that it allows";
+                return Err(Problem::new(ProblemKind::Forbidden, detail));
+            }
             let missing = S::SCOPES
                 .iter()
                 .find(|scope| !client.scopes.contains(scope));
@@ -107,7 +118,7 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
                 let detail = format!("use another client: this one lacks the scope {missing}");
                 return Err(Problem::new(ProblemKind::Forbidden, detail));
             }
-            state.rate_limit.check(&caller.client)?;
+            state.rate_limit.check(&client)?;
             Ok(Authorized {
                 caller,
                 client,
@@ -124,6 +135,23 @@ pub fn count_denial(state: &ApiState, request: &HttpRequest, client: Option<Stri
         Some(_) => None,
         None => source_ip(request, &state.trusted_proxies),
     };
+    note_denial(state, request, client, source_ip);
+}
+
+/// Returns true unless the client has a list of networks that does not contain the address.
+fn is_allowed_from(client: &Client, address: Option<IpAddr>) -> bool {
+    let contain = |networks: &Vec<IpNet>| {
+        address.is_some_and(|address| networks.iter().any(|network| network.contains(&address)))
+    };
+    client.limits.allow_from.as_ref().is_none_or(contain)
+}
+
+fn note_denial(
+    state: &ApiState,
+    request: &HttpRequest,
+    client: Option<String>,
+    source_ip: Option<IpAddr>,
+) {
     let route = request.app_data::<Route>();
     state.denials.note(DenialKey {
         client,
