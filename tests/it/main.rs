@@ -19,6 +19,7 @@ mod check;
 mod claims;
 mod cleanup;
 mod client_command;
+mod client_calls;
 mod client_limits;
 mod client_settings;
 mod combinations;
