@@ -59,6 +59,7 @@ pub struct Service {
     cleaning: JoinHandle<()>,
     stop_cleaning: CancellationToken,
     denials: JoinHandle<()>,
+    last_use: JoinHandle<()>,
     db: Database,
     http: HttpConfig,
 }
@@ -150,9 +151,11 @@ impl Service {
             stop_cleaning.clone(),
         );
         let stopping = Arc::new(AtomicBool::new(false));
+        let authenticator = Authenticator::new(db.clone(), clock);
+        let last_use = authenticator.clone().record_use_until(stop_writer.clone());
         let state = ApiState {
             vendor,
-            authenticator: Authenticator::new(db.clone(), clock),
+            authenticator,
             db: db.clone(),
             standby,
             cleaner: cleaner.clone(),
@@ -214,6 +217,7 @@ impl Service {
             cleaning: tokio::spawn(cleaner.run_on_schedule()),
             stop_cleaning,
             denials: denials_writer,
+            last_use: tokio::spawn(last_use),
             db,
             http: config.http,
         })
@@ -272,6 +276,7 @@ impl Service {
         let _ = self.writer.await;
         let _ = timeout_at(deadline, self.cleaning).await;
         let _ = self.denials.await;
+        let _ = self.last_use.await;
         // Probes and metrics show the shutdown up to its end.
         if let Some(server) = self.metrics_server {
             server.stop(false).await;

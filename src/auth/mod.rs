@@ -1,5 +1,8 @@
 //! Authentication of API keys and secrets, with a cache of clients that is at most 3 s old.
 
+pub mod clients;
+mod last_use;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +12,9 @@ use moka::future::Cache;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
+use self::last_use::LastUse;
 use crate::db::clients::find_client;
 use crate::db::clock::DatabaseClock;
 use crate::db::{Database, DbError, Lane};
@@ -59,6 +64,7 @@ pub struct Authenticator {
     /// cannot fill.
     known: Cache<Credentials, ()>,
     unknown_limit: Arc<DefaultDirectRateLimiter>,
+    last_use: LastUse,
     db: Database,
     clock: Arc<DatabaseClock>,
 }
@@ -74,9 +80,15 @@ impl Authenticator {
             unknown_limit: Arc::new(RateLimiter::direct(Quota::per_second(
                 MAX_UNKNOWN_PER_SECOND,
             ))),
+            last_use: LastUse::default(),
             db,
             clock,
         }
+    }
+
+    /// Records the days of the last use of clients until `stop` is cancelled.
+    pub async fn record_use_until(self, stop: CancellationToken) {
+        self.last_use.record_until(self.db, stop).await;
     }
 
     /// Returns the client with this key and secret. During the grace period of a rotation, the previous
@@ -126,6 +138,7 @@ impl Authenticator {
             let client = client.filter(|_| secret_matches);
             let client = client.ok_or(NotFound::Refused { is_known })?;
             self.known.insert(credentials.clone(), ()).await;
+            self.last_use.note(&client);
             Ok(Arc::new(client))
         };
         match self.cache.try_get_with_by_ref(&credentials, lookup).await {

@@ -20,9 +20,9 @@ const MAX_KEYS: usize = 1_000;
 /// The caller and the route of denied requests that share a count.
 #[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub struct DenialKey {
-    /// The client that lacks the scope (403). `None` for an unauthenticated caller.
+    /// The client that was refused (403). `None` for an unauthenticated caller.
     pub client: Option<String>,
-    /// The source address of an unauthenticated caller (401, 429).
+    /// The source address of an unauthenticated caller (401, 429), or of a client that may not call from it (403).
     pub source_ip: Option<String>,
     /// The API key that came with a wrong secret, if it is the key of a client.
     pub attempted_key: Option<String>,

@@ -37,6 +37,8 @@ named_enum! {
         AuditRead = "audit.read",
         /// A client was created.
         ClientCreated = "client.created",
+        /// The name, scopes, limits or expiry of a client changed. `detail` has the values before and after.
+        ClientUpdated = "client.updated",
         /// A client was disabled.
         ClientDisabled = "client.disabled",
         /// The secret of a client was rotated.

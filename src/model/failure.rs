@@ -17,6 +17,8 @@ named_enum! {
         UpstreamUnavailable = "upstream-unavailable",
         /// The hourly budget of calls to the provider is spent.
         UpstreamBudgetSpent = "upstream-budget-spent",
+        /// The client's own hourly quota of mints is spent. Stored tokens are still reused.
+        MintQuotaSpent = "mint-quota-spent",
         /// The provider did not answer in time, or the token expired before it could be handed out.
         UpstreamTimeout = "upstream-timeout",
         /// This replica has too many requests in progress.

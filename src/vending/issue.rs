@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use governor::{Quota, RateLimiter};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -109,6 +109,7 @@ impl Vendor {
             combination: request.combination.clone(),
             min_life: request.min_life,
             renew: request.renew,
+            quota_of: request.mints_per_hour.map(|_| caller.client.clone()),
         };
         loop {
             let (flight, started_here) = self.flights.join(&key, || {
@@ -189,6 +190,11 @@ impl Vendor {
             let cache = self.context.cache.clone();
             let _ = spawn_blocking(move || cache.evict_expired(Instant::now())).await;
         }
+    }
+
+    /// Returns the lower bound of the database's clock.
+    pub fn lower_bound(&self) -> DateTime<Utc> {
+        self.context.clock.lower_bound()
     }
 
     /// Returns the setting `MIN_REMAINING`.

@@ -27,6 +27,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 14] = [
             "app",
             "config",
             "telemetry",
+            "auth",
             "jobs",
             "db",
             "upstream",

@@ -1,6 +1,7 @@
 //! Authentication and authorization. A handler declares its scope with an [`Authorized`] argument.
 
 use std::marker::PhantomData;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use actix_web::{FromRequest, HttpRequest, web};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::LocalBoxFuture;
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::api::middleware::header::single_header;
@@ -44,7 +46,8 @@ required_scopes!(
     TokensRead,
     TokensInvalidate,
     AuditRead,
-    Maintenance
+    Maintenance,
+    ClientsManage
 );
 
 /// The scopes to invalidate tokens in the console.
@@ -54,7 +57,8 @@ impl RequiredScope for ConsoleInvalidate {
     const SCOPES: &[Scope] = &[Scope::AuditRead, Scope::TokensInvalidate];
 }
 
-/// Proof that the caller is a registered client, holds the scope `S` and is within its rate limit.
+/// Proof that the caller is a registered client, calls from an allowed address, holds the scope `S` and is within its
+/// rate limit.
 ///
 /// Extracting it returns 401, 403 or 429, in this order, before the handler starts.
 pub struct Authorized<S> {
@@ -96,6 +100,13 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
             let started = Instant::now();
             let state: &web::Data<ApiState> = request.app_data().expect("the state is registered");
             let (caller, client) = authenticate(state, &request).await?;
+            let address = source_ip(&request, &state.trusted_proxies);
+            if !is_allowed_from(&client, address) {
+                note_forbidden(state, &request, caller.client, address);
+                let detail =
+                    "this client may not call from this address; use an address that it allows";
+                return Err(Problem::new(ProblemKind::Forbidden, detail));
+            }
             let missing = S::SCOPES
                 .iter()
                 .find(|scope| !client.scopes.contains(scope));
@@ -104,7 +115,7 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
                 let detail = format!("use another client: this one lacks the scope {missing}");
                 return Err(Problem::new(ProblemKind::Forbidden, detail));
             }
-            state.rate_limit.check(&caller.client)?;
+            state.rate_limit.check(&client)?;
             Ok(Authorized {
                 caller,
                 client,
@@ -115,10 +126,28 @@ impl<S: RequiredScope> FromRequest for Authorized<S> {
     }
 }
 
+/// Returns true unless the client has a list of networks that does not contain the address.
+fn is_allowed_from(client: &Client, address: Option<IpAddr>) -> bool {
+    let contain = |networks: &Vec<IpNet>| {
+        address.is_some_and(|address| networks.iter().any(|network| network.contains(&address)))
+    };
+    client.limits.allow_from.as_ref().is_none_or(contain)
+}
+
 /// Counts a request of a client that was denied with 403, for the audit log.
 pub fn count_denial(state: &ApiState, request: &HttpRequest, client: String) {
+    note_forbidden(state, request, client, None);
+}
+
+fn note_forbidden(
+    state: &ApiState,
+    request: &HttpRequest,
+    client: String,
+    source_ip: Option<IpAddr>,
+) {
     state.denials.note(DenialKey {
         client: Some(client),
+        source_ip: source_ip.map(|address| address.to_string()),
         route: route(request),
         status: Some(StatusCode::FORBIDDEN.as_u16()),
         ..DenialKey::default()

@@ -58,8 +58,9 @@ pub async fn issue_token(
 ) -> Result<HttpResponse, Problem> {
     let document = body.read_json().await?;
     let may_renew = authorized.holds_scope(Scope::TokensRenew);
-    let token_request =
+    let mut token_request =
         read_token_request(document, &request, may_renew, state.vendor.min_remaining())?;
+    token_request.mints_per_hour = authorized.client().limits.mints_per_hour;
     let waited = authorized.waited();
     let issued = state
         .vendor

@@ -55,6 +55,7 @@ pub fn document() -> Value {
         "tags": [
             {"name": "tokens", "description": "Issues tokens, reads their records and invalidates them."},
             {"name": "audit", "description": "Lists and exports the events of the audit log."},
+            {"name": "clients", "description": "Manages the clients of the service."},
             {"name": "maintenance", "description": "Shows and runs the cleanup."},
             {"name": "service", "description": "Health, metrics and documentation. These operations need no authentication."},
         ],

@@ -14,8 +14,9 @@ use self::cached_probe::CachedProbe;
 use self::failed_attempts::FailedAttempts;
 use self::rate_limit::RateLimit;
 use crate::auth::Authenticator;
+use crate::db::clients::find_earliest_expiry;
 use crate::db::schema::{DatabaseHealth, find_database_health};
-use crate::db::{Database, DbError, Lane};
+use crate::db::{Checkout, Database, DbError, Lane};
 use crate::jobs::cleanup::{Backlog, Cleaner};
 use crate::jobs::denials::DenialCounter;
 use crate::jobs::token_reads::TokenReads;
@@ -85,14 +86,30 @@ impl DatabaseProbe {
 /// The maximum age of [`MetricsProbe`]. It bounds the load from unauthenticated requests.
 const METRICS_MAX_AGE: Duration = Duration::from_secs(5);
 
-/// The cached metrics from the database: the provider calls left this hour, and the cleanup backlog.
-pub type MetricsProbe = CachedProbe<(Option<u32>, Backlog)>;
+/// The cached metrics from the database.
+pub type MetricsProbe = CachedProbe<DatabaseMetrics>;
+
+/// The metrics of all replicas, from the database.
+#[derive(Clone, Debug)]
+pub struct DatabaseMetrics {
+    /// The provider calls left this hour. `None` if there is no limit.
+    pub budget: Option<u32>,
+    /// The cleanup backlog.
+    pub backlog: Backlog,
+    /// The seconds until the first enabled client expires. `None` if none ever does.
+    pub earliest_expiry: Option<f64>,
+}
 
 /// Returns the metrics from the database, at most 5 s old. Returns `None` if it is down.
-pub async fn probe_metrics(state: &ApiState) -> Option<(Option<u32>, Backlog)> {
+pub async fn probe_metrics(state: &ApiState) -> Option<DatabaseMetrics> {
     let probe = async {
-        let budget = state.vendor.find_budget_left().await?;
-        Ok::<_, DbError>((budget, state.cleaner.find_backlog().await?))
+        let find_expiry =
+            async move |mut connection: Checkout| find_earliest_expiry(&mut connection).await;
+        Ok::<_, DbError>(DatabaseMetrics {
+            budget: state.vendor.find_budget_left().await?,
+            backlog: state.cleaner.find_backlog().await?,
+            earliest_expiry: state.db.run(Lane::Upkeep, find_expiry).await?,
+        })
     };
     state.metrics_probe.latest(METRICS_MAX_AGE, probe).await
 }
