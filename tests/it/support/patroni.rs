@@ -72,8 +72,9 @@ impl Nodes {
             nodes.spawn(number).await;
         }
         let configuration = nodes.folder.join("haproxy.cfg");
-        let mut haproxy = Command::new("haproxy");
-        haproxy.arg("-db").arg("-f").arg(configuration);
+        let mut haproxy = Command::new("setpriv");
+        haproxy.args(["--pdeathsig", "SIGKILL", "haproxy", "-db", "-f"]);
+        haproxy.arg(configuration);
         haproxy.stdout(Stdio::null()).stderr(nodes.log("haproxy"));
         nodes.haproxy = Some(haproxy.kill_on_drop(true).spawn().unwrap());
         nodes.are_whole().await;
@@ -99,48 +100,53 @@ impl Nodes {
 
     /// Returns the node with this role in Patroni: `leader` or `sync_standby`.
     pub async fn find(&self, role: &str) -> usize {
-        let mut found = None;
-        eventually("a node has the role", async || {
-            let members = self.members().await;
-            let name = members.iter().find(|member| member["role"] == role);
-            found = name.and_then(|name| self.nodes.iter().position(|n| name["name"] == *n.name));
-            found.is_some()
-        })
-        .await;
-        found.unwrap()
+        let members = self.members(&self.nodes[0]).await;
+        let member = members.iter().find(|member| member["role"] == role);
+        let name = &member.expect("all nodes run")["name"];
+        let of_name = |node: &Node| *name == *node.name;
+        self.nodes.iter().position(of_name).expect("a node")
     }
 
-    /// Waits until there are a primary, a synchronous standby and another standby, and both receive its changes.
+    /// Waits until all nodes agree that one is the primary, one the synchronous standby, and one another standby.
     pub async fn are_whole(&self) {
-        eventually("three nodes, two of them standbys", async || {
-            let members = self.members().await;
-            let has = |role: &str, state: &str| {
-                let is = |member: &&Value| member["role"] == role && member["state"] == state;
-                members.iter().filter(is).count() == 1
-            };
-            has("leader", "running")
-                && has("sync_standby", "streaming")
-                && has("replica", "streaming")
+        let roles = [
+            ("leader", "running"),
+            ("sync_standby", "streaming"),
+            ("replica", "streaming"),
+        ];
+        eventually("a primary and two standbys", async || {
+            let mut views = Vec::new();
+            for node in &self.nodes {
+                let members = self.members(node).await;
+                let find = |(role, state): (&str, &str)| {
+                    let of_role = |member: &&Value| member["role"] == role;
+                    let member = members.iter().find(of_role)?;
+                    (member["state"] == state).then(|| member["name"].clone())
+                };
+                views.push(roles.map(find));
+            }
+            // A node that stood still answers with what it knew before.
+            views[0].iter().all(Option::is_some) && views.iter().all(|view| *view == views[0])
         })
         .await;
     }
 
-    /// Returns the members of the cluster as the first node that answers sees them.
-    async fn members(&self) -> Vec<Value> {
-        // `eventually` polls every 10 ms.
-        sleep(Duration::from_millis(200)).await;
-        for node in &self.nodes {
-            let url = format!("https://{}:8008/cluster", node.address);
-            let Ok(answer) = self.http.get(url).send().await else {
-                continue;
-            };
-            let cluster = answer.bytes().await.unwrap_or_default();
-            let mut cluster: Value = serde_json::from_slice(&cluster).unwrap_or_default();
-            if let Value::Array(members) = cluster["members"].take() {
-                return members;
-            }
+    /// Returns the members of the cluster as a node sees them.
+    async fn members(&self, node: &Node) -> Vec<Value> {
+        match self.ask(node, "cluster").await["members"].take() {
+            Value::Array(members) => members,
+            _ => Vec::new(),
         }
-        Vec::new()
+    }
+
+    /// Returns the answer of a node's Patroni to a GET, or null.
+    async fn ask(&self, node: &Node, path: &str) -> Value {
+        // `eventually` asks every 10 ms.
+        sleep(Duration::from_millis(100)).await;
+        let url = format!("https://{}:8008/{path}", node.address);
+        let answer = async { self.http.get(url).send().await?.bytes().await };
+        let answer = answer.await.unwrap_or_default();
+        serde_json::from_slice(&answer).unwrap_or_default()
     }
 
     /// Kills all processes of a node, as the loss of its machine does.
@@ -165,12 +171,11 @@ impl Nodes {
     /// Stops the time of a node: all its processes stand still. Connections to it stay open and get no answer.
     pub fn freeze(&self, number: usize) -> Vec<Pid> {
         let node = &self.nodes[number];
-        let [etcd, patroni] = [&node.etcd, &node.patroni]
-            .map(|child| child.as_ref().and_then(Child::id).expect("it runs"));
-        let mut frozen = Vec::new();
-        // A parent stops before its children are listed.
-        for parent in [node.postmaster().expect("it runs"), patroni, etcd] {
-            let parent = Pid::from_raw(parent.cast_signed());
+        let patroni = node.patroni.as_ref().and_then(Child::id);
+        let parents = [node.postmaster(), patroni].map(|pid| pid.expect("it runs"));
+        let mut frozen = self.freeze_etcd(number);
+        for parent in parents.map(|pid| Pid::from_raw(pid.cast_signed())) {
+            // The parent stops before its children are listed.
             kill(parent, Signal::SIGSTOP).unwrap();
             frozen.push(parent);
             for child in children(parent) {
@@ -179,6 +184,23 @@ impl Nodes {
             }
         }
         frozen
+    }
+
+    /// Stops the time of a node's etcd.
+    pub fn freeze_etcd(&self, number: usize) -> Vec<Pid> {
+        let etcd = self.nodes[number].etcd.as_ref().and_then(Child::id);
+        let etcd = Pid::from_raw(etcd.expect("it runs").cast_signed());
+        kill(etcd, Signal::SIGSTOP).unwrap();
+        vec![etcd]
+    }
+
+    /// Waits until the primary goes on because it reaches both other nodes, although it cannot renew its lease.
+    pub async fn goes_on_without_etcd(&self, number: usize) {
+        let node = &self.nodes[number];
+        eventually("the primary goes on without etcd", async || {
+            self.ask(node, "patroni").await["failsafe_mode_is_active"] == true
+        })
+        .await;
     }
 
     /// Lets the primary and its synchronous standby change places.
