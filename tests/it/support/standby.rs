@@ -18,7 +18,7 @@ use super::server::Server;
 /// A primary and its synchronous standby.
 pub struct Pair {
     pub primary: Server,
-    standby: Server,
+    pub standby: Server,
 }
 
 impl Pair {
