@@ -79,8 +79,14 @@ async fn inject(fault: Fault, nodes: &mut Nodes, clients: &Clients) {
     let started = Instant::now();
     let mut frozen = Vec::new();
     match fault {
-        Fault::PrimaryKilled => nodes.kill(primary).await,
-        Fault::PrimaryFrozen => frozen = nodes.freeze(primary),
+        Fault::PrimaryKilled => {
+            nodes.cut_off(primary).await;
+            nodes.kill(primary).await;
+        }
+        Fault::PrimaryFrozen => {
+            nodes.cut_off(primary).await;
+            frozen = nodes.freeze(primary);
+        }
         Fault::PostgresKilled => nodes.kill_postgres(primary),
         Fault::StandbyFrozen => frozen = nodes.freeze(standby),
         Fault::EtcdFrozen => {

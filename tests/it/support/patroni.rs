@@ -149,6 +149,20 @@ impl Nodes {
         serde_json::from_slice(&answer).unwrap_or_default()
     }
 
+    /// Stops the processes that send the changes of a node to its standbys, and waits half a second.
+    ///
+    /// No commit reaches a standby meanwhile. So none of them may be acknowledged.
+    pub async fn cut_off(&self, number: usize) {
+        let postmaster = self.nodes[number].postmaster().expect("it runs");
+        for child in children(Pid::from_raw(postmaster.cast_signed())) {
+            let title = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&title).contains("walsender") {
+                let _ = kill(child, Signal::SIGSTOP);
+            }
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+
     /// Kills all processes of a node, as the loss of its machine does.
     pub async fn kill(&mut self, number: usize) {
         self.kill_postgres(number);
