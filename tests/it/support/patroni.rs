@@ -11,7 +11,7 @@ use nix::unistd::{Pid, User, geteuid};
 use rcgen::{BasicConstraints, CertificateParams, Issuer, KeyPair};
 use serde_json::Value;
 use tokio::process::{Child, Command};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::cluster::own_folder;
 use super::standby::{children, kill_processes};
@@ -114,7 +114,7 @@ impl Nodes {
             ("sync_standby", "streaming"),
             ("replica", "streaming"),
         ];
-        eventually("a primary and two standbys", async || {
+        within_a_minute("a primary and two standbys", async || {
             let mut views = Vec::new();
             for node in &self.nodes {
                 let members = self.members(node).await;
@@ -388,6 +388,17 @@ impl Drop for Nodes {
         }
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Polls the condition every 10 ms until it is true. Panics with its description after 60 s, for a busy machine.
+pub async fn within_a_minute(description: &str, mut is_true: impl AsyncFnMut() -> bool) {
+    let until_true = async {
+        while !is_true().await {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = timeout(Duration::from_secs(60), until_true).await;
+    assert!(waited.is_ok(), "not true after 60 s: {description}");
 }
 
 /// Returns a file of deploy/patroni with the addresses of this machine, and with these values.
