@@ -9,6 +9,7 @@ pub mod faketime;
 pub mod haproxy;
 mod invariants;
 pub mod page;
+pub mod patroni;
 mod poll;
 mod process;
 pub mod proxy;

@@ -18,7 +18,7 @@ use super::server::Server;
 /// A primary and its synchronous standby.
 pub struct Pair {
     pub primary: Server,
-    standby: Server,
+    pub standby: Server,
 }
 
 impl Pair {
@@ -117,12 +117,18 @@ impl Promoted {
 }
 
 /// Kills a server. The postmaster is stopped first, so that it neither restarts nor warns its other processes.
-fn kill_processes(postmaster: u32) {
+pub fn kill_processes(postmaster: u32) {
     let pid = Pid::from_raw(postmaster.cast_signed());
     kill(pid, Signal::SIGSTOP).unwrap();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    for child in children.split_whitespace() {
-        let _ = kill(Pid::from_raw(child.parse().unwrap()), Signal::SIGKILL);
+    for child in children(pid) {
+        let _ = kill(child, Signal::SIGKILL);
     }
     kill(pid, Signal::SIGKILL).unwrap();
+}
+
+/// Returns the child processes of a process that forks with its first thread.
+pub fn children(pid: Pid) -> Vec<Pid> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let pids = children.split_whitespace().map(|pid| pid.parse().unwrap());
+    pids.map(Pid::from_raw).collect()
 }
