@@ -20,6 +20,7 @@ use crate::api::state::rate_limit::RateLimit;
 use crate::api::state::{ApiState, DatabaseProbe, MetricsProbe};
 use crate::api::{self, ServerHandle};
 use crate::auth::Authenticator;
+use crate::auth::bearer::BearerAuthenticator;
 use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig, ServerCertificate};
 use crate::crypto::KeyRing;
 use crate::db::clock::DatabaseClock;
@@ -31,6 +32,7 @@ use crate::jobs::denials::DenialCounter;
 use crate::jobs::horizon::advance_periodically;
 use crate::jobs::sealing::Sealer;
 use crate::metrics::Families;
+use crate::oidc::{IssuerError, OidcSettings, TokenVerifier};
 use crate::upstream::{Upstream, UpstreamSettings};
 use crate::vending::handout_writer::HandoutWriter;
 use crate::vending::{VendingSettings, Vendor};
@@ -72,6 +74,7 @@ impl Service {
         // Reading the root certificates takes as long as the steps on the database, so they overlap.
         let upstream = upstream_settings(&config);
         let upstream = spawn_blocking(|| Upstream::new(upstream));
+        let verifier = tokio::spawn(start_verifier(oidc_settings(&config)));
         let options = schema::connect_options(&config.database.url)?;
         let max_wait = config.database.startup_wait;
         let mut connection = schema::wait_for_database(&options, max_wait).await?;
@@ -142,6 +145,8 @@ impl Service {
         let state = ApiState {
             vendor,
             authenticator: Authenticator::new(db.clone(), clock),
+            bearer: (verifier.await??)
+                .map(|verifier| BearerAuthenticator::new(verifier, db.clone())),
             db: db.clone(),
             standby,
             cleaner: cleaner.clone(),
@@ -283,6 +288,31 @@ fn open_standby(config: &Config, primary: &Database) -> anyhow::Result<Option<Da
 /// `SHUTDOWN_TIMEOUT`.
 fn last_requests(http: &HttpConfig) -> Duration {
     LAST_REQUESTS.min(http.shutdown_delay)
+}
+
+/// Returns the verifier of bearer tokens with the keys of the issuer, or without them if it is down.
+async fn start_verifier(
+    settings: Option<OidcSettings>,
+) -> anyhow::Result<Option<Arc<TokenVerifier>>> {
+    let Some(settings) = settings else {
+        return Ok(None);
+    };
+    let verifier = spawn_blocking(|| TokenVerifier::new(settings)).await??;
+    match verifier.fetch_keys().await {
+        Ok(_) => {}
+        Err(error @ IssuerError::Unavailable(_)) => {
+            tracing::warn!(%error, "bearer tokens get 503 until the OIDC issuer can be read");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Some(verifier))
+}
+
+/// Returns the configured issuer.
+pub(crate) fn oidc_settings(config: &Config) -> Option<OidcSettings> {
+    let (issuer, audience) = (config.oidc.issuer.clone(), config.oidc.audience.clone());
+    let (issuer, audience) = issuer.zip(audience)?;
+    Some(OidcSettings { issuer, audience })
 }
 
 fn upstream_settings(config: &Config) -> UpstreamSettings {

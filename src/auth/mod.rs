@@ -1,5 +1,7 @@
 //! Authentication of API keys and secrets, with a cache of clients that is at most 3 s old.
 
+pub mod bearer;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;

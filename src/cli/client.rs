@@ -12,8 +12,11 @@ use sha2::{Digest, Sha256};
 use super::{CliError, actor, connect, print, print_json, random_bytes, start_logs};
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::PgConnection;
-use crate::db::clients::{disable_client, find_client, insert_client, list_clients, rotate_client};
+use crate::db::clients::{
+    disable_client, find_client, find_client_by_subject, insert_client, list_clients, rotate_client,
+};
 use crate::db::connector::Connection;
+use crate::model::rules::{MAX_OIDC_SUBJECT, is_oidc_subject};
 use crate::model::{Client, Scope};
 
 /// The longest time for which the old secret of a rotated client stays valid.
@@ -29,6 +32,9 @@ pub(super) enum ClientCommand {
         /// A permission of the client. Repeat the flag for more.
         #[arg(long = "scope", required = true, value_name = "SCOPE", value_parser = scope_parser())]
         scopes: Vec<Scope>,
+        /// The `sub` of the bearer tokens that name this client, see AUTH_OIDC_ISSUER. The client then has no secret.
+        #[arg(long, value_name = "SUB", value_parser = parse_oidc_subject)]
+        oidc_subject: Option<String>,
         #[command(flatten)]
         settings: Flags<DatabaseCommandConfig>,
     },
@@ -62,8 +68,9 @@ pub(super) async fn run(command: ClientCommand) -> Result<(), CliError> {
         ClientCommand::Create {
             name,
             scopes,
+            oidc_subject,
             settings,
-        } => create(&mut *open(settings).await?, name, &scopes).await,
+        } => create(&mut *open(settings).await?, name, &scopes, oidc_subject).await,
         ClientCommand::List { settings } => list(&mut *open(settings).await?).await,
         ClientCommand::Rotate {
             key,
@@ -80,6 +87,7 @@ async fn create(
     connection: &mut PgConnection,
     name: String,
     scopes: &[Scope],
+    oidc_subject: Option<String>,
 ) -> Result<(), CliError> {
     let secret = generate_secret()?;
     let client = Client {
@@ -92,14 +100,44 @@ async fn create(
         previous_secret_sha256: None,
         scopes: scopes.iter().copied().collect(),
         is_enabled: true,
+        oidc_subject,
     };
     if !insert_client(connection, &client, &actor()).await? {
-        return Err(anyhow!("the generated API key already exists; run the command again").into());
+        return Err(describe_conflict(connection, &client).await?);
     }
-    print_with_secret(&client, &secret)
+    match &client.oidc_subject {
+        None => print_with_secret(&client, &secret),
+        Some(subject) => print_json(&json!({
+            "apiKey": client.api_key,
+            "name": client.name,
+            "scopes": client.scopes,
+            "oidcSubject": subject,
+        })),
+    }
+}
+
+/// Returns the reason why a client could not be inserted.
+async fn describe_conflict(
+    connection: &mut PgConnection,
+    client: &Client,
+) -> Result<CliError, CliError> {
+    if let Some(subject) = &client.oidc_subject
+        && let Some(owner) = find_client_by_subject(connection, subject).await?
+    {
+        let key = owner.api_key;
+        let message =
+            format!("--oidc-subject: {subject:?} is taken by the client {key}; disable it first");
+        return Ok(CliError::Usage(message));
+    }
+    Ok(anyhow!("the generated API key already exists; run the command again").into())
 }
 
 async fn rotate(connection: &mut PgConnection, key: &str, grace: Duration) -> Result<(), CliError> {
+    let subject = find_client(connection, key, None).await?.0;
+    if subject.is_some_and(|client| client.oidc_subject.is_some()) {
+        let why = anyhow!("client {key:?} has no secret: it uses bearer tokens of the issuer");
+        return Err(why.into());
+    }
     let secret = generate_secret()?;
     let hash = Sha256::digest(&secret);
     let Some(client) = rotate_client(connection, key, &hash, grace, &actor()).await? else {
@@ -140,12 +178,16 @@ async fn list(connection: &mut PgConnection) -> Result<(), CliError> {
     let views: Vec<_> = clients
         .iter()
         .map(|client| {
-            json!({
+            let mut view = json!({
                 "apiKey": client.api_key,
                 "name": client.name,
                 "scopes": client.scopes,
                 "isEnabled": client.is_enabled,
-            })
+            });
+            if let Some(subject) = &client.oidc_subject {
+                view["oidcSubject"] = subject.as_str().into();
+            }
+            view
         })
         .collect();
     print_json(&views)
@@ -178,6 +220,13 @@ fn parse_client_name(text: &str) -> anyhow::Result<String> {
         bail!(
             "must be 1 to 100 characters, without control characters and without white space at the start or end"
         );
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_oidc_subject(text: &str) -> anyhow::Result<String> {
+    if !is_oidc_subject(text) {
+        bail!("must have 1 to {MAX_OIDC_SUBJECT} bytes, without control characters");
     }
     Ok(text.to_owned())
 }

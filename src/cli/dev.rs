@@ -144,6 +144,7 @@ async fn add_client(url: &SecretString) -> Result<(), CliError> {
         previous_secret_sha256: None,
         scopes: Scope::ALL.iter().copied().collect(),
         is_enabled: true,
+        oidc_subject: None,
     };
     let mut connection = connector(url, Role::Primary).connect().await?;
     insert_client(&mut connection, &client, &actor()).await?;

@@ -18,14 +18,37 @@ pub async fn find_client(
     api_key: &str,
     lower_bound: Option<DateTime<Utc>>,
 ) -> Result<(Option<Client>, DateTime<Utc>), DbError> {
+    find_one_client(connection, Some(api_key), None, lower_bound).await
+}
+
+/// Finds the enabled client of an OIDC subject.
+pub async fn find_client_by_subject(
+    connection: &mut PgConnection,
+    subject: &str,
+) -> Result<Option<Client>, DbError> {
+    Ok(find_one_client(connection, None, Some(subject), None)
+        .await?
+        .0)
+}
+
+/// Finds a client by its key, or the enabled client of a subject.
+async fn find_one_client(
+    connection: &mut PgConnection,
+    api_key: Option<&str>,
+    oidc_subject: Option<&str>,
+    lower_bound: Option<DateTime<Utc>>,
+) -> Result<(Option<Client>, DateTime<Utc>), DbError> {
     let row = sqlx::query!(
         r#"SELECT clock_timestamp() AS "now!", c.api_key AS "api_key?", c.name AS "name?",
                   c.secret_sha256 AS "secret_sha256?", c.scopes AS "scopes?", c.is_enabled AS "is_enabled?",
+                  c.oidc_subject,
                   CASE WHEN c.previous_until > greatest(clock_timestamp(), $2)
                        THEN c.previous_secret_sha256 END AS previous_secret_sha256
-           FROM (VALUES (1)) one LEFT JOIN clients c ON c.api_key = $1"#,
+           FROM (VALUES (1)) one
+                LEFT JOIN clients c ON c.api_key = $1 OR c.oidc_subject = $3 AND c.is_enabled"#,
         api_key,
         lower_bound,
+        oidc_subject,
     )
     .fetch_one(connection)
     .await?;
@@ -44,6 +67,7 @@ pub async fn find_client(
                 previous_secret_sha256: row.previous_secret_sha256,
                 scopes: known_scopes(&scopes),
                 is_enabled,
+                oidc_subject: row.oidc_subject,
             })
         }
         _ => None,
@@ -54,7 +78,7 @@ pub async fn find_client(
 /// Lists all clients, ordered by name.
 pub async fn list_clients(connection: &mut PgConnection) -> Result<Vec<Client>, DbError> {
     let rows = sqlx::query!(
-        "SELECT api_key, name, secret_sha256, scopes, is_enabled,
+        "SELECT api_key, name, secret_sha256, scopes, is_enabled, oidc_subject,
                 CASE WHEN previous_until > clock_timestamp() THEN previous_secret_sha256 END AS previous_secret_sha256
          FROM clients ORDER BY name, api_key"
     )
@@ -67,6 +91,7 @@ pub async fn list_clients(connection: &mut PgConnection) -> Result<Vec<Client>, 
         previous_secret_sha256: row.previous_secret_sha256,
         scopes: known_scopes(&row.scopes),
         is_enabled: row.is_enabled,
+        oidc_subject: row.oidc_subject,
     });
     Ok(clients.collect())
 }
@@ -88,7 +113,7 @@ macro_rules! change_client {
     };
 }
 
-/// Inserts a client and its `client.created` event. Returns false if the key is taken.
+/// Inserts a client and its `client.created` event. Returns false if the key or the subject is taken.
 pub async fn insert_client(
     connection: &mut PgConnection,
     client: &Client,
@@ -99,16 +124,21 @@ pub async fn insert_client(
         .iter()
         .map(|scope| scope.name().to_owned())
         .collect();
+    let mut detail = json!({ "actor": actor, "name": client.name, "scopes": scopes });
+    if let Some(subject) = &client.oidc_subject {
+        detail["oidcSubject"] = subject.as_str().into();
+    }
     Ok(change_client!(
         connection,
         EventKind::ClientCreated,
-        json!({ "actor": actor, "name": client.name, "scopes": scopes }),
-        "INSERT INTO clients (api_key, name, secret_sha256, scopes)
-         VALUES ($3, $4, $5, $6) ON CONFLICT (api_key) DO NOTHING",
+        detail,
+        "INSERT INTO clients (api_key, name, secret_sha256, scopes, oidc_subject)
+         VALUES ($3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
         client.api_key,
         client.name,
         client.secret_sha256,
         &scopes,
+        client.oidc_subject,
     ))
 }
 

@@ -38,6 +38,8 @@ pub struct Client {
     pub scopes: BTreeSet<Scope>,
     /// False after the client was disabled.
     pub is_enabled: bool,
+    /// The `sub` of the bearer tokens of this client. Nobody knows the secret of a client that has one.
+    pub oidc_subject: Option<String>,
 }
 
 /// The origin of a maintenance operation.

@@ -48,6 +48,7 @@ mod lost_connections;
 mod metrics;
 mod migrations;
 mod network_faults;
+mod oidc;
 mod openapi;
 mod openapi_provider;
 mod openapi_rules;

@@ -136,21 +136,23 @@ async fn authenticate(
     state: &ApiState,
     request: &HttpRequest,
 ) -> Result<(Caller, Arc<Client>), Problem> {
-    let credentials = read_credentials(request.headers());
-    // No API key is empty, so an invalid header takes as long to reject as an unknown key.
-    let (api_key, secret) = credentials
-        .as_ref()
-        .and_then(|pair| pair.expose_secret().split_once(':'))
-        .unwrap_or_default();
-    let client = state
-        .authenticator
-        .authenticate(api_key, secret.as_bytes())
-        .await?;
-    let client = client.ok_or_else(|| {
-        let detail =
-            "send HTTP Basic credentials: a valid API key as username and its secret as password";
-        Problem::new(ProblemKind::Unauthenticated, detail)
-    })?;
+    let bearer = state.bearer.as_ref();
+    let client = match bearer.zip(read_bearer_token(request.headers())) {
+        Some((bearer, token)) => bearer.authenticate(token).await?,
+        None => {
+            let credentials = read_credentials(request.headers());
+            // No API key is empty, so an invalid header takes as long to reject as an unknown key.
+            let (api_key, secret) = credentials
+                .as_ref()
+                .and_then(|pair| pair.expose_secret().split_once(':'))
+                .unwrap_or_default();
+            let authenticator = &state.authenticator;
+            authenticator
+                .authenticate(api_key, secret.as_bytes())
+                .await?
+        }
+    };
+    let client = client.ok_or_else(|| Problem::unauthenticated(bearer.is_some()))?;
     let context = RequestContext::of(request);
     context.record_client(request, &client.api_key);
     let caller = Caller {
@@ -159,6 +161,15 @@ async fn authenticate(
         source_ip: source_ip(request, &state.trusted_proxies).map(|address| address.to_string()),
     };
     Ok((caller, client))
+}
+
+/// Returns the token from the only `Authorization` header, if its scheme is Bearer (RFC 6750).
+fn read_bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let value = single_header(headers, header::AUTHORIZATION)?;
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim_matches(' '))
 }
 
 /// Returns `key:secret` from the `Authorization` header (RFC 7617).

@@ -14,9 +14,10 @@ use self::field_error::{FieldError, FieldErrors};
 use crate::db::DbError;
 use crate::model::{Failure, FailureKind, UpstreamAnswer};
 
-/// The authentication challenge of a 401 (RFC 7617).
+/// The authentication challenges of a 401 (RFC 7617, RFC 6750).
 const CHALLENGE: HeaderValue =
     HeaderValue::from_static(r#"Basic realm="token-vendor", charset="UTF-8""#);
+const BEARER_CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Bearer realm="token-vendor""#);
 
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -88,6 +89,7 @@ fn describe_failure(kind: FailureKind) -> (StatusCode, &'static str) {
         F::UpstreamTimeout => (S::GATEWAY_TIMEOUT, "The provider did not answer in time"),
         F::Overloaded => (S::SERVICE_UNAVAILABLE, "The service is overloaded"),
         F::DatabaseUnavailable => (S::SERVICE_UNAVAILABLE, "The database is unavailable"),
+        F::IssuerUnavailable => (S::SERVICE_UNAVAILABLE, "The OIDC issuer is unavailable"),
         F::TokenUnreadable => (S::SERVICE_UNAVAILABLE, "The stored token cannot be decrypted"),
         F::Internal => (S::INTERNAL_SERVER_ERROR, "Internal error"),
     }
@@ -135,6 +137,7 @@ pub struct Problem {
     upstream: Option<Box<UpstreamAnswer>>,
     retry_after: Option<u32>,
     allow: Option<&'static str>,
+    accepts_bearer: bool,
     /// The cause, for the log only.
     pub cause: Option<Box<str>>,
 }
@@ -149,6 +152,7 @@ impl Problem {
             upstream: None,
             retry_after: None,
             allow: None,
+            accepts_bearer: false,
             cause: None,
         }
     }
@@ -159,6 +163,22 @@ impl Problem {
         Problem {
             cause: Some(cause.to_string().into()),
             ..Problem::new(ProblemKind::Failed(FailureKind::Internal), detail)
+        }
+    }
+
+    /// Creates a 401. Its challenges include Bearer if `accepts_bearer` is true.
+    pub fn unauthenticated(accepts_bearer: bool) -> Self {
+        let detail = match accepts_bearer {
+            false => {
+                "send HTTP Basic credentials: a valid API key as username and its secret as password"
+            }
+            true => {
+                "send HTTP Basic credentials, or a bearer token of the OIDC issuer whose `sub` is that of a client"
+            }
+        };
+        Problem {
+            accepts_bearer,
+            ..Problem::new(ProblemKind::Unauthenticated, detail)
         }
     }
 
@@ -220,6 +240,9 @@ impl Problem {
         }
         if self.kind == ProblemKind::Unauthenticated {
             response.insert_header((header::WWW_AUTHENTICATE, CHALLENGE));
+        }
+        if self.accepts_bearer {
+            response.append_header((header::WWW_AUTHENTICATE, BEARER_CHALLENGE));
         }
         if let Some(allow) = self.allow {
             response.insert_header((header::ALLOW, HeaderValue::from_static(allow)));

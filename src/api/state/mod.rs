@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use self::cached_probe::CachedProbe;
 use self::rate_limit::RateLimit;
 use crate::auth::Authenticator;
+use crate::auth::bearer::BearerAuthenticator;
 use crate::db::schema::{DatabaseHealth, find_database_health};
 use crate::db::{Database, DbError, Lane};
 use crate::jobs::cleanup::{Backlog, Cleaner};
@@ -26,6 +27,8 @@ pub struct ApiState {
     pub vendor: Vendor,
     /// Authenticates callers.
     pub authenticator: Authenticator,
+    /// Authenticates bearer tokens, if an OIDC issuer is configured.
+    pub bearer: Option<BearerAuthenticator>,
     /// The primary, for writes and reads by id.
     pub db: Database,
     /// The standby for lists and audit queries, if one is configured.

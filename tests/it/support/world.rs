@@ -92,7 +92,17 @@ impl World {
     }
 
     /// Adds a client to the database.
-    pub async fn add_client(&self, (key, secret): (&str, &str), scopes: &[Scope]) {
+    pub async fn add_client(&self, credentials: (&str, &str), scopes: &[Scope]) {
+        self.add(credentials, None, scopes).await;
+    }
+
+    /// Adds a client that bearer tokens with this `sub` name.
+    pub async fn add_oidc_client(&self, key: &str, subject: &str, scopes: &[Scope]) {
+        self.add((key, "unknown to all"), Some(subject), scopes)
+            .await;
+    }
+
+    async fn add(&self, (key, secret): (&str, &str), subject: Option<&str>, scopes: &[Scope]) {
         let client = Client {
             api_key: key.into(),
             name: key.into(),
@@ -100,6 +110,7 @@ impl World {
             previous_secret_sha256: None,
             scopes: scopes.iter().copied().collect(),
             is_enabled: true,
+            oidc_subject: subject.map(Into::into),
         };
         assert!(
             insert_client(&mut self.db.acquire().await.unwrap(), &client, "test")

@@ -1,0 +1,112 @@
+//! Authentication of bearer tokens. A token names a client, and grants nothing itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use moka::Expiry;
+use moka::future::Cache;
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+
+use super::{LOOKUP_TIMEOUT, MAX_AGE, MAX_CLIENTS};
+use crate::db::clients::find_client_by_subject;
+use crate::db::{Database, DbError, Lane};
+use crate::model::rules::is_oidc_subject;
+use crate::model::{Client, Failure, FailureKind};
+use crate::oidc::{KeysUnknown, TokenVerifier, VerifiedToken};
+
+/// The maximum length of a token, in bytes. Most proxies in front of a service accept no longer header.
+const MAX_TOKEN: usize = 8 * 1024;
+/// The longest time for which a verified token is not verified again.
+const VERIFIED_FOR: Duration = Duration::from_secs(300);
+/// The maximum number of cached tokens.
+const MAX_TOKENS: u64 = 100_000;
+
+/// Authenticates bearer tokens of the configured issuer.
+#[derive(Debug)]
+pub struct BearerAuthenticator {
+    verifier: Arc<TokenVerifier>,
+    /// The verified tokens by SHA-256, until they expire.
+    tokens: Cache<[u8; 32], Arc<VerifiedToken>>,
+    /// The enabled clients by subject. `None` if a subject has none.
+    clients: Cache<String, Option<Arc<Client>>>,
+    db: Database,
+}
+
+impl BearerAuthenticator {
+    /// Creates an authenticator with empty caches.
+    pub fn new(verifier: Arc<TokenVerifier>, db: Database) -> Self {
+        let tokens = Cache::builder().max_capacity(MAX_TOKENS);
+        let clients = Cache::builder().max_capacity(MAX_CLIENTS);
+        BearerAuthenticator {
+            verifier,
+            tokens: tokens.expire_after(UntilExpired).build(),
+            clients: clients.time_to_live(MAX_AGE).build(),
+            db,
+        }
+    }
+
+    /// Returns the enabled client that the token names. Returns `None` for an invalid token and for an unknown subject.
+    ///
+    /// # Errors
+    /// Returns `issuer-unavailable` if the issuer's keys have not been read since the start.
+    pub async fn authenticate(&self, token: &str) -> Result<Option<Arc<Client>>, Failure> {
+        if token.len() > MAX_TOKEN {
+            return Ok(None);
+        }
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        let token = match self.tokens.get(&digest).await {
+            Some(verified) => verified,
+            None => match self.verifier.verify(token).await {
+                Ok(Some(verified)) if is_oidc_subject(&verified.subject) => {
+                    let verified = Arc::new(verified);
+                    self.tokens.insert(digest, Arc::clone(&verified)).await;
+                    verified
+                }
+                Ok(_) => return Ok(None),
+                Err(KeysUnknown) => return Err(issuer_unavailable()),
+            },
+        };
+        self.find_client(&token.subject).await
+    }
+
+    /// Returns the enabled client of a subject, at most 3 s old. Concurrent lookups share one query.
+    async fn find_client(&self, subject: &str) -> Result<Option<Arc<Client>>, Failure> {
+        let key = subject.to_owned();
+        let lookup = async {
+            let found = self
+                .db
+                .run(Lane::Authentication, async move |mut connection| {
+                    find_client_by_subject(&mut connection, &key).await
+                });
+            let client = timeout(LOOKUP_TIMEOUT, found)
+                .await
+                .unwrap_or(Err(DbError::TimedOut(LOOKUP_TIMEOUT)))?;
+            Ok(client.map(Arc::new))
+        };
+        let found = self.clients.try_get_with_by_ref(subject, lookup).await;
+        found.map_err(|error: Arc<DbError>| {
+            tracing::error!(%error, "looking up the client of a bearer token failed");
+            Failure::from(&*error)
+        })
+    }
+}
+
+fn issuer_unavailable() -> Failure {
+    let detail = "the keys of the OIDC issuer cannot be read, so bearer tokens cannot be checked; HTTP Basic works";
+    Failure::new(FailureKind::IssuerUnavailable, detail).with_retry_after(5)
+}
+
+/// Keeps a verified token until it expires, at most 5 minutes.
+struct UntilExpired;
+
+impl Expiry<[u8; 32], Arc<VerifiedToken>> for UntilExpired {
+    fn expire_after_create(
+        &self,
+        _: &[u8; 32],
+        token: &Arc<VerifiedToken>,
+        _: Instant,
+    ) -> Option<Duration> {
+        Some(token.valid_for.min(VERIFIED_FOR))
+    }
+}
