@@ -83,6 +83,7 @@ impl Service {
         partitions::create_partitions(&mut connection).await?;
         let (now, newest) = schema::find_newest_time(&mut connection).await?;
         drop(connection);
+        let verifier = verifier.await??;
         let address = Address {
             url: config.database.url.clone(),
             file: config.database_url_file.clone(),
@@ -145,8 +146,7 @@ impl Service {
         let state = ApiState {
             vendor,
             authenticator: Authenticator::new(db.clone(), clock),
-            bearer: (verifier.await??)
-                .map(|verifier| BearerAuthenticator::new(verifier, db.clone())),
+            bearer: verifier.map(|verifier| BearerAuthenticator::new(verifier, db.clone())),
             db: db.clone(),
             standby,
             cleaner: cleaner.clone(),

@@ -175,7 +175,10 @@ async fn check_issuer(config: &Config, report: &mut Report) {
     let issuer = settings.issuer.clone();
     let fetched = async { anyhow::Ok(TokenVerifier::new(settings)?.fetch_keys().await?) };
     match fetched.await {
-        Ok(keys) => report.pass("issuer", format!("{issuer} has {keys} keys")),
+        Ok(keys) => report.pass(
+            "issuer",
+            format!("{issuer} can be read; usable keys: {keys}"),
+        ),
         Err(error) => report.fail(
             "issuer",
             error,

@@ -425,7 +425,7 @@ async fn an_address_that_is_no_issuer_is_refused_with_one_sentence() {
     let (world, issuer) = (World::new().await, Issuer::start(&[&key]).await);
     let variables = world.variables(&issuer.settings());
     let checked = run(&["check", "--online"], &variables).await;
-    let line = format!("issuer: ok, {} has 1 keys", issuer.url);
+    let line = format!("issuer: ok, {} can be read; usable keys: 1", issuer.url);
     assert!(
         checked.out.lines().any(|printed| printed == line),
         "{checked:?}"
