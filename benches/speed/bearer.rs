@@ -1,11 +1,10 @@
 //! An OIDC issuer, and a bearer token that names the client of the benchmark.
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::Utc;
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::json;
 
 use crate::process::{Server, free_addr};
@@ -21,13 +20,9 @@ pub struct Issuer {
 impl Issuer {
     /// Starts an issuer. One document is the answer to every request, so it is discovery and key set.
     pub fn start(world: &World) -> Result<Issuer> {
-        let random = SystemRandom::new();
-        let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
-        let failed = |_| anyhow!("the key of the issuer cannot be created");
-        let key = EcdsaKeyPair::generate_pkcs8(algorithm, &random).map_err(failed)?;
-        let key = EcdsaKeyPair::from_pkcs8(algorithm, key.as_ref(), &random)?;
-        let (x, y) = key.public_key().as_ref()[1..].split_at(32);
-        let jwk = json!({"kty": "EC", "crv": "P-256", "kid": "1", "x": encode(x), "y": encode(y)});
+        let key = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).expect("a seed has 32 bytes");
+        let public = encode(key.public_key());
+        let jwk = json!({"kty": "OKP", "crv": "Ed25519", "kid": "1", "x": public});
 
         let addr = free_addr()?;
         let url = format!("http://{addr}");
@@ -38,7 +33,7 @@ impl Issuer {
             &world.log("issuer"),
         )?;
 
-        let header = json!({"alg": "ES256", "kid": "1"});
+        let header = json!({"alg": "EdDSA", "kid": "1"});
         let now = Utc::now().timestamp();
         let claims = json!({
             "iss": url, "aud": ["bench"], "sub": "bench", "iat": now, "exp": now + 86_400, "other": "x".repeat(500),
@@ -48,11 +43,11 @@ impl Issuer {
             encode(header.to_string()),
             encode(claims.to_string())
         );
-        let signature = key.sign(&random, message.as_bytes()).map_err(failed)?;
+        let signature = encode(key.sign(message.as_bytes()));
         Ok(Issuer {
             _server: server,
             url,
-            authorization: format!("Bearer {message}.{}", encode(signature)),
+            authorization: format!("Bearer {message}.{signature}"),
         })
     }
 
