@@ -110,3 +110,20 @@ impl Expiry<[u8; 32], Arc<VerifiedToken>> for UntilExpired {
         Some(token.valid_for.min(VERIFIED_FOR))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verified_token_is_cached_until_it_expires_at_most_five_minutes() {
+        for (valid_for, cached_for) in [(0, 0), (7, 7), (300, 300), (3_600, 300)] {
+            let token = Arc::new(VerifiedToken {
+                subject: "s".into(),
+                valid_for: Duration::from_secs(valid_for),
+            });
+            let expiry = UntilExpired.expire_after_create(&[0; 32], &token, Instant::now());
+            assert_eq!(expiry, Some(Duration::from_secs(cached_for)));
+        }
+    }
+}

@@ -155,3 +155,36 @@ impl TokenVerifier {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::Algorithm;
+
+    use super::keys::parse_key_set;
+    use super::*;
+
+    /// An Ed25519 key (RFC 8037, appendix A.2).
+    const KEYS: &[u8] = br#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    #[tokio::test]
+    async fn a_token_of_a_known_key_causes_a_fetch_if_the_keys_are_old() {
+        let settings = OidcSettings {
+            issuer: "http://127.0.0.1:1".into(),
+            audience: "a".into(),
+        };
+        let verifier = TokenVerifier::new(settings).unwrap();
+        verifier.cache().keys = parse_key_set(KEYS).map(Into::into);
+        let header = Header::new(Algorithm::EdDSA);
+        let Some(fetched_at) = Instant::now().checked_sub(Duration::from_secs(300)) else {
+            return eprintln!("not run: this machine started less than 5 minutes ago");
+        };
+        verifier.cache().note_fetch(fetched_at);
+        assert!(verifier.keys_for(&header).await.is_ok(), "the old keys");
+        let began = async {
+            while verifier.cache().take_turn(Trigger::Age, Instant::now()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), began).await.unwrap();
+    }
+}

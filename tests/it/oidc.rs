@@ -138,6 +138,7 @@ async fn the_key_decides_about_the_algorithm() {
     let public = rsa.jwk();
     let modulus = public["n"].as_str().unwrap();
     let header = |algorithm: &str, kid: &str| json!({"alg": algorithm, "kid": kid});
+    let mut accepted = Vec::new();
     for (why, token) in [
         ("none", format!("{}.", unsigned("none", "rsa"))),
         ("None", format!("{}.", unsigned("None", "rsa"))),
@@ -184,9 +185,11 @@ async fn the_key_decides_about_the_algorithm() {
             ),
         ),
     ] {
-        let answer = list(&replica, &token).await;
-        assert_eq!(answer.status, 401, "{why}: {answer:?}");
+        if list(&replica, &token).await.status != 401 {
+            accepted.push(why);
+        }
     }
+    assert!(accepted.is_empty(), "{accepted:?}");
     // Without a kid, the only key that fits is used.
     let only = ec.sign_with(&json!({"alg": "ES256"}), &claims);
     assert_eq!(list(&replica, &only).await.status, 200);
@@ -237,11 +240,14 @@ async fn claims_are_checked() {
         refused.push((claim, Value::Null));
     }
     let count = refused.len();
+    let mut accepted = Vec::new();
     for (claim, value) in refused {
-        let token = key.sign(&with(claim, value.clone()));
-        let answer = list(&replica, &token).await;
-        assert_eq!(answer.status, 401, "{claim} {value}: {answer:?}");
+        let answer = list(&replica, &key.sign(&with(claim, value.clone()))).await;
+        if answer.status != 401 {
+            accepted.push((claim, value, answer.status));
+        }
     }
+    assert!(accepted.is_empty(), "{accepted:?}");
     let twice = issuer
         .claims(SUBJECT)
         .to_string()
@@ -402,6 +408,7 @@ async fn the_service_starts_while_the_issuer_is_down() {
     let token = issuer.token(&key, SUBJECT);
     for fault in [
         Fault::Hang,
+        Fault::Redirect,
         Fault::Answer(503, "down".into()),
         Fault::Answer(200, "x".repeat(300_000)),
     ] {

@@ -20,6 +20,9 @@ use tokio::task::JoinHandle;
 /// The audience that the tests configure.
 pub const AUDIENCE: &str = "token-vendor";
 
+/// The path of the discovery document.
+const DISCOVERY: &str = "/.well-known/openid-configuration";
+
 /// The private key of the RSA tests, because ring creates none. It protects nothing.
 const RSA_KEY: &[u8] = include_bytes!("../fixtures/rsa-2048.der");
 
@@ -48,6 +51,8 @@ pub enum Fault {
     Answer(u16, String),
     /// A connection that stays open without an answer.
     Hang,
+    /// A redirect from the discovery document to a copy of it.
+    Redirect,
 }
 
 impl Issuer {
@@ -147,10 +152,11 @@ async fn answer(mut connection: TcpStream, url: String, state: Arc<Mutex<State>>
     let (status, body) = match fault {
         Some(Fault::Hang) => return std::future::pending().await,
         Some(Fault::Answer(status, body)) => (status, body),
-        None => {
+        Some(Fault::Redirect) if path == DISCOVERY => (302, String::new()),
+        Some(Fault::Redirect) | None => {
             let state = state.lock().unwrap();
             match &*path {
-                "/.well-known/openid-configuration" => {
+                DISCOVERY | "/copy" => {
                     let own = json!({"issuer": url, "jwks_uri": format!("{url}/keys")});
                     (200, state.discovery.clone().unwrap_or(own).to_string())
                 }
@@ -161,7 +167,7 @@ async fn answer(mut connection: TcpStream, url: String, state: Arc<Mutex<State>>
     };
     let length = body.len();
     let response = format!(
-        "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        "HTTP/1.1 {status} X\r\nlocation: /copy\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
     );
     let _ = connection.write_all(response.as_bytes()).await;
 }
