@@ -22,6 +22,7 @@ use crate::api::state::rate_limit::RateLimit;
 use crate::api::state::{ApiState, DatabaseProbe, MetricsProbe};
 use crate::api::{self, Paths, ServerHandle, SharedState};
 use crate::auth::Authenticator;
+use crate::auth::bearer::BearerAuthenticator;
 use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig, ServerCertificate};
 use crate::crypto::KeyRing;
 use crate::db::clock::DatabaseClock;
@@ -35,6 +36,7 @@ use crate::jobs::horizon::advance_periodically;
 use crate::jobs::sealing::Sealer;
 use crate::jobs::token_reads::TokenReads;
 use crate::metrics::Families;
+use crate::oidc::{IssuerError, OidcSettings, TokenVerifier};
 use crate::upstream::{Upstream, UpstreamSettings};
 use crate::vending::handout_writer::HandoutWriter;
 use crate::vending::{VendingSettings, Vendor};
@@ -82,6 +84,7 @@ impl Service {
         // Reading the root certificates takes as long as the steps on the database, so they overlap.
         let upstream = upstream_settings(&config);
         let upstream = spawn_blocking(|| Upstream::new(upstream));
+        let verifier = tokio::spawn(start_verifier(oidc_settings(&config)));
         let options = schema::connect_options(&config.database.url)?;
         let max_wait = config.database.startup_wait;
         let mut connection = schema::wait_for_database(&options, max_wait).await?;
@@ -92,6 +95,7 @@ impl Service {
         partitions::create_partitions(&mut connection).await?;
         let (now, newest) = schema::find_newest_time(&mut connection).await?;
         drop(connection);
+        let verifier = verifier.await??;
         let address = Address {
             url: config.database.url.clone(),
             file: config.database_url_file.clone(),
@@ -155,6 +159,7 @@ impl Service {
         let last_use = authenticator.clone().record_use_until(stop_writer.clone());
         let state = ApiState {
             vendor,
+            bearer: verifier.map(|verifier| BearerAuthenticator::new(verifier, &authenticator)),
             authenticator,
             db: db.clone(),
             standby,
@@ -329,6 +334,31 @@ fn open_standby(config: &Config, primary: &Database) -> anyhow::Result<Option<Da
 /// `SHUTDOWN_TIMEOUT`.
 fn last_requests(http: &HttpConfig) -> Duration {
     LAST_REQUESTS.min(http.shutdown_delay)
+}
+
+/// Returns the verifier of bearer tokens with the keys of the issuer, or without them if it is down.
+async fn start_verifier(
+    settings: Option<OidcSettings>,
+) -> anyhow::Result<Option<Arc<TokenVerifier>>> {
+    let Some(settings) = settings else {
+        return Ok(None);
+    };
+    let verifier = spawn_blocking(|| TokenVerifier::new(settings)).await??;
+    match verifier.fetch_keys().await {
+        Ok(_) => {}
+        Err(error @ IssuerError::Unavailable(_)) => {
+            tracing::warn!(%error, "bearer tokens get 503 until the OIDC issuer can be read");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Some(verifier))
+}
+
+/// Returns the configured issuer.
+pub(crate) fn oidc_settings(config: &Config) -> Option<OidcSettings> {
+    let (issuer, audience) = (config.oidc.issuer.clone(), config.oidc.audience.clone());
+    let (issuer, audience) = issuer.zip(audience)?;
+    Some(OidcSettings { issuer, audience })
 }
 
 fn upstream_settings(config: &Config) -> UpstreamSettings {

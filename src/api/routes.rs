@@ -201,6 +201,7 @@ impl<S: RequiredScope> DescribeArgument for Authorized<S> {
             ProblemKind::Unauthenticated,
             ProblemKind::Forbidden,
             ProblemKind::RateLimited,
+            ProblemKind::Failed(FailureKind::IssuerUnavailable),
             ProblemKind::Failed(FailureKind::DatabaseUnavailable),
         ]);
     }

@@ -13,8 +13,8 @@ pub use crate::db::clients::{Changed, disable_client, update_client};
 use crate::db::{DbError, PgConnection};
 use crate::model::{ClientChange, ClientRecord, ClientRefusal, Operator};
 
-/// A client with its new secret, or the reason why there is none.
-pub type WithSecret = Result<(ClientRecord, SecretString), ClientRefusal>;
+/// A client with its new secret, or the reason why there is none. A client with an OIDC subject has no secret.
+pub type WithSecret = Result<(ClientRecord, Option<SecretString>), ClientRefusal>;
 
 /// Creates a client with a new key and a new secret. The change must have a name and scopes.
 pub async fn create_client(
@@ -25,7 +25,10 @@ pub async fn create_client(
     let api_key = format!("tv-{}", random_text::<12>());
     let (secret, hash) = generate_secret();
     let created = clients::insert_client(connection, &api_key, &hash, change, operator).await?;
-    Ok(created.map(|record| (record, secret)))
+    Ok(created.map(|record| {
+        let secret = record.settings.oidc_subject.is_none().then_some(secret);
+        (record, secret)
+    }))
 }
 
 /// Gives a client a new secret. The previous one stays valid for `grace`. `expires_in` also sets the expiry.
@@ -47,7 +50,7 @@ pub async fn rotate_client(
         operator,
         lower_bound,
     );
-    Ok(rotated.await?.map(|record| (record, secret)))
+    Ok(rotated.await?.map(|record| (record, Some(secret))))
 }
 
 /// Returns a new secret of 256 random bits and its SHA-256.

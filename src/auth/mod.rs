@@ -1,5 +1,6 @@
 //! Authentication of API keys and secrets, with a cache of clients that is at most 3 s old.
 
+pub mod bearer;
 pub mod clients;
 mod last_use;
 
@@ -45,8 +46,8 @@ pub enum Authentication {
     Client(Arc<Client>),
     /// The key is unknown, the secret is wrong, or the client is disabled.
     Refused {
-        /// True if a client has this key.
-        is_known: bool,
+        /// The key, if a client has it.
+        known_key: Option<String>,
     },
 }
 
@@ -110,7 +111,7 @@ impl Authenticator {
         // Other texts cause no query.
         match is_api_key(api_key) {
             true => self.look_up(credentials).await,
-            false => Ok(Authentication::Refused { is_known: false }),
+            false => Ok(Authentication::Refused { known_key: None }),
         }
     }
 
@@ -145,7 +146,7 @@ impl Authenticator {
             Ok(client) => Ok(Authentication::Client(client)),
             Err(error) => match &*error {
                 NotFound::Refused { is_known } => Ok(Authentication::Refused {
-                    is_known: *is_known,
+                    known_key: is_known.then_some(credentials.0),
                 }),
                 NotFound::Failed(DbError::Overloaded) => Err(Failure::overloaded()),
                 NotFound::Failed(error) => {

@@ -8,18 +8,19 @@ use anyhow::anyhow;
 
 use super::{CliError, start_logs};
 use crate::app::key_check::check_keys;
-use crate::app::{key_ring, list_tls_warnings};
+use crate::app::{key_ring, list_tls_warnings, oidc_settings};
 use crate::config::{Config, Flags, Source};
 use crate::db::PgConnection;
 use crate::db::partitions::PARTITIONS_AHEAD;
 use crate::db::schema::{self, CONNECT_TIMEOUT, DatabaseHealth, DatabaseUnsuitable};
 use crate::db::service_role::is_owner;
+use crate::oidc::TokenVerifier;
 use crate::upstream;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
-    /// Also check the database, its schema, the keys of stored tokens, the standby and the
-    /// connection to the provider. Changes nothing and mints nothing.
+    /// Also check the database, its schema, the keys of stored tokens, the standby, the
+    /// OIDC issuer and the connection to the provider. Changes nothing and mints nothing.
     #[arg(long)]
     online: bool,
     #[command(flatten)]
@@ -41,6 +42,7 @@ pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
     if args.online {
         check_database(&config, &mut report).await?;
         check_upstream(&config, &mut report).await;
+        check_issuer(&config, &mut report).await;
     }
     report.output?;
     match (report.failures, report.checks) {
@@ -146,6 +148,25 @@ async fn check_upstream(config: &Config, report: &mut Report) {
             "upstream",
             error,
             "check UPSTREAM_BASE_URL, UPSTREAM_PROXY, DNS, the firewall and the root certificates of this machine",
+        ),
+    }
+}
+
+async fn check_issuer(config: &Config, report: &mut Report) {
+    let Some(settings) = oidc_settings(config) else {
+        return;
+    };
+    let issuer = settings.issuer.clone();
+    let fetched = async { anyhow::Ok(TokenVerifier::new(settings)?.fetch_keys().await?) };
+    match fetched.await {
+        Ok(keys) => report.pass(
+            "issuer",
+            format!("{issuer} can be read; usable keys: {keys}"),
+        ),
+        Err(error) => report.fail(
+            "issuer",
+            error,
+            "check AUTH_OIDC_ISSUER, DNS, the firewall and the root certificates of this machine",
         ),
     }
 }

@@ -17,7 +17,9 @@ use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::PgConnection;
 use crate::db::clients::list_clients;
 use crate::db::connector::Connection;
-use crate::model::rules::{CLIENT_LIMITS, EXPIRIES, MAX_GRACE, MAX_NETWORKS, client_name, network};
+use crate::model::rules::{
+    CLIENT_LIMITS, EXPIRIES, MAX_GRACE, MAX_NETWORKS, client_name, network, oidc_subject,
+};
 use crate::model::{ClientChange, ClientRecord, ClientRefusal, Operator, Origin, Scope};
 
 #[derive(Debug, clap::Subcommand)]
@@ -93,6 +95,9 @@ pub(super) struct LimitArgs {
     /// The time from now until no secret of the client is accepted, such as 90d. `none` removes the expiry.
     #[arg(long, value_name = "DURATION", value_parser = |text: &str| or_none(text, parse_expiry))]
     expires: Option<OrNone<Duration>>,
+    /// The `sub` of the bearer tokens that name this client, instead of a secret. `none` removes it.
+    #[arg(long, value_name = "SUB", value_parser = |text: &str| or_none(text, oidc_subject))]
+    oidc_subject: Option<OrNone<String>>,
 }
 
 /// A value, or `none`.
@@ -119,6 +124,7 @@ impl LimitArgs {
             requests_per_second: self.requests_per_second.map(|OrNone(limit)| limit),
             allow_from: is_given.then(|| Some(networks).filter(|networks| !networks.is_empty())),
             expires_in: self.expires.map(|OrNone(length)| length),
+            oidc_subject: self.oidc_subject.map(|OrNone(subject)| subject),
             ..ClientChange::default()
         })
     }
@@ -178,6 +184,7 @@ pub(super) fn operator() -> Operator {
 pub(super) fn refused(refusal: ClientRefusal) -> CliError {
     match refusal {
         ClientRefusal::NameTaken(_) => CliError::Usage(format!("--name: {refusal}")),
+        ClientRefusal::SubjectTaken(_) => CliError::Usage(format!("--oidc-subject: {refusal}")),
         ClientRefusal::Unknown(_) => anyhow!("{refusal}; run `token-vendor client list`").into(),
         _ => anyhow!(refusal).into(),
     }
@@ -207,7 +214,12 @@ async fn rotate(
     print_with_secret(rotated.map_err(refused)?)
 }
 
-fn print_with_secret((client, secret): (ClientRecord, SecretString)) -> Result<(), CliError> {
+fn print_with_secret(
+    (client, secret): (ClientRecord, Option<SecretString>),
+) -> Result<(), CliError> {
+    let Some(secret) = secret else {
+        return print_json(&client);
+    };
     let view = json!({
         "apiKey": client.api_key,
         "apiSecret": secret.expose_secret(),

@@ -170,6 +170,15 @@ settings! {
         tls_key: Option<PathBuf> = "TLS_KEY", Public, Some(""), optional(parse_readable_file);
     }
 
+    /// Settings of bearer tokens.
+    oidc: OidcConfig("Bearer tokens") {
+        /// The OIDC issuer whose JWTs are accepted as bearer tokens, exactly as in their `iss`. http:// is accepted
+        /// only for loopback addresses.
+        issuer: Option<String> = "AUTH_OIDC_ISSUER", Public, Some(""), optional(parse_issuer);
+        /// The audience (`aud`) that a bearer token must contain. Set both this and AUTH_OIDC_ISSUER, or neither.
+        audience: Option<String> = "AUTH_OIDC_AUDIENCE", Public, Some(""), optional(parse_as("a text"));
+    }
+
     /// Settings of scheduled cleanup.
     cleanup: CleanupConfig("Cleanup") {
         /// The time between cleanups in each replica. `off` leaves cleanup to an external scheduler.
@@ -288,6 +297,13 @@ const REQUEST_MARGIN: Duration = Duration::from_secs(2);
 /// Checks rules that involve several settings, even if other settings are invalid.
 fn check_combinations(source: &mut Source) {
     check_signing_key(source);
+    let (issuer, audience) = ("AUTH_OIDC_ISSUER", "AUTH_OIDC_AUDIENCE");
+    if source.get_text(issuer).is_empty() != source.get_text(audience).is_empty() {
+        source.add_problem(
+            issuer,
+            "set both AUTH_OIDC_ISSUER and AUTH_OIDC_AUDIENCE, or neither",
+        );
+    }
     let (cert, key) = (source.get_text("TLS_CERT"), source.get_text("TLS_KEY"));
     if cert.is_empty() != key.is_empty() {
         source.add_problem("TLS_CERT", "set both TLS_CERT and TLS_KEY, or neither");

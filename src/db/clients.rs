@@ -23,6 +23,26 @@ pub async fn find_client(
     api_key: &str,
     lower_bound: Option<DateTime<Utc>>,
 ) -> Result<(Option<Client>, DateTime<Utc>), DbError> {
+    find_one_client(connection, Some(api_key), None, lower_bound).await
+}
+
+/// Finds the enabled client of an OIDC subject. Also returns the database's clock at the time of the read.
+pub async fn find_client_by_subject(
+    connection: &mut PgConnection,
+    subject: &str,
+    lower_bound: Option<DateTime<Utc>>,
+) -> Result<(Option<Client>, DateTime<Utc>), DbError> {
+    let (client, now) = find_one_client(connection, None, Some(subject), lower_bound).await?;
+    Ok((client.filter(|client| client.is_enabled), now))
+}
+
+/// Finds a client by its key, or the one of a subject.
+async fn find_one_client(
+    connection: &mut PgConnection,
+    api_key: Option<&str>,
+    oidc_subject: Option<&str>,
+    lower_bound: Option<DateTime<Utc>>,
+) -> Result<(Option<Client>, DateTime<Utc>), DbError> {
     let row = sqlx::query!(
         r#"SELECT t.now AS "now!", c.api_key AS "api_key?", c.name AS "name?",
                   c.secret_sha256 AS "secret_sha256?", c.scopes AS "scopes?",
@@ -32,9 +52,11 @@ pub async fn find_client(
                   c.mints_per_hour AS "mints_per_hour?", c.requests_per_second AS "requests_per_second?",
                   c.allow_from AS "allow_from?",
                   coalesce(c.last_used_on >= (t.now AT TIME ZONE 'UTC')::date, false) AS "is_use_recorded!"
-           FROM (SELECT clock_timestamp() AS now OFFSET 0) t LEFT JOIN clients c ON c.api_key = $1"#,
+           FROM (SELECT clock_timestamp() AS now OFFSET 0) t
+                LEFT JOIN clients c ON c.api_key = $1 OR c.oidc_subject = $3 AND c.is_enabled"#,
         api_key,
         lower_bound,
+        oidc_subject,
     )
     .fetch_one(connection)
     .await?;
@@ -75,6 +97,7 @@ struct Row {
     requests_per_second: Option<i32>,
     allow_from: Option<Vec<String>>,
     expires_at: Option<DateTime<Utc>>,
+    oidc_subject: Option<String>,
     is_enabled: bool,
     created_at: DateTime<Utc>,
     rotated_at: Option<DateTime<Utc>>,
@@ -95,6 +118,7 @@ impl From<Row> for ClientRecord {
                     allow_from: row.allow_from.as_deref().map(networks),
                 },
                 expires_at: row.expires_at,
+                oidc_subject: row.oidc_subject,
             },
             is_enabled: row.is_enabled,
             created_at: row.created_at,
@@ -108,8 +132,8 @@ macro_rules! select_clients {
     ($rest:literal $(, $value:expr)*) => {
         sqlx::query_as!(
             Row,
-            r#"SELECT api_key, name, scopes, mints_per_hour, requests_per_second, allow_from, expires_at, is_enabled,
-                      created_at, rotated_at, last_used_on, clock_timestamp() AS "now!"
+            r#"SELECT api_key, name, scopes, mints_per_hour, requests_per_second, allow_from, expires_at, oidc_subject,
+                      is_enabled, created_at, rotated_at, last_used_on, clock_timestamp() AS "now!"
                FROM clients "# + $rest
             $(, $value)*
         )
@@ -162,8 +186,7 @@ pub async fn insert_client(
     operator: &Operator,
 ) -> Result<Changed, DbError> {
     let mut tx = connection.begin().await?;
-    let names = change.name.iter().map(String::as_str);
-    accept!(lock_name(&mut tx, names.last(), api_key).await?);
+    accept!(lock_names(&mut tx, &change, api_key).await?);
     let now = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#);
     let mut settings = ClientSettings::default();
     change.apply(&mut settings, now.fetch_one(&mut *tx).await?);
@@ -172,8 +195,8 @@ pub async fn insert_client(
     let networks = network_names(&settings.limits);
     let inserted = sqlx::query!(
         "INSERT INTO clients (api_key, name, secret_sha256, scopes, mints_per_hour, requests_per_second, allow_from,
-                              expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (api_key) DO NOTHING",
+                              expires_at, oidc_subject)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (api_key) DO NOTHING",
         api_key,
         settings.name,
         secret_sha256,
@@ -182,6 +205,7 @@ pub async fn insert_client(
         settings.limits.requests_per_second,
         networks.as_deref(),
         settings.expires_at,
+        settings.oidc_subject,
     );
     if inserted.execute(&mut *tx).await?.rows_affected() == 0 {
         return Ok(Err(ClientRefusal::KeyTaken(api_key.to_owned())));
@@ -200,7 +224,7 @@ pub async fn update_client(
     lower_bound: Option<DateTime<Utc>>,
 ) -> Result<Changed, DbError> {
     let mut tx = connection.begin().await?;
-    accept!(lock_name(&mut tx, change.name.as_deref(), api_key).await?);
+    accept!(lock_names(&mut tx, &change, api_key).await?);
     let (row, now) = accept!(lock_client(&mut tx, api_key, operator, lower_bound).await?);
     // Scopes that only a later version knows stay, unless the change sets the scopes.
     let scopes = match &change.scopes {
@@ -212,9 +236,14 @@ pub async fn update_client(
     let mut after = before.clone();
     change.apply(&mut after, now);
     let networks = network_names(&after.limits);
+    // Nobody knows a secret of 32 random bytes.
+    let ends_secret = after.oidc_subject.is_some() && before.oidc_subject.is_none();
     sqlx::query!(
         "UPDATE clients SET name = $2, scopes = $3, mints_per_hour = $4, requests_per_second = $5, allow_from = $6,
-                            expires_at = $7
+                            expires_at = $7, oidc_subject = $8,
+                            secret_sha256 = CASE WHEN $9 THEN sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))
+                                                 ELSE secret_sha256 END,
+                            previous_secret_sha256 = CASE WHEN NOT $9 THEN previous_secret_sha256 END
          WHERE api_key = $1",
         api_key,
         after.name,
@@ -223,6 +252,8 @@ pub async fn update_client(
         after.limits.requests_per_second,
         networks.as_deref(),
         after.expires_at,
+        after.oidc_subject,
+        ends_secret,
     )
     .execute(&mut *tx)
     .await?;
@@ -248,6 +279,9 @@ pub async fn rotate_client(
     let mut tx = connection.begin().await?;
     let (row, now) = accept!(lock_client(&mut tx, api_key, operator, lower_bound).await?);
     let before = ClientRecord::from(row);
+    if before.settings.oidc_subject.is_some() {
+        return Ok(Err(ClientRefusal::NoSecret(api_key.to_owned())));
+    }
     let mut after = before.settings.clone();
     let change = ClientChange {
         expires_in: expires_in.map(Some),
@@ -376,28 +410,35 @@ pub async fn take_mint(
     Ok(taken.execute(connection).await?.rows_affected() == 1)
 }
 
-/// Locks the names of all clients until the transaction ends, and returns a refusal if another client has this one.
+/// Locks the names and subjects of all clients until the transaction ends, and returns a refusal if another client has
+/// the new one. Does nothing for a change of other settings.
 ///
-/// Names have no unique index, because earlier versions created duplicates. A disabled client does not keep its name.
-async fn lock_name(
+/// Names have no unique index, because earlier versions created duplicates. A disabled client keeps neither.
+async fn lock_names(
     tx: &mut PgConnection,
-    name: Option<&str>,
+    change: &ClientChange,
     api_key: &str,
 ) -> Result<Result<(), ClientRefusal>, DbError> {
-    let Some(name) = name else {
+    let subject = change.oidc_subject.as_ref().and_then(Option::as_ref);
+    if change.name.is_none() && subject.is_none() {
         return Ok(Ok(()));
-    };
+    }
     // The lock is a statement of its own: the next one sees what the last holder of the lock committed.
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('token-vendor: names of clients'))")
         .execute(&mut *tx)
         .await?;
-    let other = sqlx::query_scalar!(
-        "SELECT api_key FROM clients WHERE name = $1 AND api_key <> $2 AND is_enabled ORDER BY api_key LIMIT 1",
-        name,
+    let other = sqlx::query!(
+        r#"SELECT api_key, name = $1 AS "has_name: bool" FROM clients
+           WHERE (name = $1 OR oidc_subject = $3) AND api_key <> $2 AND is_enabled ORDER BY 2 DESC, 1 LIMIT 1"#,
+        change.name,
         api_key,
+        subject,
     );
     let other = other.fetch_optional(&mut *tx).await?;
-    Ok(other.map_or(Ok(()), |other| Err(ClientRefusal::NameTaken(other))))
+    Ok(other.map_or(Ok(()), |other| match other.has_name {
+        Some(true) => Err(ClientRefusal::NameTaken(other.api_key)),
+        _ => Err(ClientRefusal::SubjectTaken(other.api_key)),
+    }))
 }
 
 /// Locks the row of an enabled client whose scopes the operator holds. Also returns the time.

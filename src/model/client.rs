@@ -76,6 +76,8 @@ pub struct ClientSettings {
     pub limits: ClientLimits,
     /// The time after which no secret of the client is accepted. `None` for never.
     pub expires_at: Option<DateTime<Utc>>,
+    /// The `sub` of the bearer tokens of the client. A client that has one has no secret.
+    pub oidc_subject: Option<String>,
 }
 
 /// A client without its secrets. The JSON form is part of the public interface.
@@ -112,6 +114,8 @@ pub struct ClientChange {
     pub allow_from: Option<Option<Vec<IpNet>>>,
     /// The time until the expiry, from now on.
     pub expires_in: Option<Option<Duration>>,
+    /// The `sub` of the bearer tokens.
+    pub oidc_subject: Option<Option<String>>,
 }
 
 impl ClientChange {
@@ -131,6 +135,7 @@ impl ClientChange {
         set(&mut settings.limits.allow_from, self.allow_from);
         let expires_at = self.expires_in.map(|length| length.map(expiry));
         set(&mut settings.expires_at, expires_at);
+        set(&mut settings.oidc_subject, self.oidc_subject);
     }
 }
 
@@ -158,6 +163,12 @@ pub enum ClientRefusal {
     /// Another enabled client has the name.
     #[error("is the name of client {0} already; choose another name")]
     NameTaken(String),
+    /// Another enabled client has the subject.
+    #[error("is the subject of client {0} already; disable that client first")]
+    SubjectTaken(String),
+    /// The client has a subject, and so no secret.
+    #[error("client {0:?} has no secret: it uses bearer tokens of the issuer")]
+    NoSecret(String),
     /// The operator lacks a scope that the client has or gets.
     #[error("use another client: this one lacks the scope {0}, which the client has or would get")]
     ScopeNotHeld(String),

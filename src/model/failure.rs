@@ -25,6 +25,8 @@ named_enum! {
         Overloaded = "overloaded",
         /// The database is unavailable, or the outcome of a COMMIT is unknown.
         DatabaseUnavailable = "database-unavailable",
+        /// The keys of the OIDC issuer have not been read since the start, so bearer tokens cannot be checked.
+        IssuerUnavailable = "issuer-unavailable",
         /// A stored token cannot be decrypted: it was changed, or its key is missing in TOKEN_KEYS.
         TokenUnreadable = "token-unreadable",
         /// An error in this service.

@@ -52,6 +52,24 @@ pub fn bank(text: String) -> Result<String, Reason> {
     Ok(text)
 }
 
+/// The maximum length of the `sub` of a bearer token, in bytes.
+pub const MAX_OIDC_SUBJECT: usize = 1024;
+
+/// Checks the `sub` of a client's bearer tokens.
+pub fn oidc_subject(text: &str) -> Result<String, Reason> {
+    match is_oidc_subject(text) {
+        true => Ok(text.into()),
+        false => {
+            Err(format!("must be 1 to {MAX_OIDC_SUBJECT} bytes without control characters").into())
+        }
+    }
+}
+
+/// Returns true for a text that can be the `sub` of a bearer token: 1–1024 bytes, no control characters.
+pub fn is_oidc_subject(text: &str) -> bool {
+    (1..=MAX_OIDC_SUBJECT).contains(&text.len()) && !text.contains(char::is_control)
+}
+
 /// Checks an API key: 1–128 letters, digits, _ or -.
 pub fn api_key(text: String) -> Result<String, Reason> {
     if !is_api_key(&text) {

@@ -56,7 +56,7 @@ async fn a_client_is_managed_from_creation_to_its_end() {
     let mut expected = created.body.clone();
     expected.as_object_mut().unwrap().remove("apiSecret");
     let members = json!({
-        "apiKey": key, "name": "Web shop", "scopes": ["tokens:read"], "mintsPerHour": 5, "requestsPerSecond": null,
+        "apiKey": key, "name": "Web shop", "scopes": ["tokens:read"], "mintsPerHour": 5, "requestsPerSecond": null, "oidcSubject": null,
         "allowFrom": ["127.0.0.0/8"], "expiresAt": expected["expiresAt"], "isEnabled": true,
         "createdAt": expected["createdAt"], "rotatedAt": null, "lastUsedOn": null,
     });

@@ -64,7 +64,7 @@ async fn every_setting_can_be_changed_and_removed_and_each_change_is_an_event() 
     let key = create(&world, "shop", &options).await;
     let created = &details(&world, "client.created", &key).await[0];
     let after = json!({
-        "name": "shop", "scopes": ["tokens:read"], "mintsPerHour": 5, "requestsPerSecond": null,
+        "name": "shop", "scopes": ["tokens:read"], "mintsPerHour": 5, "requestsPerSecond": null, "oidcSubject": null,
         "allowFrom": ["10.0.0.0/8", "192.0.2.7/32"], "expiresAt": null,
     });
     assert_eq!(created["after"], after);
@@ -277,7 +277,7 @@ async fn the_list_is_json_in_a_pipe_and_a_table_on_a_terminal() {
     assert_eq!(
         *entry,
         json!({
-            "apiKey": key, "name": "\u{202e}shop", "scopes": ["tokens:read"], "mintsPerHour": 5, "requestsPerSecond": null,
+            "apiKey": key, "name": "\u{202e}shop", "scopes": ["tokens:read"], "mintsPerHour": 5, "requestsPerSecond": null, "oidcSubject": null,
             "allowFrom": ["10.0.0.0/8"], "expiresAt": expires_at, "isEnabled": true, "createdAt": created_at,
             "rotatedAt": null, "lastUsedOn": null,
         })

@@ -51,6 +51,7 @@ mod lost_connections;
 mod metrics;
 mod migrations;
 mod network_faults;
+mod oidc;
 mod openapi;
 mod openapi_provider;
 mod openapi_rules;

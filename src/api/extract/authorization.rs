@@ -169,8 +169,7 @@ fn refuse(state: &ApiState, request: &HttpRequest, attempt: Option<Attempt>) -> 
     };
     let problem = match (&attempt, wait) {
         (_, Some(wait)) => Problem::rate_limited(TOO_MANY, wait),
-        (Some(_), None) => Problem::new(ProblemKind::Unauthenticated, WRONG),
-        (None, None) => Problem::new(ProblemKind::Unauthenticated, MISSING),
+        (attempt, None) => Problem::unauthenticated(attempt.is_none(), state.bearer.is_some()),
     };
     state.denials.note(DenialKey {
         source_ip: source.map(|address| address.to_string()),
@@ -188,10 +187,6 @@ struct Attempt {
     known_key: Option<String>,
 }
 
-const MISSING: &str =
-    "send HTTP Basic credentials: an API key as username and its secret as password";
-const WRONG: &str =
-    "these credentials are wrong: send a valid API key as username and its secret as password";
 const TOO_MANY: &str = "too many wrong credentials came from this address; valid ones still work. \
      Try again after the seconds in `Retry-After`";
 
@@ -202,17 +197,25 @@ async fn authenticate(
     if !request.headers().contains_key(header::AUTHORIZATION) {
         return Err(refuse(state, request, None));
     }
-    let credentials = read_credentials(request.headers());
-    // No API key is empty, so an invalid header takes as long to reject as an unknown key.
-    let (api_key, secret) = credentials
-        .as_ref()
-        .and_then(|pair| pair.expose_secret().split_once(':'))
-        .unwrap_or_default();
-    let authenticated = state.authenticator.authenticate(api_key, secret.as_bytes());
-    let client = match authenticated.await? {
+    let bearer = state.bearer.as_ref();
+    let authenticated = match bearer.zip(read_bearer_token(request.headers())) {
+        Some((bearer, token)) => bearer.authenticate(token).await?,
+        None => {
+            let credentials = read_credentials(request.headers());
+            // No API key is empty, so an invalid header takes as long to reject as an unknown key.
+            let (api_key, secret) = credentials
+                .as_ref()
+                .and_then(|pair| pair.expose_secret().split_once(':'))
+                .unwrap_or_default();
+            let authenticator = &state.authenticator;
+            authenticator
+                .authenticate(api_key, secret.as_bytes())
+                .await?
+        }
+    };
+    let client = match authenticated {
         Authentication::Client(client) => client,
-        Authentication::Refused { is_known } => {
-            let known_key = is_known.then(|| api_key.to_owned());
+        Authentication::Refused { known_key } => {
             return Err(refuse(state, request, Some(Attempt { known_key })));
         }
     };
@@ -224,6 +227,15 @@ async fn authenticate(
         source_ip: source_ip(request, &state.trusted_proxies).map(|address| address.to_string()),
     };
     Ok((caller, client))
+}
+
+/// Returns the token from the only `Authorization` header, if its scheme is Bearer (RFC 6750).
+fn read_bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let value = single_header(headers, header::AUTHORIZATION)?;
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim_matches(' '))
 }
 
 /// Returns `key:secret` from the `Authorization` header (RFC 7617).

@@ -34,13 +34,14 @@ use crate::model::{ClientChange, ClientRecord, ClientRefusal, Operator, Origin, 
 pub const LIST: [&str; 2] = ["limit", "cursor"];
 
 /// The members of a new client and of a change.
-pub const SETTINGS: [&str; 6] = [
+pub const SETTINGS: [&str; 7] = [
     "name",
     "scopes",
     "mintsPerHour",
     "requestsPerSecond",
     "allowFrom",
     "expiresInSeconds",
+    "oidcSubject",
 ];
 
 /// The members of a rotation.
@@ -207,7 +208,14 @@ fn refuse(
             errors.add_member("#/name", refusal.to_string());
             errors.into()
         }
-        ClientRefusal::Disabled(_) => Problem::new(ProblemKind::Validation, refusal.to_string()),
+        ClientRefusal::SubjectTaken(_) => {
+            let mut errors = FieldErrors::default();
+            errors.add_member("#/oidcSubject", refusal.to_string());
+            errors.into()
+        }
+        ClientRefusal::Disabled(_) | ClientRefusal::NoSecret(_) => {
+            Problem::new(ProblemKind::Validation, refusal.to_string())
+        }
         ClientRefusal::ScopeNotHeld(_) => {
             if let Origin::Request(caller) = &operator.origin {
                 count_denial(state, request, caller.client.clone());
@@ -224,18 +232,19 @@ fn refuse(
 struct WithSecretView<'a> {
     #[serde(flatten)]
     client: &'a ClientRecord,
-    api_secret: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_secret: Option<&'a str>,
 }
 
 fn respond_with_secret(
     status: StatusCode,
-    (client, secret): &(ClientRecord, SecretString),
+    (client, secret): &(ClientRecord, Option<SecretString>),
 ) -> HttpResponse {
     // Does not grow, because a reallocation would leave a copy of the secret.
     let mut body = Zeroizing::new(Vec::with_capacity(16 * 1024));
     let view = WithSecretView {
         client,
-        api_secret: secret.expose_secret(),
+        api_secret: secret.as_ref().map(ExposeSecret::expose_secret),
     };
     serde_json::to_writer(&mut *body, &view).expect("a client can be serialized");
     let mut response = HttpResponse::build(status);
@@ -257,7 +266,8 @@ fn read_change(
         requests_per_second,
         allow_from,
         expires_in,
-    ]: [Option<Json>; 6],
+        oidc_subject,
+    ]: [Option<Json>; 7],
     mut errors: FieldErrors,
 ) -> Result<ClientChange, FieldErrors> {
     let name = name.map(|name| fields::required_string(Some(name)).and_then(rules::client_name));
@@ -271,6 +281,8 @@ fn read_change(
     let expires_in = integer("#/expiresInSeconds", expires_in, EXPIRIES);
     let allow_from = allow_from.map(read_networks).transpose();
     let allow_from = errors.check_member("#/allowFrom", allow_from);
+    let oidc_subject = oidc_subject.map(read_subject).transpose();
+    let oidc_subject = errors.check_member("#/oidcSubject", oidc_subject);
     let change = || {
         Some(ClientChange {
             name: name.flatten(),
@@ -279,6 +291,7 @@ fn read_change(
             requests_per_second: requests?,
             allow_from: allow_from?,
             expires_in: expires_in?.map(|length| length.map(seconds)),
+            oidc_subject: oidc_subject?,
         })
     };
     errors.into_result(change())
@@ -308,6 +321,16 @@ fn read_networks(value: Json) -> Result<Option<Vec<IpNet>>, Detail> {
     match networks.len() {
         1..=MAX_NETWORKS => Ok(Some(networks)),
         _ => Err(format!("must have 1 to {MAX_NETWORKS} CIDRs; null allows every address").into()),
+    }
+}
+
+fn read_subject(value: Json) -> Result<Option<String>, Detail> {
+    match value {
+        Json::Null => Ok(None),
+        value => {
+            let text = fields::required_string(Some(value))?;
+            rules::oidc_subject(&text).map(Some)
+        }
     }
 }
 

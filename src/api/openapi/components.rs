@@ -76,7 +76,8 @@ pub fn headers() -> Value {
             json!("token-vendor; fwd=uri-miss; stored")),
         "Retry-After": header("The number of seconds after which the request may be retried. It is absent if the problem is `upstream-refused`.",
             json!({"type": "integer", "minimum": 1}), json!(1)),
-        "WWW-Authenticate": header("The authentication challenge (RFC 7617).", text(), json!("Basic realm=\"token-vendor\", charset=\"UTF-8\"")),
+        "WWW-Authenticate": header("The authentication challenge (RFC 7617), and a second one for bearer tokens (RFC 6750) if an OIDC issuer is configured.",
+            text(), json!("Basic realm=\"token-vendor\", charset=\"UTF-8\"")),
         "Allow": header("The methods of the path.", text(), json!("GET, HEAD, POST")),
         "Complete-Until": header("The time before which the export has every matching event: `to`, or an earlier time if events \
             before `to` may still be committing.", json!({"type": "string", "format": "date-time"}), json!("2026-11-22T09:39:08.123456Z")),

@@ -11,7 +11,8 @@ use crate::api::handlers::tokens::{DEFAULT_LIFETIME, LIFETIMES};
 use crate::jobs::cleanup::CleanupOptions;
 use crate::model::event_format::EventFormat;
 use crate::model::rules::{
-    CLIENT_LIMITS, EXPIRIES, MAX_BANK, MAX_CLIENT_NAME, MAX_NAME, MAX_NETWORKS, MAX_USER_ID,
+    CLIENT_LIMITS, EXPIRIES, MAX_BANK, MAX_CLIENT_NAME, MAX_NAME, MAX_NETWORKS, MAX_OIDC_SUBJECT,
+    MAX_USER_ID,
 };
 
 /// Matches a text without control characters and without white space at either end.
@@ -100,6 +101,8 @@ pub fn member(name: &str) -> Value {
             "description": "The networks from which the client may call, as CIDRs without host bits. Null means any address."}),
         "expiresInSeconds" => json!({"type": "integer", "minimum": EXPIRIES.start(), "maximum": EXPIRIES.end(),
             "description": "The time from now until no secret of the client is accepted, in seconds. Null means never."}),
+        "oidcSubject" => json!({"type": "string", "minLength": 1, "maxLength": MAX_OIDC_SUBJECT,
+            "description": "The `sub` of the bearer tokens that name the client. A client that has one has no secret. Null means none."}),
         "graceSeconds" => json!({"type": "integer", "minimum": GRACES.start(), "maximum": GRACES.end(), "default": DEFAULT_GRACE,
             "description": "The time for which the old secret stays valid, in seconds."}),
         "expiresAt" => timestamp("The time from which no secret of the client is accepted, or null for never."),

@@ -66,11 +66,19 @@ pub fn document() -> Value {
             "headers": components::headers(),
             "responses": responses,
             "examples": components::problem_examples(),
-            "securitySchemes": {"client": {
-                "type": "http",
-                "scheme": "basic",
-                "description": "The API key is the username, and the API secret is the password.",
-            }},
+            "securitySchemes": {
+                "client": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "The API key is the username, and the API secret is the password.",
+                },
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "A JWT of the configured OIDC issuer. Its `sub` names a client. Scopes come only from that client.",
+                },
+            },
         },
     })
 }

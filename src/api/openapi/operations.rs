@@ -182,7 +182,7 @@ pub fn describe(operation: &Operation, responses: &mut Map<String, Value>) -> Va
     object["parameters"] = parameters;
     object["security"] = match operation.scope {
         None => json!([]),
-        Some(scope) => json!([{"client": [scope]}]),
+        Some(scope) => json!([{"client": [scope]}, {"bearer": [scope]}]),
     };
     if let Some(scope) = operation.scope {
         let description = object["description"].as_str().unwrap_or_default();

@@ -85,6 +85,9 @@ pub fn schemas() -> Value {
     }
     let mut with_secret = client();
     with_secret["apiSecret"] = json!("nTqdbvD0kHcpyGbQLcAqfAjPzTHHVDSO0bv9QUxIjbQ");
+    let mut with_secret = response_object("A client with its new secret. A client with an `oidcSubject` has none.", &CLIENT_NULLABLE, with_secret);
+    let required = with_secret["required"].as_array_mut().expect("the required members");
+    required.retain(|member| member != "apiSecret");
 
     let mut issue = request_object("A token request: the provider's own request with `userId` added.", &TOKEN_REQUEST, &["userId"], &nullable,
         json!({"userId": "u-1", "country": "LT", "bank": "Swedbank", "access": {"accounts": true}, "lifetime": 3600}));
@@ -124,7 +127,7 @@ pub fn schemas() -> Value {
         "UpdateClient": update_client,
         "RotateClient": request_object("The options of a rotation.", &ROTATION, &[], &[], json!({"graceSeconds": 3600})),
         "Client": response_object("A client without its secret.", &CLIENT_NULLABLE, client()),
-        "ClientWithSecret": response_object("A client with its new secret.", &CLIENT_NULLABLE, with_secret),
+        "ClientWithSecret": with_secret,
         "ClientPage": page("Client", &client()),
         "CleanupSummary": response_object("The changes that a cleanup pass made, or would make if `dryRun` is true.", &[], summary.clone()),
         "CleanupState": response_object("The state of the cleanup: its backlog, the last pass and the next one.", &["oldestOverdue", "lastRunAt", "lastSuccessAt", "lastRun", "nextDue"],
@@ -137,19 +140,21 @@ pub fn schemas() -> Value {
 }
 
 /// The members of a new client and of a change that may be null.
-const LIMITS: [&str; 4] = [
+const LIMITS: [&str; 5] = [
     "mintsPerHour",
     "requestsPerSecond",
     "allowFrom",
     "expiresInSeconds",
+    "oidcSubject",
 ];
 
 /// The members of a client that may be null.
-const CLIENT_NULLABLE: [&str; 6] = [
+const CLIENT_NULLABLE: [&str; 7] = [
     "mintsPerHour",
     "requestsPerSecond",
     "allowFrom",
     "expiresAt",
+    "oidcSubject",
     "rotatedAt",
     "lastUsedOn",
 ];
@@ -262,7 +267,7 @@ pub fn token() -> Value {
 #[rustfmt::skip]
 pub fn client() -> Value {
     json!({"apiKey": "tv-2yQjXbmX3rCUdAhL", "name": "Checkout", "scopes": ["tokens:issue", "tokens:read"], "mintsPerHour": 500,
-        "requestsPerSecond": null, "allowFrom": ["10.0.0.0/8"], "expiresAt": "2027-02-20T09:39:08.177301Z", "isEnabled": true,
+        "requestsPerSecond": null, "allowFrom": ["10.0.0.0/8"], "expiresAt": "2027-02-20T09:39:08.177301Z", "oidcSubject": null, "isEnabled": true,
         "createdAt": "2026-11-22T09:39:08.177301Z", "rotatedAt": null, "lastUsedOn": "2026-11-22"})
 }
 

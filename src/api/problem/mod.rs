@@ -14,9 +14,10 @@ use self::field_error::{FieldError, FieldErrors};
 use crate::db::DbError;
 use crate::model::{Failure, FailureKind, UpstreamAnswer};
 
-/// The authentication challenge of a 401 (RFC 7617).
+/// The authentication challenges of a 401 (RFC 7617, RFC 6750).
 const CHALLENGE: HeaderValue =
     HeaderValue::from_static(r#"Basic realm="token-vendor", charset="UTF-8""#);
+const BEARER_CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Bearer realm="token-vendor""#);
 
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -89,6 +90,7 @@ fn describe_failure(kind: FailureKind) -> (StatusCode, &'static str) {
         F::UpstreamTimeout => (S::GATEWAY_TIMEOUT, "The provider did not answer in time"),
         F::Overloaded => (S::SERVICE_UNAVAILABLE, "The service is overloaded"),
         F::DatabaseUnavailable => (S::SERVICE_UNAVAILABLE, "The database is unavailable"),
+        F::IssuerUnavailable => (S::SERVICE_UNAVAILABLE, "The OIDC issuer is unavailable"),
         F::TokenUnreadable => (S::SERVICE_UNAVAILABLE, "The stored token cannot be decrypted"),
         F::Internal => (S::INTERNAL_SERVER_ERROR, "Internal error"),
     }
@@ -136,6 +138,7 @@ pub struct Problem {
     upstream: Option<Box<UpstreamAnswer>>,
     retry_after: Option<u32>,
     allow: Option<&'static str>,
+    accepts_bearer: bool,
     /// The cause, for the log only.
     pub cause: Option<Box<str>>,
 }
@@ -150,6 +153,7 @@ impl Problem {
             upstream: None,
             retry_after: None,
             allow: None,
+            accepts_bearer: false,
             cause: None,
         }
     }
@@ -160,6 +164,28 @@ impl Problem {
         Problem {
             cause: Some(cause.to_string().into()),
             ..Problem::new(ProblemKind::Failed(FailureKind::Internal), detail)
+        }
+    }
+
+    /// Creates a 401 for missing or wrong credentials. Its challenges include Bearer if `accepts_bearer` is true.
+    pub fn unauthenticated(are_missing: bool, accepts_bearer: bool) -> Self {
+        let detail = match (are_missing, accepts_bearer) {
+            (true, false) => {
+                "send HTTP Basic credentials: an API key as username and its secret as password"
+            }
+            (true, true) => {
+                "send HTTP Basic credentials, or a bearer token of the OIDC issuer whose `sub` is that of a client"
+            }
+            (false, false) => {
+                "these credentials are wrong: send a valid API key as username and its secret as password"
+            }
+            (false, true) => {
+                "these credentials are wrong: send a valid API key with its secret, or a valid bearer token of the OIDC issuer whose `sub` is that of a client"
+            }
+        };
+        Problem {
+            accepts_bearer,
+            ..Problem::new(ProblemKind::Unauthenticated, detail)
         }
     }
 
@@ -219,6 +245,9 @@ impl Problem {
         }
         if self.kind == ProblemKind::Unauthenticated {
             response.insert_header((header::WWW_AUTHENTICATE, CHALLENGE));
+        }
+        if self.accepts_bearer {
+            response.append_header((header::WWW_AUTHENTICATE, BEARER_CHALLENGE));
         }
         if let Some(allow) = self.allow {
             response.insert_header((header::ALLOW, HeaderValue::from_static(allow)));

@@ -14,6 +14,7 @@ use self::cached_probe::CachedProbe;
 use self::failed_attempts::FailedAttempts;
 use self::rate_limit::RateLimit;
 use crate::auth::Authenticator;
+use crate::auth::bearer::BearerAuthenticator;
 use crate::db::clients::find_earliest_expiry;
 use crate::db::schema::{DatabaseHealth, find_database_health};
 use crate::db::{Checkout, Database, DbError, Lane};
@@ -30,6 +31,8 @@ pub struct ApiState {
     pub vendor: Vendor,
     /// Authenticates callers.
     pub authenticator: Authenticator,
+    /// Authenticates bearer tokens, if an OIDC issuer is configured.
+    pub bearer: Option<BearerAuthenticator>,
     /// The primary, for writes and reads by id.
     pub db: Database,
     /// The standby for lists and audit queries, if one is configured.

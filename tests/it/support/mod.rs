@@ -8,6 +8,7 @@ pub mod document;
 pub mod faketime;
 pub mod haproxy;
 mod invariants;
+pub mod issuer;
 pub mod page;
 pub mod patroni;
 mod poll;

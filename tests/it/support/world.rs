@@ -92,10 +92,21 @@ impl World {
     }
 
     /// Adds a client to the database.
-    pub async fn add_client(&self, (key, secret): (&str, &str), scopes: &[Scope]) {
+    pub async fn add_client(&self, credentials: (&str, &str), scopes: &[Scope]) {
+        self.add(credentials, None, scopes).await;
+    }
+
+    /// Adds a client that bearer tokens with this `sub` name.
+    pub async fn add_oidc_client(&self, key: &str, subject: &str, scopes: &[Scope]) {
+        let subject = Some(subject.to_owned());
+        self.add((key, "unknown to all"), subject, scopes).await;
+    }
+
+    async fn add(&self, (key, secret): (&str, &str), subject: Option<String>, scopes: &[Scope]) {
         let change = ClientChange {
             name: Some(key.into()),
             scopes: Some(scopes.iter().copied().collect()),
+            oidc_subject: Some(subject),
             ..ClientChange::default()
         };
         let operator = Operator {
