@@ -178,7 +178,7 @@ async fn the_key_decides_about_the_algorithm() {
         ),
         (
             "no kid and two keys",
-            rsa.sign_with(&json!({"alg": "PS256"}), &claims),
+            pss.sign_with(&json!({"alg": "PS256"}), &claims),
         ),
         (
             "a key in the header",
@@ -355,6 +355,7 @@ async fn an_unknown_key_causes_one_fetch_at_a_time() {
 
     // The issuer rotates its keys: all requests share one fetch and then succeed.
     issuer.publish(&[&keys[1]]);
+    issuer.set_fault(Some(Fault::Slow));
     let tokens: Vec<String> = (0..20)
         .map(|number| {
             let mut claims = issuer.claims(SUBJECT);

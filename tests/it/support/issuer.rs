@@ -1,6 +1,7 @@
 //! An OIDC issuer: it serves discovery and keys, counts how often its keys are read, and signs tokens.
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -51,6 +52,8 @@ pub enum Fault {
     Answer(u16, String),
     /// A connection that stays open without an answer.
     Hang,
+    /// The right response, 100 ms later.
+    Slow,
     /// A redirect from the discovery document to a copy of it.
     Redirect,
 }
@@ -150,11 +153,14 @@ async fn answer(mut connection: TcpStream, url: String, state: Arc<Mutex<State>>
         state.fetches += u32::from(path == "/keys");
         state.fault.clone()
     };
+    if let Some(Fault::Slow) = fault {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let (status, body) = match fault {
         Some(Fault::Hang) => return std::future::pending().await,
         Some(Fault::Answer(status, body)) => (status, body),
         Some(Fault::Redirect) if path == DISCOVERY => (302, String::new()),
-        Some(Fault::Redirect) | None => {
+        Some(Fault::Redirect | Fault::Slow) | None => {
             let state = state.lock().unwrap();
             match &*path {
                 DISCOVERY | "/copy" => {
