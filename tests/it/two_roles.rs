@@ -291,7 +291,15 @@ async fn every_command_works_as_the_service_role() {
     let new_key = "k2:AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
     for arguments in [
         &["client", "list"][..],
-        &["client", "update", key, "--name", "Shop", "--mints-per-hour", "5"],
+        &[
+            "client",
+            "update",
+            key,
+            "--name",
+            "Shop",
+            "--mints-per-hour",
+            "5",
+        ],
         &["client", "rotate", key],
         &["client", "disable", key],
         &["audit", "export"],
