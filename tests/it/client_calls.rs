@@ -308,7 +308,7 @@ async fn the_list_has_every_client_once_over_all_pages() {
                 .iter()
                 .map(|client| client["apiKey"].as_str().unwrap().to_owned()),
         );
-        assert!(!page.body.to_string().contains("ecret"), "{page:?}");
+        assert!(!page.body.to_string().contains("apiSecret"), "{page:?}");
         match page.body["nextCursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => break,
