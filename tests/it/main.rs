@@ -28,6 +28,7 @@ mod command_line;
 mod completions;
 mod connection_limit;
 mod console;
+mod console_clients;
 mod console_events;
 mod console_forms;
 mod console_overview;
