@@ -162,8 +162,8 @@ pub async fn insert_client(
     operator: &Operator,
 ) -> Result<Changed, DbError> {
     let mut tx = connection.begin().await?;
-    let names = change.name.iter().map(String::as_str);
-    accept!(lock_name(&mut tx, names.last(), api_key).await?);
+    let name = change.name.as_deref();
+    accept!(lock_name(&mut tx, name, api_key).await?);
     let now = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#);
     let mut settings = ClientSettings::default();
     change.apply(&mut settings, now.fetch_one(&mut *tx).await?);

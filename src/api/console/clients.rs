@@ -113,8 +113,10 @@ pub async fn show_clients(
     let listed = state.db.run(Lane::Reads, async move |mut connection| {
         list_clients(&mut connection, None, MAX_LISTED).await
     });
+    let mut clients = listed.await?;
+    clients.sort_by(|a, b| a.settings.name.cmp(&b.settings.name));
     let view = ClientsPage {
-        clients: listed.await?,
+        clients,
         now: now(),
         form_token: form::token(authorized.client(), CREATE),
         settings: ClientSettings::default(),
