@@ -38,6 +38,8 @@ pub fn paths() -> Vec<Path> {
         Path::new("/console/audit").page(console::show_audit),
         Path::new("/console/events/{id}").page(console::show_event),
         Path::new("/console/invalidate").page(console::confirm_invalidation).form(console::invalidate),
+        Path::new("/console/clients").page(console::show_clients).form(console::create_client),
+        Path::new("/console/clients/{key}").page(console::show_client).form(console::change_client),
         Path::new("/console/assets/{file}").page(console::get_asset),
     ]
 }

@@ -42,10 +42,10 @@ pub(super) fn client_table(clients: &[ClientRecord]) -> String {
 fn row(client: &ClientRecord, now: DateTime<Utc>) -> [String; 7] {
     let settings = &client.settings;
     let expires_at = settings.expires_at;
-    let state = match expires_at {
+    let state = match client.is_expired(now) {
         _ if !client.is_enabled => "disabled",
-        Some(end) if end <= now => "expired",
-        _ => "enabled",
+        true => "expired",
+        false => "enabled",
     };
     let scopes: Vec<_> = settings.scopes.iter().map(|scope| scope.name()).collect();
     let none = || "-".to_owned();

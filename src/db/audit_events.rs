@@ -79,6 +79,7 @@ pub(super) fn read_event(row: &PgRow) -> sqlx::Result<EventRef<'_>> {
         occurred_at: row.try_get_unchecked(1)?,
         kind: row.try_get_unchecked(2)?,
         client: row.try_get_unchecked(3)?,
+        client_name: row.try_get_unchecked(13)?,
         request_id: row.try_get_unchecked(4)?,
         source_ip: row.try_get_unchecked(5)?,
         user_id: Some(user_id).filter(|user_id| !user_id.is_empty()),
@@ -101,6 +102,7 @@ pub struct EventPages {
     /// The horizon that the server of each page must have reached.
     horizon: DateTime<Utc>,
     after: Option<(DateTime<Utc>, Uuid)>,
+    with_names: bool,
     is_at_end: bool,
 }
 
@@ -112,8 +114,15 @@ impl EventPages {
             filter,
             horizon,
             after: None,
+            with_names: false,
             is_at_end: false,
         }
+    }
+
+    /// Reads the names of the clients too, if `with_names` is true.
+    pub fn with_names(mut self, with_names: bool) -> Self {
+        self.with_names = with_names;
+        self
     }
 
     /// Reads the next page, passes each event to `take` and returns their number. Returns 0 at the end.
@@ -135,6 +144,7 @@ impl EventPages {
             order: EventOrder::Asc,
             after: self.after,
             limit: PAGE,
+            with_names: self.with_names,
         };
         let mut count = 0;
         let take = |event: &EventRef<'_>| {

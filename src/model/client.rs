@@ -99,6 +99,13 @@ pub struct ClientRecord {
     pub last_used_on: Option<NaiveDate>,
 }
 
+impl ClientRecord {
+    /// Returns true if no secret of the client is accepted at the time `now`, because it expired.
+    pub fn is_expired(&self, now: DateTime<Utc>) -> bool {
+        self.settings.expires_at.is_some_and(|end| end <= now)
+    }
+}
+
 /// A change of the settings of a client. A field of `None` stays as it is. An inner `None` removes the value.
 #[derive(Clone, Default, Debug)]
 pub struct ClientChange {

@@ -63,6 +63,10 @@ pub struct AuditEvent<Text = String, Detail = Value> {
     pub kind: Text,
     /// The API key of the caller.
     pub client: Option<Text>,
+    /// The name of that client when the event was read. It is not part of the event, and an entry of the sealed log has
+    /// none.
+    #[serde(skip)]
+    pub client_name: Option<Text>,
     /// The `X-Request-Id` of the request, or the id that the service created.
     pub request_id: Option<Text>,
     /// The source address of the request.
@@ -93,6 +97,7 @@ impl From<&EventRef<'_>> for AuditEvent {
             occurred_at: event.occurred_at,
             kind: event.kind.to_owned(),
             client: event.client.map(str::to_owned),
+            client_name: event.client_name.map(str::to_owned),
             request_id: event.request_id.map(str::to_owned),
             source_ip: event.source_ip.map(str::to_owned),
             user_id: event.user_id.map(str::to_owned),

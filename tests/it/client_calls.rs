@@ -308,7 +308,7 @@ async fn the_list_has_every_client_once_over_all_pages() {
                 .iter()
                 .map(|client| client["apiKey"].as_str().unwrap().to_owned()),
         );
-        assert!(!page.body.to_string().contains("ecret"), "{page:?}");
+        assert!(!page.body.to_string().contains("apiSecret"), "{page:?}");
         match page.body["nextCursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => break,
@@ -320,4 +320,37 @@ async fn the_list_has_every_client_once_over_all_pages() {
         let answer = replica.get(&format!("{PATH}?{query}")).await;
         answer.assert_problem(400, "validation");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn simultaneous_changes_of_different_members_are_all_applied() {
+    let world = World::new().await;
+    let (first, second) = (world.replica().await, world.replica().await);
+    let created = create(&first, json!({"name": "shop", "scopes": ["tokens:read"]})).await;
+    let key = created.text("apiKey");
+    let changes = json!({
+        "name": "Web shop", "scopes": ["tokens:issue"], "mintsPerHour": 1, "requestsPerSecond": 2,
+        "allowFrom": ["10.0.0.0/8"],
+    });
+    let members = changes.as_object().unwrap();
+    let requests = members.iter().enumerate().map(|(number, (name, value))| {
+        let api: &Api = if number % 2 == 0 { &first } else { &second };
+        patch(api, key, json!({ name: value }))
+    });
+    for answer in futures_util::future::join_all(requests).await {
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let client = first.get(&format!("{PATH}{key}")).await.body;
+    for (name, value) in members {
+        assert_eq!(client[name], *value, "{name}");
+    }
+    assert_eq!(
+        changes_of_kind(&world, key, "client.updated").await,
+        members.len()
+    );
+}
+
+async fn changes_of_kind(world: &World, key: &str, kind: &str) -> usize {
+    let events = changes(world, key).await;
+    events.iter().filter(|event| event.0 == kind).count()
 }

@@ -57,6 +57,13 @@ impl RequiredScope for ConsoleInvalidate {
     const SCOPES: &[Scope] = &[Scope::AuditRead, Scope::TokensInvalidate];
 }
 
+/// The scopes to manage clients in the console.
+pub enum ConsoleClients {}
+
+impl RequiredScope for ConsoleClients {
+    const SCOPES: &[Scope] = &[Scope::AuditRead, Scope::ClientsManage];
+}
+
 /// Proof that the caller is a registered client, calls from an allowed address, holds the scope `S` and is within its
 /// rate limit.
 ///

@@ -187,7 +187,7 @@ pub async fn disable_client(
 }
 
 /// Returns the caller as the one who changes clients. It can grant only its own scopes.
-fn operator(authorized: Authorized<ClientsManage>) -> Operator {
+pub fn operator<S>(authorized: Authorized<S>) -> Operator {
     Operator {
         scopes: Some(authorized.client().scopes.clone()),
         origin: Origin::Request(authorized.into_caller()),
@@ -195,7 +195,7 @@ fn operator(authorized: Authorized<ClientsManage>) -> Operator {
 }
 
 /// Returns the problem of a refusal. Counts a missing scope for the audit log.
-fn refuse(
+pub fn refuse(
     refusal: ClientRefusal,
     operator: &Operator,
     request: &HttpRequest,
@@ -334,6 +334,7 @@ fn read_subject(value: Json) -> Result<Option<String>, Detail> {
     }
 }
 
-fn seconds(seconds: i32) -> Duration {
+/// Returns a duration of whole seconds.
+pub fn seconds(seconds: i32) -> Duration {
     Duration::from_secs(seconds.unsigned_abs().into())
 }

@@ -60,6 +60,7 @@ pub fn member(name: &str) -> Value {
         "occurredAt" => timestamp("The time of the event, with microseconds."),
         "kind" => json!({"anyOf": [reference("schemas", "EventKind"), {"type": "string"}], "description": "The kind of event. Later versions may add kinds."}),
         "client" => json!({"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": MAX_NAME, "description": "The API key of the client."}),
+        "clientName" => json!({"type": "string", "description": "The name of the client at the time of the request. It is not part of the recorded event."}),
         "requestId" => described(request_id(), "The request id: the caller's `X-Request-Id`, or a UUID from the service."),
         "sourceIp" => json!({"type": "string", "description": "The IP address that sent the request."}),
         "detail" => json!({"type": "object", "additionalProperties": true, "description": "Further data, which depends on the kind of event."}),

@@ -66,7 +66,7 @@ fn operation_doc(id: &str) -> Value {
                 and is not recorded.",
             "parameters": EXPORT,
             "responses": {"200": response("The matching events.", &["Complete-Until", "Content-Disposition"], json!({
-                "application/x-ndjson": {"schema": {"type": "string", "description": "One `AuditEvent` per line."}},
+                "application/x-ndjson": {"schema": {"type": "string", "description": "One `AuditEvent` per line, without `clientName`."}},
                 "text/csv; charset=utf-8": {"schema": {"type": "string", "description": "CSV by RFC 4180 with a header row. The columns are \
                     the members of an `AuditEvent`, and `access` and `detail` are JSON. An apostrophe is put in front of a value that a \
                     spreadsheet would read as a formula."}},

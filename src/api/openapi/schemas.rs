@@ -117,7 +117,7 @@ pub fn schemas() -> Value {
         "InvalidationReason": {"type": "string", "enum": InvalidationReason::ALL, "description": meanings(InvalidationReason::ALL, InvalidationReason::meaning)},
         "Invalidated": response_object("The result of an invalidation.", &[], json!({"invalidated": 2})),
         "AuditEvent": response_object("An event of the audit log.", &["client", "requestId", "sourceIp", "userId", "country", "bank", "access",
-            "tokenId", "fingerprint", "detail"], event()),
+            "tokenId", "fingerprint", "detail", "clientName"], item()),
         "AuditEventPage": event_page(),
         "EventProof": response_object("The proof that the sealed log contains an event.", &[], json!({"leafIndex": 0,
             "entry": event().to_string(), "proof": [], "checkpoint": "token-vendor\n1\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n\n"})),
@@ -172,7 +172,7 @@ fn page(schema: &str, example: &Value) -> Value {
 
 /// The schema of a page of events.
 fn event_page() -> Value {
-    let mut page = page("AuditEvent", &event());
+    let mut page = page("AuditEvent", &item());
     page["properties"]["completeUntil"] = member("completeUntil");
     page["required"] = json!(["items", "nextCursor", "completeUntil"]);
     page["examples"][0]["completeUntil"] = json!("2026-11-22T09:39:00.123456Z");
@@ -261,6 +261,13 @@ pub fn token() -> Value {
         "access": {"accounts": true, "balances": false, "transactions": false}, "issuedAt": "2026-11-22T09:39:08.101874Z", "lifetime": 3600,
         "fingerprint": "28fa2f4f8dccb0f8d4a1b1f4f5d3c8a7e6b5948372615049382716a5b4c3d2e1", "outcome": "minted",
         "verificationUrl": "https://bank-verification.ui.idenfy.com/?token=22URPv4x0DDV8twlQB7C0DDV8twlQB7CqM5n0aZk"})
+}
+
+/// The example of an audit event in a page.
+fn item() -> Value {
+    let mut item = event();
+    item["clientName"] = json!("Checkout");
+    item
 }
 
 /// The example of a client.
