@@ -90,6 +90,7 @@ async fn constraints_refuse_what_no_version_writes() {
     for refused in [
         "INSERT INTO clients (api_key, name, secret_sha256, scopes) VALUES ('a b', 'n', sha256(''), '{}')",
         "INSERT INTO clients (api_key, name, secret_sha256, scopes) VALUES ('a', 'n', 'plain text', '{}')",
+        "INSERT INTO clients (api_key, name, secret_sha256, scopes, oidc_subject) VALUES ('a', 'n', sha256(''), '{}', '')",
         "INSERT INTO upstream_budget (id, minutes, attempts) VALUES (2, '{}', '{}')",
         mint,
         token,

@@ -386,6 +386,25 @@ async fn an_unknown_key_causes_one_fetch_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_hangs_up_does_not_end_the_fetch() {
+    let keys = ["k1", "k2"].map(|id| SigningKey::new(id, "ES256"));
+    let (_world, issuer, replica) = start(&keys[0]).await;
+    issuer.publish(&[&keys[1]]);
+    issuer.set_fault(Some(Fault::Slow));
+    let token = issuer.token(&keys[1], SUBJECT);
+    tokio::select! {
+        _ = list(&replica, &token) => {}
+        () = eventually("the keys are requested", async || issuer.fetches() == 2) => {}
+    }
+    // An unknown key causes no other fetch for a minute.
+    eventually("the fetch ends", async || {
+        list(&replica, &token).await.status == 200
+    })
+    .await;
+    assert_eq!(issuer.fetches(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_last_keys_stay_in_use_while_the_issuer_is_down() {
     let (key, other) = (
         SigningKey::new("k1", "ES256"),
