@@ -79,7 +79,6 @@ struct Row {
     created_at: DateTime<Utc>,
     rotated_at: Option<DateTime<Utc>>,
     last_used_on: Option<NaiveDate>,
-    now: DateTime<Utc>,
 }
 
 impl From<Row> for ClientRecord {
@@ -109,7 +108,7 @@ macro_rules! select_clients {
         sqlx::query_as!(
             Row,
             r#"SELECT api_key, name, scopes, mints_per_hour, requests_per_second, allow_from, expires_at, is_enabled,
-                      created_at, rotated_at, last_used_on, clock_timestamp() AS "now!"
+                      created_at, rotated_at, last_used_on
                FROM clients "# + $rest
             $(, $value)*
         )
@@ -164,9 +163,8 @@ pub async fn insert_client(
     let mut tx = connection.begin().await?;
     let name = change.name.as_deref();
     accept!(lock_name(&mut tx, name, api_key).await?);
-    let now = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#);
     let mut settings = ClientSettings::default();
-    change.apply(&mut settings, now.fetch_one(&mut *tx).await?);
+    change.apply(&mut settings, find_now(&mut tx).await?);
     let scopes = scope_names(&settings.scopes);
     accept!(check_scopes(operator, &scopes));
     let networks = network_names(&settings.limits);
@@ -197,11 +195,10 @@ pub async fn update_client(
     api_key: &str,
     change: ClientChange,
     operator: &Operator,
-    lower_bound: Option<DateTime<Utc>>,
 ) -> Result<Changed, DbError> {
     let mut tx = connection.begin().await?;
     accept!(lock_name(&mut tx, change.name.as_deref(), api_key).await?);
-    let (row, now) = accept!(lock_client(&mut tx, api_key, operator, lower_bound).await?);
+    let row = accept!(lock_client(&mut tx, api_key, operator).await?);
     // Scopes that only a later version knows stay, unless the change sets the scopes.
     let scopes = match &change.scopes {
         Some(scopes) => scope_names(scopes),
@@ -210,7 +207,7 @@ pub async fn update_client(
     accept!(check_scopes(operator, &scopes));
     let before = ClientRecord::from(row).settings;
     let mut after = before.clone();
-    change.apply(&mut after, now);
+    change.apply(&mut after, find_now(&mut tx).await?);
     let networks = network_names(&after.limits);
     sqlx::query!(
         "UPDATE clients SET name = $2, scopes = $3, mints_per_hour = $4, requests_per_second = $5, allow_from = $6,
@@ -243,11 +240,11 @@ pub async fn rotate_client(
     grace: Duration,
     expires_in: Option<Duration>,
     operator: &Operator,
-    lower_bound: Option<DateTime<Utc>>,
 ) -> Result<Changed, DbError> {
     let mut tx = connection.begin().await?;
-    let (row, now) = accept!(lock_client(&mut tx, api_key, operator, lower_bound).await?);
+    let row = accept!(lock_client(&mut tx, api_key, operator).await?);
     let before = ClientRecord::from(row);
+    let now = find_now(&mut tx).await?;
     let mut after = before.settings.clone();
     let change = ClientChange {
         expires_in: expires_in.map(Some),
@@ -400,13 +397,12 @@ async fn lock_name(
     Ok(other.map_or(Ok(()), |other| Err(ClientRefusal::NameTaken(other))))
 }
 
-/// Locks the row of an enabled client whose scopes the operator holds. Also returns the time.
+/// Locks the row of an enabled client whose scopes the operator holds.
 async fn lock_client(
     tx: &mut PgConnection,
     api_key: &str,
     operator: &Operator,
-    lower_bound: Option<DateTime<Utc>>,
-) -> Result<Result<(Row, DateTime<Utc>), ClientRefusal>, DbError> {
+) -> Result<Result<Row, ClientRefusal>, DbError> {
     let row = select_clients!("WHERE api_key = $1 FOR UPDATE", api_key);
     let Some(row) = row.fetch_optional(&mut *tx).await? else {
         return Ok(Err(ClientRefusal::Unknown(api_key.to_owned())));
@@ -415,8 +411,13 @@ async fn lock_client(
         return Ok(Err(ClientRefusal::Disabled(api_key.to_owned())));
     }
     accept!(check_scopes(operator, &row.scopes));
-    let now = lower_bound.map_or(row.now, |lower_bound| lower_bound.max(row.now));
-    Ok(Ok((row, now)))
+    Ok(Ok(row))
+}
+
+/// Returns the time of a change, which is that of an event: a step back of the clock does not move it.
+async fn find_now(tx: &mut PgConnection) -> Result<DateTime<Utc>, DbError> {
+    let now = sqlx::query_scalar!(r#"SELECT event_time() AS "now!""#);
+    Ok(now.fetch_one(tx).await?)
 }
 
 /// Returns a refusal if the operator lacks one of the scopes. It would otherwise gain the scope with the secret.
