@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
@@ -38,18 +37,9 @@ pub async fn rotate_client(
     grace: Duration,
     expires_in: Option<Duration>,
     operator: &Operator,
-    lower_bound: Option<DateTime<Utc>>,
 ) -> Result<WithSecret, DbError> {
     let (secret, hash) = generate_secret();
-    let rotated = clients::rotate_client(
-        connection,
-        api_key,
-        &hash,
-        grace,
-        expires_in,
-        operator,
-        lower_bound,
-    );
+    let rotated = clients::rotate_client(connection, api_key, &hash, grace, expires_in, operator);
     Ok(rotated.await?.map(|record| (record, Some(secret))))
 }
 

@@ -200,7 +200,7 @@ async fn update(
     key: &str,
     change: ClientChange,
 ) -> Result<(), CliError> {
-    let updated: Changed = update_client(connection, key, change, &operator(), None).await?;
+    let updated: Changed = update_client(connection, key, change, &operator()).await?;
     print_json(&updated.map_err(refused)?)
 }
 
@@ -210,7 +210,7 @@ async fn rotate(
     grace: Duration,
     expires: Option<Duration>,
 ) -> Result<(), CliError> {
-    let rotated = rotate_client(connection, key, grace, expires, &operator(), None).await?;
+    let rotated = rotate_client(connection, key, grace, expires, &operator()).await?;
     print_with_secret(rotated.map_err(refused)?)
 }
 

@@ -152,7 +152,7 @@ async fn add_client(url: &SecretString) -> Result<(), CliError> {
     let mut connection = connector(url, Role::Primary).connect().await?;
     let added = insert_client(&mut connection, CLIENT, &hash, client, &operator).await?;
     if let Err(ClientRefusal::KeyTaken(_)) = added {
-        let updated = update_client(&mut connection, CLIENT, scopes, &operator, None).await?;
+        let updated = update_client(&mut connection, CLIENT, scopes, &operator).await?;
         updated.map_err(refused)?;
     }
     Ok(())

@@ -102,7 +102,6 @@ struct Row {
     created_at: DateTime<Utc>,
     rotated_at: Option<DateTime<Utc>>,
     last_used_on: Option<NaiveDate>,
-    now: DateTime<Utc>,
 }
 
 impl From<Row> for ClientRecord {
@@ -133,7 +132,7 @@ macro_rules! select_clients {
         sqlx::query_as!(
             Row,
             r#"SELECT api_key, name, scopes, mints_per_hour, requests_per_second, allow_from, expires_at, oidc_subject,
-                      is_enabled, created_at, rotated_at, last_used_on, clock_timestamp() AS "now!"
+                      is_enabled, created_at, rotated_at, last_used_on
                FROM clients "# + $rest
             $(, $value)*
         )
@@ -187,9 +186,8 @@ pub async fn insert_client(
 ) -> Result<Changed, DbError> {
     let mut tx = connection.begin().await?;
     accept!(lock_names(&mut tx, &change, api_key).await?);
-    let now = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#);
     let mut settings = ClientSettings::default();
-    change.apply(&mut settings, now.fetch_one(&mut *tx).await?);
+    change.apply(&mut settings, find_now(&mut tx).await?);
     let scopes = scope_names(&settings.scopes);
     accept!(check_scopes(operator, &scopes));
     let networks = network_names(&settings.limits);
@@ -221,11 +219,10 @@ pub async fn update_client(
     api_key: &str,
     change: ClientChange,
     operator: &Operator,
-    lower_bound: Option<DateTime<Utc>>,
 ) -> Result<Changed, DbError> {
     let mut tx = connection.begin().await?;
     accept!(lock_names(&mut tx, &change, api_key).await?);
-    let (row, now) = accept!(lock_client(&mut tx, api_key, operator, lower_bound).await?);
+    let row = accept!(lock_client(&mut tx, api_key, operator).await?);
     // Scopes that only a later version knows stay, unless the change sets the scopes.
     let scopes = match &change.scopes {
         Some(scopes) => scope_names(scopes),
@@ -234,7 +231,7 @@ pub async fn update_client(
     accept!(check_scopes(operator, &scopes));
     let before = ClientRecord::from(row).settings;
     let mut after = before.clone();
-    change.apply(&mut after, now);
+    change.apply(&mut after, find_now(&mut tx).await?);
     let networks = network_names(&after.limits);
     // Nobody knows a secret of 32 random bytes.
     let ends_secret = after.oidc_subject.is_some() && before.oidc_subject.is_none();
@@ -274,14 +271,14 @@ pub async fn rotate_client(
     grace: Duration,
     expires_in: Option<Duration>,
     operator: &Operator,
-    lower_bound: Option<DateTime<Utc>>,
 ) -> Result<Changed, DbError> {
     let mut tx = connection.begin().await?;
-    let (row, now) = accept!(lock_client(&mut tx, api_key, operator, lower_bound).await?);
+    let row = accept!(lock_client(&mut tx, api_key, operator).await?);
     let before = ClientRecord::from(row);
     if before.settings.oidc_subject.is_some() {
         return Ok(Err(ClientRefusal::NoSecret(api_key.to_owned())));
     }
+    let now = find_now(&mut tx).await?;
     let mut after = before.settings.clone();
     let change = ClientChange {
         expires_in: expires_in.map(Some),
@@ -360,56 +357,6 @@ pub async fn find_earliest_expiry(connection: &mut PgConnection) -> Result<Optio
     Ok(seconds.fetch_one(connection).await?)
 }
 
-/// The mints of a client in the current minute and the 60 before it.
-#[derive(Clone, Copy, Debug)]
-pub struct MintCount {
-    /// The number of mints.
-    pub mints: i64,
-    /// The seconds until the oldest of them no longer counts.
-    pub oldest_ends_in: i64,
-}
-
-/// Counts the mints of a client that [`take_mint`] counted.
-pub async fn count_mints(
-    connection: &mut PgConnection,
-    api_key: &str,
-) -> Result<MintCount, DbError> {
-    let count = sqlx::query_as!(
-        MintCount,
-        r#"SELECT coalesce(sum(u.mints), 0) AS "mints!",
-                  ceil(coalesce((min(u.minute) + 61) * 60 - extract(epoch FROM clock_timestamp()), 0))::bigint
-                      AS "oldest_ends_in!"
-           FROM clients c, unnest(c.mint_counts, c.mint_minutes) AS u(mints, minute)
-           WHERE c.api_key = $1 AND u.mints > 0
-             AND u.minute > floor(extract(epoch FROM clock_timestamp()) / 60) - 61"#,
-        api_key
-    );
-    Ok(count.fetch_one(connection).await?)
-}
-
-/// Takes one mint from the hourly quota of a client, over all replicas. Returns false if the quota is spent.
-///
-/// The row lock orders concurrent calls, as in [`take_attempt`](super::budget::take_attempt).
-pub async fn take_mint(
-    connection: &mut PgConnection,
-    api_key: &str,
-    hourly_limit: i32,
-) -> Result<bool, DbError> {
-    let taken = sqlx::query!(
-        "UPDATE clients c
-         SET mint_counts[t.cell] = CASE WHEN c.mint_minutes[t.cell] = t.minute THEN c.mint_counts[t.cell] ELSE 0 END + 1,
-             mint_minutes[t.cell] = t.minute
-         FROM (SELECT n.minute, (n.minute % 61 + 1)::int AS cell
-               FROM (SELECT floor(extract(epoch FROM clock_timestamp()) / 60)::bigint AS minute) n) t
-         WHERE c.api_key = $1
-           AND (SELECT coalesce(sum(u.mints), 0) FROM unnest(c.mint_counts, c.mint_minutes) AS u(mints, minute)
-                WHERE u.minute > t.minute - 61) < $2",
-        api_key,
-        i64::from(hourly_limit),
-    );
-    Ok(taken.execute(connection).await?.rows_affected() == 1)
-}
-
 /// Locks the names and subjects of all clients until the transaction ends, and returns a refusal if another client has
 /// the new one. Does nothing for a change of other settings.
 ///
@@ -441,13 +388,12 @@ async fn lock_names(
     }))
 }
 
-/// Locks the row of an enabled client whose scopes the operator holds. Also returns the time.
+/// Locks the row of an enabled client whose scopes the operator holds.
 async fn lock_client(
     tx: &mut PgConnection,
     api_key: &str,
     operator: &Operator,
-    lower_bound: Option<DateTime<Utc>>,
-) -> Result<Result<(Row, DateTime<Utc>), ClientRefusal>, DbError> {
+) -> Result<Result<Row, ClientRefusal>, DbError> {
     let row = select_clients!("WHERE api_key = $1 FOR UPDATE", api_key);
     let Some(row) = row.fetch_optional(&mut *tx).await? else {
         return Ok(Err(ClientRefusal::Unknown(api_key.to_owned())));
@@ -456,8 +402,13 @@ async fn lock_client(
         return Ok(Err(ClientRefusal::Disabled(api_key.to_owned())));
     }
     accept!(check_scopes(operator, &row.scopes));
-    let now = lower_bound.map_or(row.now, |lower_bound| lower_bound.max(row.now));
-    Ok(Ok((row, now)))
+    Ok(Ok(row))
+}
+
+/// Returns the time of a change, which is that of an event: a step back of the clock does not move it.
+async fn find_now(tx: &mut PgConnection) -> Result<DateTime<Utc>, DbError> {
+    let now = sqlx::query_scalar!(r#"SELECT event_time() AS "now!""#);
+    Ok(now.fetch_one(tx).await?)
 }
 
 /// Returns a refusal if the operator lacks one of the scopes. It would otherwise gain the scope with the secret.

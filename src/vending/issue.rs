@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use governor::{Quota, RateLimiter};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -190,11 +190,6 @@ impl Vendor {
             let cache = self.context.cache.clone();
             let _ = spawn_blocking(move || cache.evict_expired(Instant::now())).await;
         }
-    }
-
-    /// Returns the lower bound of the database's clock.
-    pub fn lower_bound(&self) -> DateTime<Utc> {
-        self.context.clock.lower_bound()
     }
 
     /// Returns the setting `MIN_REMAINING`.

@@ -17,8 +17,8 @@ use super::cache::CachedToken;
 use super::context::{Context, QUERY_TIMEOUT, database_span};
 use super::request::TokenRequest;
 use crate::db::budget::{Attempt, take_attempt};
-use crate::db::clients::{count_mints, take_mint};
 use crate::db::clock::service_time;
+use crate::db::mint_quota::{count_mints, take_mint};
 use crate::db::mints::{
     CallSummary, Claim, FailedMint, Finish, Finished, Lease, claim_mint, fail_mint, finish_mint,
     start_attempt,

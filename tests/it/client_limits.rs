@@ -338,3 +338,30 @@ async fn the_day_of_the_last_use_is_recorded_once_a_day_and_not_for_wrong_secret
     replica.service.stop().await;
     assert_eq!(world.count(used).await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expiry_counts_from_the_latest_time_after_a_step_back_of_the_clock() {
+    let world = World::new().await;
+    world.add_client(SHOP, &[Scope::TokensRead]).await;
+    // The database showed a time an hour ahead, and its clock was then set back.
+    let ahead = "UPDATE audit_horizon SET noted_at = now() + interval '1 hour'";
+    sqlx::query(ahead).execute(&world.db).await.unwrap();
+    let left = "SELECT extract(epoch FROM max(expires_at) - now())::int8 FROM clients";
+    update(&world, &["--expires", "1h"]).await;
+    assert!((7_100..=7_200).contains(&world.count(left).await));
+    let rotate = ["client", "rotate", SHOP.0, "--expires", "2h"];
+    assert_eq!(run(&rotate, &world.variables(&[])).await.code, 0);
+    assert!((10_700..=10_800).contains(&world.count(left).await));
+    let create = [
+        "client",
+        "create",
+        "--name",
+        "new",
+        "--scope",
+        "tokens:read",
+        "--expires",
+        "3h",
+    ];
+    assert_eq!(run(&create, &world.variables(&[])).await.code, 0);
+    assert!((14_300..=14_400).contains(&world.count(left).await));
+}

@@ -219,12 +219,11 @@ pub async fn change_client(
     };
     let operator = operator(authorized);
     let (by, target) = (operator.clone(), key);
-    let lower_bound = Some(state.vendor.lower_bound());
     let changed = state.db.run(Lane::Upkeep, async move |mut connection| {
         let connection = &mut *connection;
         let without_secret = |record| (record, None);
         Ok(match action {
-            Action::Update => clients::update_client(connection, &target, change, &by, lower_bound)
+            Action::Update => clients::update_client(connection, &target, change, &by)
                 .await?
                 .map(without_secret),
             Action::Disable => clients::disable_client(connection, &target, &by)
@@ -232,7 +231,7 @@ pub async fn change_client(
                 .map(without_secret),
             Action::Rotate => {
                 let grace = seconds(grace.unwrap_or(0));
-                clients::rotate_client(connection, &target, grace, None, &by, lower_bound).await?
+                clients::rotate_client(connection, &target, grace, None, &by).await?
             }
         })
     });

@@ -129,9 +129,8 @@ pub async fn update_client(
     let change = read_change(members, errors)?;
     let operator = operator(authorized);
     let (by, key) = (operator.clone(), key.into_inner().0);
-    let lower_bound = Some(state.vendor.lower_bound());
     let updated = state.db.run(Lane::Upkeep, async move |mut connection| {
-        clients::update_client(&mut connection, &key, change, &by, lower_bound).await
+        clients::update_client(&mut connection, &key, change, &by).await
     });
     let updated = updated.await?;
     let client = updated.map_err(|refusal| refuse(refusal, &operator, &request, &state))?;
@@ -156,10 +155,9 @@ pub async fn rotate_client(
     let (grace, expires_in) = errors.into_result(grace.zip(expires_in))?;
     let operator = operator(authorized);
     let (by, key) = (operator.clone(), key.into_inner().0);
-    let lower_bound = Some(state.vendor.lower_bound());
     let rotated = state.db.run(Lane::Upkeep, async move |mut connection| {
         let (grace, expires_in) = (seconds(grace), expires_in.map(seconds));
-        clients::rotate_client(&mut connection, &key, grace, expires_in, &by, lower_bound).await
+        clients::rotate_client(&mut connection, &key, grace, expires_in, &by).await
     });
     let rotated = rotated.await?;
     let rotated = rotated.map_err(|refusal| refuse(refusal, &operator, &request, &state))?;
