@@ -188,6 +188,7 @@ impl Service {
             None => (Paths::All, None),
             Some(address) => {
                 let listener = listen("METRICS_ADDR", address)?;
+                tracing::info!(address = %listener.local_addr()?, "metrics and health are served");
                 let server = api::serve(
                     state.clone(),
                     Paths::Operators,

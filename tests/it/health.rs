@@ -154,9 +154,13 @@ async fn a_certificate_and_a_key_enable_https() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_and_health_can_have_an_address_of_their_own() {
     let world = World::new().await;
-    let operators = unused_address();
+    let process = Process::serve(&world.variables(&[("METRICS_ADDR", "127.0.0.1:0")])).await;
+    let announced = |line: &String| {
+        let (_, address) = line.split_once("metrics and health are served address=")?;
+        Some(address.trim().to_owned())
+    };
+    let operators = process.early.iter().find_map(announced).unwrap();
     let variables = world.variables(&[("METRICS_ADDR", &operators)]);
-    let process = Process::serve(&variables).await;
     let statuses = async |base: String| {
         let api = Api::at(base);
         let mut statuses = Vec::new();
