@@ -4,6 +4,11 @@ SQLX_VERSION = 0.9.0
 DENY_VERSION = 0.20.2
 FUZZ_VERSION = 0.13.2
 
+# `make test PG=/path/to/bin` runs the tests on the Postgres with these programs. Works for the other targets too.
+ifdef PG
+export PG_BIN := $(abspath $(PG))
+endif
+
 # Runs everything on this machine: `make run ARGS=--fresh`. Uses the dev profile, which builds faster.
 run: postgres
 	cargo run -- dev $(ARGS)

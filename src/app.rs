@@ -1,5 +1,6 @@
 //! Builds the shared components once, from the configuration, and stops them in order.
 
+pub(crate) mod key_check;
 mod listener;
 
 use std::net::{SocketAddr, TcpListener};
@@ -16,21 +17,26 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use crate::api::openapi_document;
+use crate::api::state::failed_attempts::FailedAttempts;
 use crate::api::state::rate_limit::RateLimit;
 use crate::api::state::{ApiState, DatabaseProbe, MetricsProbe};
-use crate::api::{self, ServerHandle};
+use crate::api::{self, Paths, ServerHandle, SharedState};
 use crate::auth::Authenticator;
+use crate::auth::bearer::BearerAuthenticator;
 use crate::config::{Config, HttpConfig, KeysConfig, RetentionConfig, ServerCertificate};
 use crate::crypto::KeyRing;
 use crate::db::clock::DatabaseClock;
 use crate::db::connector::{Address, Connector, Role};
 use crate::db::handouts::WriterConnection;
+use crate::db::schema::DatabaseUnsuitable;
 use crate::db::{Database, DbError, partitions, schema};
 use crate::jobs::cleanup::{Cleaner, Retention};
 use crate::jobs::denials::DenialCounter;
 use crate::jobs::horizon::advance_periodically;
 use crate::jobs::sealing::Sealer;
+use crate::jobs::token_reads::TokenReads;
 use crate::metrics::Families;
+use crate::oidc::{IssuerError, OidcSettings, TokenVerifier};
 use crate::upstream::{Upstream, UpstreamSettings};
 use crate::vending::handout_writer::HandoutWriter;
 use crate::vending::{VendingSettings, Vendor};
@@ -44,6 +50,8 @@ pub struct Service {
     addr: SocketAddr,
     listener: TcpListener,
     server: ServerHandle,
+    /// The server at `METRICS_ADDR`.
+    metrics_server: Option<ServerHandle>,
     serving: JoinHandle<std::io::Result<()>>,
     stopping: Arc<AtomicBool>,
     mints: TaskTracker,
@@ -53,6 +61,7 @@ pub struct Service {
     cleaning: JoinHandle<()>,
     stop_cleaning: CancellationToken,
     denials: JoinHandle<()>,
+    last_use: JoinHandle<()>,
     db: Database,
     http: HttpConfig,
 }
@@ -68,18 +77,25 @@ impl Service {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
+        for warning in list_tls_warnings(&config)? {
+            tracing::warn!("{warning}");
+        }
         let certificate = config.http.read_certificate().transpose()?.map(Arc::new);
         // Reading the root certificates takes as long as the steps on the database, so they overlap.
         let upstream = upstream_settings(&config);
         let upstream = spawn_blocking(|| Upstream::new(upstream));
+        let verifier = tokio::spawn(start_verifier(oidc_settings(&config)));
         let options = schema::connect_options(&config.database.url)?;
         let max_wait = config.database.startup_wait;
         let mut connection = schema::wait_for_database(&options, max_wait).await?;
         schema::check_fitness(&mut connection).await?;
         schema::check_privileges(&mut connection).await?;
+        let ring = key_ring(&config.keys);
+        key_check::check_fingerprint_key(&ring, &mut connection).await?;
         partitions::create_partitions(&mut connection).await?;
         let (now, newest) = schema::find_newest_time(&mut connection).await?;
         drop(connection);
+        let verifier = verifier.await??;
         let address = Address {
             url: config.database.url.clone(),
             file: config.database_url_file.clone(),
@@ -103,7 +119,7 @@ impl Service {
         let vendor = Vendor::new(
             db.clone(),
             upstream.await??,
-            key_ring(&config.keys),
+            ring,
             handouts,
             vending_settings(&config),
             metrics.clone(),
@@ -139,15 +155,20 @@ impl Service {
             stop_cleaning.clone(),
         );
         let stopping = Arc::new(AtomicBool::new(false));
+        let authenticator = Authenticator::new(db.clone(), clock);
+        let last_use = authenticator.clone().record_use_until(stop_writer.clone());
         let state = ApiState {
             vendor,
-            authenticator: Authenticator::new(db.clone(), clock),
+            bearer: verifier.map(|verifier| BearerAuthenticator::new(verifier, &authenticator)),
+            authenticator,
             db: db.clone(),
             standby,
             cleaner: cleaner.clone(),
             trusted_proxies: config.http.trusted_proxies.clone(),
             verification_base_url: config.http.verification_base_url.to_string(),
             denials,
+            token_reads: TokenReads::start(db.clone()),
+            failed_attempts: FailedAttempts::default(),
             rate_limit: RateLimit::per_second(config.http.client_rate_limit),
             stopping: stopping.clone(),
             seals: config.seal.interval.is_some(),
@@ -155,18 +176,43 @@ impl Service {
             metrics,
             metrics_probe: MetricsProbe::default(),
         };
-        let listen_addr = config.http.listen_addr;
-        let listener = listener::listen(listen_addr)
-            .with_context(|| format!("LISTEN_ADDR: {listen_addr} cannot be listened on"))?;
+        let listen = |variable, address| {
+            listener::listen(address)
+                .with_context(|| format!("{variable}: {address} cannot be listened on"))
+        };
+        let listener = listen("LISTEN_ADDR", config.http.listen_addr)?;
         let addr = listener.local_addr()?;
+        let state = SharedState::new(state);
+        let shutdown_timeout = config.http.shutdown_timeout - last_requests(&config.http);
+        let (paths, metrics_server) = match config.http.metrics_addr {
+            None => (Paths::All, None),
+            Some(address) => {
+                let listener = listen("METRICS_ADDR", address)?;
+                tracing::info!(address = %listener.local_addr()?, "metrics and health are served");
+                let server = api::serve(
+                    state.clone(),
+                    Paths::Operators,
+                    listener,
+                    None,
+                    shutdown_timeout,
+                )?;
+                (Paths::WithoutOperators, Some(server))
+            }
+        };
         let server = api::serve(
             state,
+            paths,
             listener.try_clone()?,
             certificate.map(ServerCertificate::server_config),
-            config.http.shutdown_timeout - last_requests(&config.http),
+            shutdown_timeout,
         )?;
         Ok(Service {
             addr,
+            metrics_server: metrics_server.map(|server| {
+                let handle = server.handle();
+                tokio::spawn(server);
+                handle
+            }),
             listener,
             server: server.handle(),
             serving: tokio::spawn(server),
@@ -177,6 +223,7 @@ impl Service {
             cleaning: tokio::spawn(cleaner.run_on_schedule()),
             stop_cleaning,
             denials: denials_writer,
+            last_use: tokio::spawn(last_use),
             db,
             http: config.http,
         })
@@ -235,6 +282,11 @@ impl Service {
         let _ = self.writer.await;
         let _ = timeout_at(deadline, self.cleaning).await;
         let _ = self.denials.await;
+        let _ = self.last_use.await;
+        // Probes and metrics show the shutdown up to its end.
+        if let Some(server) = self.metrics_server {
+            server.stop(false).await;
+        }
         self.db.close();
         tracing::info!("stopped");
         deadline
@@ -285,6 +337,31 @@ fn last_requests(http: &HttpConfig) -> Duration {
     LAST_REQUESTS.min(http.shutdown_delay)
 }
 
+/// Returns the verifier of bearer tokens with the keys of the issuer, or without them if it is down.
+async fn start_verifier(
+    settings: Option<OidcSettings>,
+) -> anyhow::Result<Option<Arc<TokenVerifier>>> {
+    let Some(settings) = settings else {
+        return Ok(None);
+    };
+    let verifier = spawn_blocking(|| TokenVerifier::new(settings)).await??;
+    match verifier.fetch_keys().await {
+        Ok(_) => {}
+        Err(error @ IssuerError::Unavailable(_)) => {
+            tracing::warn!(%error, "bearer tokens get 503 until the OIDC issuer can be read");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Some(verifier))
+}
+
+/// Returns the configured issuer.
+pub(crate) fn oidc_settings(config: &Config) -> Option<OidcSettings> {
+    let (issuer, audience) = (config.oidc.issuer.clone(), config.oidc.audience.clone());
+    let (issuer, audience) = issuer.zip(audience)?;
+    Some(OidcSettings { issuer, audience })
+}
+
 fn upstream_settings(config: &Config) -> UpstreamSettings {
     UpstreamSettings {
         base_url: config.upstream.base_url.clone(),
@@ -293,6 +370,25 @@ fn upstream_settings(config: &Config) -> UpstreamSettings {
         proxy: config.upstream.proxy.clone(),
         max_in_flight: config.upstream.max_in_flight,
     }
+}
+
+/// Returns a warning for each database on another machine whose server is not verified.
+pub(crate) fn list_tls_warnings(config: &Config) -> Result<Vec<String>, DatabaseUnsuitable> {
+    let mut warnings = Vec::new();
+    let urls = [
+        ("DATABASE_URL", Some(&config.database.url)),
+        ("READ_DATABASE_URL", config.database.read_url.as_ref()),
+    ];
+    for (variable, url) in urls {
+        if let Some(url) = url
+            && schema::is_unverified(&schema::connect_options(url)?)
+        {
+            warnings.push(format!(
+                "{variable} has no sslmode=verify-full: another server at its address could get the password and all data"
+            ));
+        }
+    }
+    Ok(warnings)
 }
 
 /// Returns the key ring of the configured keys.

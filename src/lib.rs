@@ -19,7 +19,8 @@
 //! | [`api`] | incoming HTTP: routes, handlers, the console, the OpenAPI document |
 //! | [`vending`] | the decisions about tokens: reuse or mint, record, invalidate |
 //! | [`jobs`] | cleanup, key rotation, counts of denied requests; horizon, sealing and verification of the audit log |
-//! | [`auth`] | API keys and secrets of clients |
+//! | [`auth`] | API keys, secrets and bearer tokens of clients |
+//! | [`oidc`] | the keys of the OIDC issuer; verifies bearer tokens |
 //! | [`db`] | all SQL |
 //! | [`upstream`] | calls to the provider |
 //! | [`crypto`] | encrypts and decrypts token strings, computes fingerprints |
@@ -32,12 +33,12 @@
 //!
 //! ```text
 //! main      → cli
-//! cli       → app, config, telemetry, dev, jobs, db, upstream, crypto, seal, metrics, model
+//! cli       → app, config, telemetry, dev, jobs, db, upstream, oidc, crypto, seal, metrics, model
 //! app       → every folder except cli and dev
 //! api       → vending, jobs, auth, db (pure reads and their audit.read event), seal, metrics, model
 //! vending   → db, upstream, crypto, metrics, model
 //! jobs      → db, crypto, seal, metrics, model
-//! auth      → db, model
+//! auth      → db, oidc, model
 //! db        → crypto, model
 //! upstream  → model
 //! crypto    → model
@@ -45,6 +46,7 @@
 //! telemetry → config
 //! dev       → model
 //! metrics   → nothing
+//! oidc      → nothing
 //! seal      → nothing
 //! model     → nothing
 //!
@@ -53,7 +55,7 @@
 //! ```
 //!
 //! The same test keeps each library in its folders: actix in `api` and `dev`, sqlx in `db`, reqwest in
-//! `upstream`, prometheus in `metrics`, the cipher in `crypto`, tlog_tiles and signed_note in `seal`, clap in `cli` and
+//! `upstream` and `oidc`, jsonwebtoken and ring in `oidc`, prometheus in `metrics`, the cipher in `crypto`, tlog_tiles and signed_note in `seal`, clap in `cli` and
 //! `config`.
 //!
 //! # Life of a request
@@ -62,7 +64,7 @@
 //!
 //! 1. `api/middleware/` assigns the request id, the source address and the trace. `api/routes.rs` finds
 //!    the handler.
-//! 2. `api/extract/authorization.rs` checks the API key (with [`auth`]), the scope and the rate limit.
+//! 2. `api/extract/authorization.rs` checks the API key or the bearer token (with [`auth`]), the scope and the rate limit.
 //! 3. `api/handlers/tokens.rs` parses the body into a [`vending::TokenRequest`] and calls
 //!    [`Vendor::issue`](vending::Vendor::issue) in `vending/issue.rs`.
 //! 4. [`vending::cache`] suggests a token. `vending/request.rs` decides whether it satisfies the request.
@@ -143,6 +145,7 @@ pub mod fuzzing;
 pub mod jobs;
 pub mod metrics;
 pub mod model;
+pub mod oidc;
 pub mod seal;
 pub mod telemetry;
 pub mod upstream;

@@ -93,6 +93,8 @@ families! {
         "Expiry of the oldest expired token that is not marked yet, as a Unix time; 0 if there is none.";
     cleanup_last_success_timestamp_seconds: Gauge,
         "End of the last cleanup of any replica that left no work, as a Unix time; 0 for never.";
+    client_expiry_seconds: Gauge,
+        "Seconds until the first enabled client expires; negative if one has expired, +Inf if none ever does.";
     tokens_unreadable_total: IntCounter,
         "Stored tokens that could not be decrypted. A key is missing, or a row was changed. Alert on any increase.";
     build_info: CountGaugeVec ["version"],

@@ -86,11 +86,31 @@ pub async fn least_disturbed<T>(measure: impl AsyncFn() -> Result<T>) -> Result<
     Ok(best.context("nothing was measured")?.1)
 }
 
-/// Loads a server with wrk.
+/// Loads a server with wrk, with the credentials of [`AUTHORIZATION`].
 ///
 /// # Errors
 /// Fails if a request fails.
 pub async fn run_wrk(
+    world: &World,
+    base_url: &str,
+    connections: u32,
+    seconds: u32,
+    requests: Requests<'_>,
+) -> Result<Load> {
+    run_wrk_as(
+        AUTHORIZATION,
+        world,
+        base_url,
+        connections,
+        seconds,
+        requests,
+    )
+    .await
+}
+
+/// Loads a server with wrk, with this `Authorization` header.
+pub async fn run_wrk_as(
+    authorization: &str,
     world: &World,
     base_url: &str,
     connections: u32,
@@ -113,7 +133,7 @@ pub async fn run_wrk(
         .args(["--timeout=20s", "-s"])
         .arg(script);
     wrk.arg(format!("{base_url}/bank/tokens/"))
-        .args(["--", method, &target, AUTHORIZATION]);
+        .args(["--", method, &target, authorization]);
     let stdout = run_to_end(wrk).await.context("wrk")?;
     let line = stdout.lines().last().unwrap_or_default();
     let load: Load = serde_json::from_str(line).with_context(|| stdout.clone())?;

@@ -8,6 +8,7 @@
     reason = "benchmarks read clocks and the environment"
 )]
 
+mod bearer;
 mod callers;
 mod fill;
 mod huge_pages;

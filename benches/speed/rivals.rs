@@ -3,6 +3,7 @@
 //! | Kind | Behaviour | Argument |
 //! | --- | --- | --- |
 //! | `constant` | Returns a constant answer. | – |
+//! | `document` | Returns its argument. | a text |
 //! | `connected` | Opens a database connection, then returns a constant answer. | database URL |
 //! | `naive` | Runs a SELECT and an INSERT per request. | database URL |
 //! | `herd` | Shares one provider call per user id, in memory only. | address of the provider |
@@ -53,6 +54,7 @@ pub async fn run(kind: &str, addr: &str, argument: &str) -> anyhow::Result<()> {
         "connected" => Some(Data::new(PgConnection::connect(&argument).await?)),
         _ => None,
     };
+    let document = argument.clone();
     let herd = Herd {
         cache: Cache::new(100_000),
         client: reqwest_client(),
@@ -71,6 +73,10 @@ pub async fn run(kind: &str, addr: &str, argument: &str) -> anyhow::Result<()> {
         };
         match &*kind {
             "naive" => app.route("/bank/tokens/", post().to(select_and_insert)),
+            "document" => {
+                let document = document.clone();
+                app.default_service(to(move || std::future::ready(document.clone())))
+            }
             "herd" => app.route("/bank/tokens/", post().to(share_flight)),
             _ => app.default_service(to(answer_constant)),
         }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::time::sleep;
 
+use crate::bearer::Issuer;
 use crate::fill::hot_requests;
-use crate::load::{Load, Requests, least_disturbed, pgbench, run_wrk, send_all};
+use crate::load::{Load, Requests, least_disturbed, pgbench, run_wrk, run_wrk_as, send_all};
 use crate::process::Server;
 use crate::report::Goal::{AtLeast, AtMost};
 use crate::report::Section;
@@ -75,7 +76,8 @@ pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
         tokens, seconds, ..
     } = world.scale;
     let requests = write_requests(world, tokens)?;
-    let ours = serve_warm(world, "filled", &requests, &[]).await?;
+    let issuer = Issuer::start(world)?;
+    let ours = serve_warm(world, "filled", &requests, &issuer.settings()).await?;
     let ours_logged = serve_warm(world, "filled", &requests, &[("RUST_LOG", "info")]).await?;
     let bare = world.rival("constant", "")?;
     let naive = world.rival("naive", &world.url("filled"))?;
@@ -83,6 +85,7 @@ pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
 
     let mut contenders = vec![
         ("ours", ours.base_url(), 64),
+        ("ours-bearer", ours.base_url(), 64),
         ("ours-256", ours.base_url(), 256),
         ("ours-1", ours.base_url(), 1),
         ("ours-logged", ours_logged.base_url(), 64),
@@ -103,11 +106,15 @@ pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
         // Each round starts with another contender.
         for turn in 0..contenders.len() {
             let at = (turn + round * 2) % contenders.len();
-            let (_, base_url, connections) = &contenders[at];
+            let (name, base_url, connections) = &contenders[at];
+            let authorization = match *name {
+                "ours-bearer" => &issuer.authorization,
+                _ => AUTHORIZATION,
+            };
             let load = least_disturbed(async || {
                 sleep(REST).await;
                 let load = Requests::PostLines(&requests);
-                run_wrk(world, base_url, *connections, seconds, load).await
+                run_wrk_as(authorization, world, base_url, *connections, seconds, load).await
             });
             loads[at].push(load.await?);
         }
@@ -154,6 +161,13 @@ pub async fn measure(world: &World, section: &mut Section) -> Result<()> {
         &rate("ours"),
         ("bare actix handler, constant answer", &rate("bare")),
         None,
+    );
+    section.compare(
+        "warm handout with a bearer token, 64 connections",
+        per_second,
+        &rate("ours-bearer"),
+        ("HTTP Basic", &rate("ours")),
+        Some(AtLeast(0.9)),
     );
     section.compare(
         "warm handout, 64 connections, p99",

@@ -27,8 +27,8 @@ pub const FINGERPRINT_KEY: [u8; 32] = [9; 32];
 
 /// The credentials of a client with every scope that the benchmark uses.
 pub const AUTHORIZATION: &str = "Basic YmVuY2g6YmVuY2g=";
-const CLIENT: &str = "INSERT INTO clients (api_key, name, secret_sha256, scopes)
-     VALUES ('bench', 'bench', sha256('bench'), '{tokens:issue,tokens:read,audit:read}')";
+const CLIENT: &str = "INSERT INTO clients (api_key, name, secret_sha256, scopes, oidc_subject)
+     VALUES ('bench', 'bench', sha256('bench'), '{tokens:issue,tokens:read,audit:read}', 'bench')";
 
 /// Postgres settings: memory like on a production server, and no checkpoint during a measurement.
 ///

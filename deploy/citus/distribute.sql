@@ -37,6 +37,6 @@ SELECT create_distributed_table(name, 'user_id', colocate_with => 'slots')
 FROM unnest('{mints, tokens, audit_events}'::text[]) AS name;
 -- Every other table is small. Each node has a copy of it.
 SELECT create_reference_table(name)
-FROM unnest('{_sqlx_migrations, audit_horizon, audit_log, audit_retention, audit_tiles, clients, handout_minutes,
+FROM unnest('{_sqlx_migrations, audit_horizon, audit_log, audit_retention, audit_tiles, clients, handout_minutes, key_check,
               maintenance, upstream_budget}'::text[]) AS name;
 COMMIT;

@@ -35,27 +35,50 @@ pub use self::openapi::document as openapi_document;
 use self::problem::Problem;
 use self::state::ApiState;
 
-fn configure(config: &mut web::ServiceConfig) {
-    router::paths()
-        .iter()
-        .for_each(|path| path.register(config));
-    config.default_service(web::to(async || {
-        Err::<String, _>(Problem::not_found("there is nothing at this path"))
-    }));
+/// The paths that `METRICS_ADDR` takes over.
+fn is_for_operators(path: &str) -> bool {
+    path == "/metrics" || path.starts_with("/health/")
+}
+
+/// The state that the servers of a service share.
+pub type SharedState = web::Data<ApiState>;
+
+/// The choice of paths of a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Paths {
+    /// All paths.
+    All,
+    /// The paths that stay at `LISTEN_ADDR` beside a `METRICS_ADDR`.
+    WithoutOperators,
+    /// `/metrics` and `/health/`.
+    Operators,
+}
+
+impl Paths {
+    fn configure(self, config: &mut web::ServiceConfig) {
+        for path in router::paths() {
+            if self == Paths::All || is_for_operators(path.name) == (self == Paths::Operators) {
+                path.register(config);
+            }
+        }
+        config.default_service(web::to(async || {
+            Err::<String, _>(Problem::not_found("there is nothing at this path"))
+        }));
+    }
 }
 
 /// Serves HTTP/1.1 on the listener, with TLS if `tls` is given.
 ///
 /// The caller polls the returned server on a tokio runtime and stops it through its handle. Running
-/// requests then have `shutdown_timeout` to finish. Each worker is a thread, one per core. The
-/// server handles no signals.
+/// requests then have `shutdown_timeout` to finish. Each worker is a thread, one per core, and one for the operators.
+/// The server handles no signals.
 pub fn serve(
-    state: ApiState,
+    state: SharedState,
+    paths: Paths,
     listen: TcpListener,
     tls: Option<rustls::ServerConfig>,
     shutdown_timeout: Duration,
 ) -> std::io::Result<Server> {
-    let state = web::Data::new(state);
     let server = HttpServer::new(move || {
         App::new()
             .app_data(state.clone())
@@ -64,7 +87,7 @@ pub fn serve(
                 applies_to: console::is_console_path,
                 render: console::render_problem,
             })
-            .configure(configure)
+            .configure(|config| paths.configure(config))
             .wrap(from_fn(request_context))
     })
     // Longer than the usual 60 s of a proxy in front. The proxy then closes idle connections first and
@@ -81,6 +104,10 @@ pub fn serve(
     .max_connections(10_000)
     .shutdown_timeout(shutdown_timeout.as_millis().div_ceil(1000) as u64)
     .disable_signals();
+    let server = match paths {
+        Paths::Operators => server.workers(1),
+        _ => server,
+    };
     let server = match tls {
         Some(tls) => server.listen_rustls_0_23(listen, tls)?,
         None => server.listen(listen)?,

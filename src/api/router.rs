@@ -2,7 +2,7 @@
 
 use crate::api::console;
 use crate::api::handlers::{
-    audit, audit_log, docs, health, invalidation, maintenance, metrics, tokens,
+    audit, audit_log, clients, docs, health, invalidation, maintenance, metrics, tokens,
 };
 use crate::api::routes::Path;
 
@@ -15,6 +15,10 @@ pub fn paths() -> Vec<Path> {
         Path::new("/bank/tokens/{id}/invalidate").post(invalidation::invalidate_token),
         Path::new("/bank/tokens/invalidate").post(invalidation::invalidate_tokens),
         Path::new("/bank/tokens/lookup").post(invalidation::look_up_token),
+        Path::new("/clients/").get(clients::list_clients).post(clients::create_client),
+        Path::new("/clients/{key}").get(clients::get_client).patch(clients::update_client),
+        Path::new("/clients/{key}/rotate").post(clients::rotate_client),
+        Path::new("/clients/{key}/disable").post(clients::disable_client),
         Path::new("/maintenance/cleanup").get(maintenance::get_cleanup).post(maintenance::run_cleanup),
         Path::new("/audit/events").get(audit::list_events),
         Path::new("/audit/events/export").get(audit::export_events),
@@ -34,6 +38,8 @@ pub fn paths() -> Vec<Path> {
         Path::new("/console/audit").page(console::show_audit),
         Path::new("/console/events/{id}").page(console::show_event),
         Path::new("/console/invalidate").page(console::confirm_invalidation).form(console::invalidate),
+        Path::new("/console/clients").page(console::show_clients).form(console::create_client),
+        Path::new("/console/clients/{key}").page(console::show_client).form(console::change_client),
         Path::new("/console/assets/{file}").page(console::get_asset),
     ]
 }

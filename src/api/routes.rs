@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use crate::api::extract::authorization::{Authorized, RequiredScope};
 use crate::api::extract::body::Body;
+use crate::api::extract::client_key::ClientKey;
 use crate::api::middleware::request_context::Route;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::model::{FailureKind, Scope};
@@ -12,6 +13,9 @@ use crate::model::{FailureKind, Scope};
 /// A path segment that matches only UUIDs. Any other id returns 404 before authentication.
 const UUID_SEGMENT: &str =
     "{id:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}}";
+
+/// A path segment that matches only API keys. Any other key returns 404 before authentication.
+const KEY_SEGMENT: &str = "{key:[A-Za-z0-9_-]{1,128}}";
 
 /// A tile of the audit log, whose index has several segments.
 const TILE_SEGMENTS: &str = "{tile:.+?}";
@@ -22,6 +26,7 @@ pub struct Path {
     pub name: &'static str,
     get: Option<Method>,
     post: Option<Method>,
+    patch: Option<Method>,
 }
 
 struct Method {
@@ -50,6 +55,7 @@ impl Path {
             name,
             get: None,
             post: None,
+            patch: None,
         }
     }
 
@@ -108,17 +114,33 @@ impl Path {
         path
     }
 
+    /// Adds the handler of `PATCH`.
+    pub fn patch<F, Args>(mut self, handler: F) -> Self
+    where
+        F: Handler<Args>,
+        Args: FromRequest + DescribeArgument + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.patch = Some(Method {
+            operation: Some(Operation::new::<F, Args>()),
+            route: Box::new(move || web::patch().to(handler.clone())),
+        });
+        self
+    }
+
     /// Registers the path with actix, with and without its final slash.
     ///
     /// Two literal paths cost a request less than path normalisation or a regular expression.
     pub fn register(&self, config: &mut web::ServiceConfig) {
-        let allow = match (&self.get, &self.post) {
-            (Some(_), Some(_)) => "GET, HEAD, POST",
-            (Some(_), None) => "GET, HEAD",
+        let allow = match (&self.get, &self.post, &self.patch) {
+            (Some(_), _, Some(_)) => "GET, HEAD, PATCH",
+            (Some(_), Some(_), None) => "GET, HEAD, POST",
+            (Some(_), None, None) => "GET, HEAD",
             _ => "POST",
         };
         let pattern = self.name.trim_end_matches('/');
         let pattern = pattern.replace("{id}", UUID_SEGMENT);
+        let pattern = pattern.replace("{key}", KEY_SEGMENT);
         let with_slash = pattern.replace("{tile}", TILE_SEGMENTS) + "/";
         for pattern in [with_slash.trim_end_matches('/'), &with_slash] {
             let not_allowed =
@@ -126,7 +148,7 @@ impl Path {
             let resource = web::resource(pattern)
                 .app_data(Route(self.name))
                 .default_service(web::to(not_allowed));
-            let methods = self.get.iter().chain(&self.post);
+            let methods = self.get.iter().chain(&self.post).chain(&self.patch);
             config.service(methods.fold(resource, |resource: Resource, method| {
                 resource.route((method.route)())
             }));
@@ -135,7 +157,11 @@ impl Path {
 
     /// Returns the operations of this path by lower-case method name.
     pub fn operations(&self) -> impl Iterator<Item = (&'static str, &Operation)> {
-        let methods = [("get", &self.get), ("post", &self.post)];
+        let methods = [
+            ("get", &self.get),
+            ("post", &self.post),
+            ("patch", &self.patch),
+        ];
         methods
             .into_iter()
             .filter_map(|(name, method)| Some((name, method.as_ref()?.operation.as_ref()?)))
@@ -175,6 +201,7 @@ impl<S: RequiredScope> DescribeArgument for Authorized<S> {
             ProblemKind::Unauthenticated,
             ProblemKind::Forbidden,
             ProblemKind::RateLimited,
+            ProblemKind::Failed(FailureKind::IssuerUnavailable),
             ProblemKind::Failed(FailureKind::DatabaseUnavailable),
         ]);
     }
@@ -205,7 +232,14 @@ impl DescribeArgument for web::Path<String> {
     }
 }
 
-/// Implements [`DescribeArgument`] for tuples, since handlers have zero to four arguments.
+impl DescribeArgument for web::Path<ClientKey> {
+    fn describe(operation: &mut Operation) {
+        operation.path_parameter = Some("key");
+        operation.problems.push(ProblemKind::NotFound);
+    }
+}
+
+/// Implements [`DescribeArgument`] for tuples, since handlers have zero to five arguments.
 macro_rules! describe_tuples {
     ($($($argument:ident)*;)+) => {$(
         impl<$($argument: DescribeArgument),*> DescribeArgument for ($($argument,)*) {
@@ -222,4 +256,5 @@ describe_tuples! {
     A B;
     A B C;
     A B C D;
+    A B C D E;
 }

@@ -1,5 +1,9 @@
 //! Authentication of API keys and secrets, with a cache of clients that is at most 3 s old.
 
+pub mod bearer;
+pub mod clients;
+mod last_use;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +13,9 @@ use moka::future::Cache;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
+use self::last_use::LastUse;
 use crate::db::clients::find_client;
 use crate::db::clock::DatabaseClock;
 use crate::db::{Database, DbError, Lane};
@@ -33,6 +39,24 @@ const MAX_UNKNOWN_PER_SECOND: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 /// right one.
 type Credentials = (String, [u8; 32]);
 
+/// The result of an authentication.
+#[derive(Clone, Debug)]
+pub enum Authentication {
+    /// The client of the credentials.
+    Client(Arc<Client>),
+    /// The key is unknown, the secret is wrong, or the client is disabled.
+    Refused {
+        /// The key, if a client has it.
+        known_key: Option<String>,
+    },
+}
+
+/// The reason why a lookup returns no client. It is not cached.
+enum NotFound {
+    Refused { is_known: bool },
+    Failed(DbError),
+}
+
 /// Authenticates clients. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Authenticator {
@@ -41,6 +65,7 @@ pub struct Authenticator {
     /// cannot fill.
     known: Cache<Credentials, ()>,
     unknown_limit: Arc<DefaultDirectRateLimiter>,
+    last_use: LastUse,
     db: Database,
     clock: Arc<DatabaseClock>,
 }
@@ -56,42 +81,48 @@ impl Authenticator {
             unknown_limit: Arc::new(RateLimiter::direct(Quota::per_second(
                 MAX_UNKNOWN_PER_SECOND,
             ))),
+            last_use: LastUse::default(),
             db,
             clock,
         }
     }
 
+    /// Records the days of the last use of clients until `stop` is cancelled.
+    pub async fn record_use_until(self, stop: CancellationToken) {
+        self.last_use.record_until(self.db, stop).await;
+    }
+
     /// Returns the client with this key and secret. During the grace period of a rotation, the previous
     /// secret is accepted too.
     ///
-    /// Returns `None` for an unknown key, a wrong secret and a disabled client. Each of these rejections
-    /// reads the database first. They therefore take the same time, and a new secret works at once.
+    /// Refuses an unknown key, a wrong secret and a disabled client. Each of these refusals reads the database first.
+    /// They therefore take the same time, and a new secret works at once.
     pub async fn authenticate(
         &self,
         api_key: &str,
         secret: &[u8],
-    ) -> Result<Option<Arc<Client>>, Failure> {
+    ) -> Result<Authentication, Failure> {
         let credentials = (api_key.to_owned(), Sha256::digest(secret).into());
         if let Some(client) = self.cache.get(&credentials).await
             && secret_matches(Some(&client), &credentials.1)
         {
-            return Ok(Some(client));
+            return Ok(Authentication::Client(client));
         }
         // Other texts cause no query.
         match is_api_key(api_key) {
             true => self.look_up(credentials).await,
-            false => Ok(None),
+            false => Ok(Authentication::Refused { known_key: None }),
         }
     }
 
     /// Reads a client from the database. Caches it if the secret is right. Concurrent lookups share one query.
-    async fn look_up(&self, credentials: Credentials) -> Result<Option<Arc<Client>>, Failure> {
+    async fn look_up(&self, credentials: Credentials) -> Result<Authentication, Failure> {
         let (key, digest) = credentials.clone();
         let lookup = async {
             let lane = match self.known.get(&credentials).await {
                 Some(()) => Lane::Authentication,
                 None if self.unknown_limit.check().is_ok() => Lane::UnknownKeys,
-                None => return Err(Some(DbError::Overloaded)),
+                None => return Err(NotFound::Failed(DbError::Overloaded)),
             };
             let lower_bound = self.clock.lower_bound();
             let found = self.db.run(lane, async move |mut connection| {
@@ -100,20 +131,25 @@ impl Authenticator {
             let (client, now) = timeout(LOOKUP_TIMEOUT, found)
                 .await
                 .unwrap_or(Err(DbError::TimedOut(LOOKUP_TIMEOUT)))
-                .map_err(Some)?;
+                .map_err(NotFound::Failed)?;
             self.clock.observe(now);
             // An error is not cached: wrong credentials are looked up again.
             let secret_matches = secret_matches(client.as_ref(), &digest);
-            let client = client.filter(|_| secret_matches).ok_or(None)?;
+            let is_known = client.is_some();
+            let client = client.filter(|_| secret_matches);
+            let client = client.ok_or(NotFound::Refused { is_known })?;
             self.known.insert(credentials.clone(), ()).await;
+            self.last_use.note(&client);
             Ok(Arc::new(client))
         };
         match self.cache.try_get_with_by_ref(&credentials, lookup).await {
-            Ok(client) => Ok(Some(client)),
+            Ok(client) => Ok(Authentication::Client(client)),
             Err(error) => match &*error {
-                None => Ok(None),
-                Some(DbError::Overloaded) => Err(Failure::overloaded()),
-                Some(error) => {
+                NotFound::Refused { is_known } => Ok(Authentication::Refused {
+                    known_key: is_known.then_some(credentials.0),
+                }),
+                NotFound::Failed(DbError::Overloaded) => Err(Failure::overloaded()),
+                NotFound::Failed(error) => {
                     tracing::error!(%error, "looking up a client failed");
                     Err(error.into())
                 }

@@ -135,7 +135,7 @@ async fn export(args: ExportArgs) -> Result<(), CliError> {
 
     let mut out = io::stdout().lock();
     out.write_all(args.format.head().unwrap_or_default().as_bytes())?;
-    let mut pages = EventPages::new(filter, horizon);
+    let mut pages = EventPages::new(filter, horizon).with_names(args.format == EventFormat::Csv);
     let (mut progress, mut total) = (ProgressLine::new(), 0);
     let mut rows = Vec::new();
     loop {

@@ -7,7 +7,7 @@ use super::{CliError, actor, connect, print_json, start_logs};
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::DbError;
 use crate::db::distribution::reject_distributed;
-use crate::db::erasure::{list_identifiers, redact_events, redact_reads, redact_records};
+use crate::db::erasure::{READS, list_identifiers, redact_events, redact_reads, redact_records};
 use crate::db::service_role::is_owner;
 use crate::jobs::sealing::hash_event;
 use crate::model::rules;
@@ -41,15 +41,24 @@ pub(super) async fn erase(args: EraseArgs) -> Result<(), CliError> {
     }
     // The reads come first, because the events have the identifiers by which the reads are found.
     let identifiers = list_identifiers(&mut connection, &user).await?;
-    let mut after = None;
-    loop {
-        let reads = redact_reads(&mut connection, &identifiers, &actor, after, hash_event);
-        let (more, last) = reads.await?;
-        events += more;
-        if last.is_none() {
-            break;
+    for kind in READS {
+        let mut after = None;
+        loop {
+            let reads = redact_reads(
+                &mut connection,
+                kind,
+                &identifiers,
+                &actor,
+                after,
+                hash_event,
+            );
+            let (more, last) = reads.await?;
+            events += more;
+            if last.is_none() {
+                break;
+            }
+            after = last;
         }
-        after = last;
     }
     while let more @ 1.. = redact_events(&mut connection, &user, &actor, hash_event).await? {
         events += more;

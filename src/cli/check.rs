@@ -4,17 +4,18 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Color, Style};
-use anyhow::{anyhow, bail};
-use uuid::Uuid;
+use anyhow::anyhow;
 
 use super::{CliError, start_logs};
-use crate::app::key_ring;
+use crate::app::key_check::check_keys;
+use crate::app::{key_ring, list_tls_warnings, oidc_settings};
 use crate::config::{Config, Flags, Source};
+use crate::db::PgConnection;
 use crate::db::distribution::{Distribution, find_distribution};
 use crate::db::partitions::PARTITIONS_AHEAD;
 use crate::db::schema::{self, CONNECT_TIMEOUT, DatabaseHealth, DatabaseUnsuitable};
 use crate::db::service_role::is_owner;
-use crate::db::{PgConnection, keys, tokens};
+use crate::oidc::TokenVerifier;
 use crate::upstream;
 
 /// The longest recommended time until Citus ends the transactions that a crash left prepared.
@@ -22,8 +23,8 @@ const MAX_RECOVERY_SECONDS: i64 = 10;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
-    /// Also check the database, its schema, the keys of stored tokens, the standby and the
-    /// connection to the provider. Changes nothing and mints nothing.
+    /// Also check the database, its schema, the keys of stored tokens, the standby, the
+    /// OIDC issuer and the connection to the provider. Changes nothing and mints nothing.
     #[arg(long)]
     online: bool,
     #[command(flatten)]
@@ -38,10 +39,14 @@ pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
     for warning in config.warnings() {
         report.note("settings", warning);
     }
+    for warning in list_tls_warnings(&config)? {
+        report.note("settings", warning);
+    }
     note_ignored_proxy(&config, &mut report);
     if args.online {
         check_database(&config, &mut report).await?;
         check_upstream(&config, &mut report).await;
+        check_issuer(&config, &mut report).await;
     }
     report.output?;
     match (report.failures, report.checks) {
@@ -115,7 +120,7 @@ async fn check_database_content(
         Ok(distribution) => distribution.map_or((), |citus| report_distribution(citus, report)),
         Err(error) => report.fail("citus", &error, error.hint()),
     }
-    match check_keys(config, connection).await {
+    match check_keys(&key_ring(&config.keys), connection).await {
         Ok(count) => report.pass(
             "keys",
             format!("TOKEN_KEYS contains the keys of all stored tokens ({count} in use)"),
@@ -166,25 +171,6 @@ async fn check_health(connection: &mut PgConnection) -> Result<DatabaseHealth, D
     Ok(schema::find_database_health(connection).await?)
 }
 
-/// Decrypts one stored token of each key and checks its fingerprint. Returns the number of keys.
-async fn check_keys(config: &Config, connection: &mut PgConnection) -> anyhow::Result<usize> {
-    let ring = key_ring(&config.keys);
-    let ids = tokens::list_key_ids(connection).await?;
-    for id in &ids {
-        for secret in keys::list_tokens_under_key(connection, id, Uuid::nil(), 1).await? {
-            let token = ring.decrypt(&secret.ciphertext, secret.id, &secret.combination)?;
-            let fingerprint = ring.fingerprint(token.expose());
-            let record = tokens::find_token(connection, secret.id).await?;
-            if record.is_some_and(|record| record.fingerprint != fingerprint) {
-                bail!(
-                    "the fingerprint of a stored token does not match: FINGERPRINT_KEY was changed"
-                );
-            }
-        }
-    }
-    Ok(ids.len())
-}
-
 async fn check_upstream(config: &Config, report: &mut Report) {
     let (url, max_wait) = (&config.upstream.base_url, config.upstream.timeout);
     let proxy = config.upstream.proxy.as_ref();
@@ -202,6 +188,25 @@ async fn check_upstream(config: &Config, report: &mut Report) {
             "upstream",
             error,
             "check UPSTREAM_BASE_URL, UPSTREAM_PROXY, DNS, the firewall and the root certificates of this machine",
+        ),
+    }
+}
+
+async fn check_issuer(config: &Config, report: &mut Report) {
+    let Some(settings) = oidc_settings(config) else {
+        return;
+    };
+    let issuer = settings.issuer.clone();
+    let fetched = async { anyhow::Ok(TokenVerifier::new(settings)?.fetch_keys().await?) };
+    match fetched.await {
+        Ok(keys) => report.pass(
+            "issuer",
+            format!("{issuer} can be read; usable keys: {keys}"),
+        ),
+        Err(error) => report.fail(
+            "issuer",
+            error,
+            "check AUTH_OIDC_ISSUER, DNS, the firewall and the root certificates of this machine",
         ),
     }
 }

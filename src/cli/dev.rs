@@ -8,16 +8,17 @@ use base64::prelude::BASE64_STANDARD;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
-use super::{CliError, actor, connector, print, shutdown_signal, start_telemetry};
+use super::client::{operator, refused};
+use super::{CliError, connector, print, shutdown_signal, start_telemetry};
 use crate::app::Service;
 use crate::config::{DevConfig, Flags, Source};
-use crate::db::clients::insert_client;
+use crate::db::clients::{insert_client, update_client};
 use crate::db::connector::Role;
 use crate::db::schema;
 use crate::db::service_role::{create_role, grant_privileges};
 use crate::dev::postgres::{self, LocalPostgres, LocalPostgresOptions, default_data_dir};
 use crate::dev::sandbox::{Sandbox, SandboxOptions};
-use crate::model::{Client, Scope};
+use crate::model::{ClientChange, ClientRefusal, Scope};
 
 /// API key and secret of the client that `dev` creates. Both are public.
 const CLIENT: &str = "dev";
@@ -136,17 +137,24 @@ fn derive_dev_key(purpose: &str) -> String {
     BASE64_STANDARD.encode(Sha256::digest(format!("token-vendor dev {purpose}")))
 }
 
+/// Creates the client, or gives it the scopes that were added since an earlier run.
 async fn add_client(url: &SecretString) -> Result<(), CliError> {
-    let client = Client {
-        api_key: CLIENT.into(),
-        name: CLIENT.into(),
-        secret_sha256: Sha256::digest(CLIENT).to_vec(),
-        previous_secret_sha256: None,
-        scopes: Scope::ALL.iter().copied().collect(),
-        is_enabled: true,
+    let operator = operator();
+    let scopes = ClientChange {
+        scopes: Some(Scope::ALL.iter().copied().collect()),
+        ..ClientChange::default()
     };
+    let client = ClientChange {
+        name: Some(CLIENT.into()),
+        ..scopes.clone()
+    };
+    let hash = Sha256::digest(CLIENT);
     let mut connection = connector(url, Role::Primary).connect().await?;
-    insert_client(&mut connection, &client, &actor()).await?;
+    let added = insert_client(&mut connection, CLIENT, &hash, client, &operator).await?;
+    if let Err(ClientRefusal::KeyTaken(_)) = added {
+        let updated = update_client(&mut connection, CLIENT, scopes, &operator).await?;
+        updated.map_err(refused)?;
+    }
     Ok(())
 }
 

@@ -21,10 +21,13 @@ pub(super) struct HealthArgs {
 pub(super) async fn run(args: HealthArgs) -> Result<(), CliError> {
     let http = args.settings.load(Source::from_process())?;
     // A connection to an unspecified address such as 0.0.0.0 reaches this machine.
-    let address = http.listen_addr;
-    let scheme = if http.has_tls() { "https" } else { "http" };
+    let (address, has_tls) = match http.metrics_addr {
+        Some(address) => (address, false),
+        None => (http.listen_addr, http.has_tls()),
+    };
+    let scheme = if has_tls { "https" } else { "http" };
     let url = Url::parse(&format!("{scheme}://{address}/health/ready"))
-        .context("LISTEN_ADDR gives no valid URL")?;
+        .context("the address gives no valid URL")?;
     // Accepts any certificate: the service's own does not name this address.
     match upstream::probe(&url, TIMEOUT, None, true).await? {
         status if status.is_success() => Ok(()),

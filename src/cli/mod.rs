@@ -10,6 +10,7 @@ mod audit_verify;
 mod check;
 mod cleanup;
 mod client;
+mod client_table;
 mod dev;
 mod health;
 mod keys;

@@ -6,6 +6,7 @@ use super::{CliError, shutdown_signal, start_telemetry};
 use crate::app::Service;
 use crate::config::{Config, Flags, Source};
 use crate::db::schema;
+use crate::oidc::IssuerError;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
@@ -29,7 +30,11 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
             schema::wait_for_database(&options, config.database.startup_wait).await?;
             schema::migrate(&options).await?;
         }
-        Ok::<_, CliError>(Service::start(config).await?)
+        let started = Service::start(config).await;
+        started.map_err(|error| match error.downcast_ref::<IssuerError>() {
+            Some(error) => CliError::Usage(error.to_string()),
+            None => error.into(),
+        })
     };
     // Before the start is complete, there is no request to finish.
     let service = tokio::select! {

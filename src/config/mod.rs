@@ -19,8 +19,8 @@ mod values;
 pub use example::render_env_example;
 pub use flags::Flags;
 pub use settings::{
-    CleanupConfig, Config, DatabaseConfig, HttpConfig, KeysConfig, LogConfig, RetentionConfig,
-    SETTINGS, SealConfig, TracesConfig, UpstreamConfig, VendingConfig,
+    CleanupConfig, Config, DatabaseConfig, HttpConfig, KeysConfig, LogConfig, OidcConfig,
+    RetentionConfig, SETTINGS, SealConfig, TracesConfig, UpstreamConfig, VendingConfig,
 };
 pub use source::Source;
 pub use tls::ServerCertificate;

@@ -150,6 +150,8 @@ settings! {
     http: HttpConfig("HTTP") {
         /// The IP address and port of the service. Use 0.0.0.0:8080 to serve other machines.
         listen_addr: SocketAddr = "LISTEN_ADDR", Public, Some("127.0.0.1:8080"), parse_as("an IP address and port, such as 127.0.0.1:8080 or [::]:8080");
+        /// The IP address and port of /metrics and /health/, without TLS. Empty = at LISTEN_ADDR.
+        metrics_addr: Option<SocketAddr> = "METRICS_ADDR", Public, Some(""), optional(parse_as("an IP address and port, such as 127.0.0.1:9100"));
         /// The link for end users. The service appends the percent-encoded token string.
         verification_base_url: Url = "VERIFICATION_BASE_URL", Public, Some("https://bank-verification.ui.idenfy.com/?token="), parse_web_url;
         /// The maximum number of requests per second for each client, per replica. 0 = no limit.
@@ -166,6 +168,15 @@ settings! {
         tls_cert: Option<PathBuf> = "TLS_CERT", Public, Some(""), optional(parse_readable_file);
         /// The path of the PEM private key for TLS_CERT.
         tls_key: Option<PathBuf> = "TLS_KEY", Public, Some(""), optional(parse_readable_file);
+    }
+
+    /// Settings of bearer tokens.
+    oidc: OidcConfig("Bearer tokens") {
+        /// The OIDC issuer whose JWTs are accepted as bearer tokens, exactly as in their `iss`. http:// is accepted
+        /// only for loopback addresses.
+        issuer: Option<String> = "AUTH_OIDC_ISSUER", Public, Some(""), optional(parse_issuer);
+        /// The audience (`aud`) that a bearer token must contain. Set both this and AUTH_OIDC_ISSUER, or neither.
+        audience: Option<String> = "AUTH_OIDC_AUDIENCE", Public, Some(""), optional(parse_as("a text"));
     }
 
     /// Settings of scheduled cleanup.
@@ -286,6 +297,13 @@ const REQUEST_MARGIN: Duration = Duration::from_secs(2);
 /// Checks rules that involve several settings, even if other settings are invalid.
 fn check_combinations(source: &mut Source) {
     check_signing_key(source);
+    let (issuer, audience) = ("AUTH_OIDC_ISSUER", "AUTH_OIDC_AUDIENCE");
+    if source.get_text(issuer).is_empty() != source.get_text(audience).is_empty() {
+        source.add_problem(
+            issuer,
+            "set both AUTH_OIDC_ISSUER and AUTH_OIDC_AUDIENCE, or neither",
+        );
+    }
     let (cert, key) = (source.get_text("TLS_CERT"), source.get_text("TLS_KEY"));
     if cert.is_empty() != key.is_empty() {
         source.add_problem("TLS_CERT", "set both TLS_CERT and TLS_KEY, or neither");

@@ -227,6 +227,47 @@ fn values_are_validated() {
 }
 
 #[test]
+fn an_issuer_needs_https_and_an_audience() {
+    let load = |issuer, audience| {
+        load(&[
+            ("AUTH_OIDC_ISSUER", issuer),
+            ("AUTH_OIDC_AUDIENCE", audience),
+        ])
+        .map(|config| config.oidc.issuer)
+        .map_err(|error| error.to_string())
+    };
+    // Keeps the text, which `iss` must equal.
+    for issuer in [
+        "https://login.example.com",
+        "https://login.example.com/realms/a/",
+        "http://127.0.0.1:8080",
+        "http://localhost",
+        "http://[::1]",
+    ] {
+        assert_eq!(load(issuer, "a"), Ok(Some(issuer.into())));
+    }
+    assert_eq!(load("", ""), Ok(None));
+    let both = "AUTH_OIDC_ISSUER: set both AUTH_OIDC_ISSUER and AUTH_OIDC_AUDIENCE, or neither";
+    assert_eq!(load("https://h", ""), Err(both.into()));
+    assert_eq!(load("", "a"), Err(both.into()));
+    for (issuer, expected) in [
+        ("http://login.example.com", "must start with https://"),
+        ("http://127.0.0.1.example.com", "must start with https://"),
+        ("login.example.com", "absolute"),
+        ("https://u:hush@h", "credentials"),
+        ("https://h/?q=1", "query"),
+        ("https://h/#f", "fragment"),
+    ] {
+        let message = load(issuer, "a").unwrap_err();
+        assert!(message.starts_with("AUTH_OIDC_ISSUER: "), "{message}");
+        assert!(
+            message.contains(expected) && !message.contains("hush"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn the_shutdown_timeout_covers_the_longest_request() {
     for (upstream, shutdown, is_valid) in [
         ("8s", "10s", true),

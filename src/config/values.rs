@@ -198,6 +198,18 @@ pub(super) fn parse_web_url(text: &str) -> Parsed<Url> {
     url.ok_or_else(|| "must be an absolute https:// or http:// URL without credentials".into())
 }
 
+/// Parses the address of an OIDC issuer. Keeps its text, because tokens must contain exactly that.
+pub(super) fn parse_issuer(text: &str) -> Parsed<String> {
+    let url = parse_web_url(text)?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("must not have a query or fragment".into());
+    }
+    if url.scheme() != "https" && !is_loopback(&url) {
+        return Err("must start with https:// (http:// is accepted only for 127.0.0.0/8, ::1 and localhost)".into());
+    }
+    Ok(text.into())
+}
+
 /// Parses a base URL and adds the final slash that joining a path needs.
 pub(super) fn parse_upstream_base_url(text: &str) -> Parsed<Url> {
     let mut url = parse_web_url(text)?;

@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{Connection, PgConnection, QueryBuilder, Row};
@@ -14,7 +14,8 @@ use uuid::Uuid;
 use super::DbError;
 use super::event_page::{EventFilter, EventOrder, EventPage, push_page, split_by_user};
 use super::horizon::find_horizon;
-use crate::model::{Access, AuditEvent, Caller, EventKind, EventRef};
+use super::tokens::TokenFilter;
+use crate::model::{Access, AuditEvent, Caller, Country, EventKind, EventRef, Fingerprint, Token};
 
 /// Plans each statement of the transaction for its values. `SET LOCAL` ends with the transaction, so a
 /// transaction pooler passes the session on without it.
@@ -78,6 +79,7 @@ pub(super) fn read_event(row: &PgRow) -> sqlx::Result<EventRef<'_>> {
         occurred_at: row.try_get_unchecked(1)?,
         kind: row.try_get_unchecked(2)?,
         client: row.try_get_unchecked(3)?,
+        client_name: row.try_get_unchecked(13)?,
         request_id: row.try_get_unchecked(4)?,
         source_ip: row.try_get_unchecked(5)?,
         user_id: Some(user_id).filter(|user_id| !user_id.is_empty()),
@@ -100,6 +102,7 @@ pub struct EventPages {
     /// The horizon that the server of each page must have reached.
     horizon: DateTime<Utc>,
     after: Option<(DateTime<Utc>, Uuid)>,
+    with_names: bool,
     is_at_end: bool,
 }
 
@@ -111,8 +114,15 @@ impl EventPages {
             filter,
             horizon,
             after: None,
+            with_names: false,
             is_at_end: false,
         }
+    }
+
+    /// Reads the names of the clients too, if `with_names` is true.
+    pub fn with_names(mut self, with_names: bool) -> Self {
+        self.with_names = with_names;
+        self
     }
 
     /// Reads the next page, passes each event to `take` and returns their number. Returns 0 at the end.
@@ -134,6 +144,7 @@ impl EventPages {
             order: EventOrder::Asc,
             after: self.after,
             limit: PAGE,
+            with_names: self.with_names,
         };
         let mut count = 0;
         let take = |event: &EventRef<'_>| {
@@ -177,6 +188,95 @@ pub async fn insert_audit_read(
         record.detail,
     );
     Ok(read_at.fetch_one(connection).await?)
+}
+
+/// A read of token records, for its event.
+#[derive(Debug)]
+pub struct TokenReadRow {
+    kind: EventKind,
+    caller: Caller,
+    user_id: Option<String>,
+    token: Option<Token>,
+    fingerprint: Option<Fingerprint>,
+    detail: Option<Value>,
+}
+
+impl TokenReadRow {
+    /// The read of one record, found by its id or by its token string.
+    pub fn of_record(kind: EventKind, caller: Caller, token: &Token) -> Self {
+        TokenReadRow {
+            kind,
+            caller,
+            user_id: Some(token.combination.user_id.to_string()),
+            fingerprint: Some(token.fingerprint),
+            token: Some(token.clone()),
+            detail: None,
+        }
+    }
+
+    /// The lookup of a token string that has no record.
+    pub fn of_unknown_string(caller: Caller, fingerprint: Fingerprint) -> Self {
+        TokenReadRow {
+            kind: EventKind::TokenLookedUp,
+            caller,
+            user_id: None,
+            token: None,
+            fingerprint: Some(fingerprint),
+            detail: Some(json!({"found": false})),
+        }
+    }
+
+    /// The read of a page of a list.
+    pub fn of_list(caller: Caller, filter: &TokenFilter, tokens: &[Token]) -> Self {
+        let ids: Vec<_> = tokens.iter().map(|token| token.id).collect();
+        TokenReadRow {
+            kind: EventKind::TokenRead,
+            caller,
+            user_id: filter.user_id.clone(),
+            token: None,
+            fingerprint: None,
+            detail: Some(json!({"filter": filter, "tokenIds": ids})),
+        }
+    }
+}
+
+/// Writes an event for each read.
+pub async fn insert_token_reads(
+    connection: &mut PgConnection,
+    reads: &[TokenReadRow],
+) -> Result<(), DbError> {
+    fn column<'r, T>(reads: &'r [TokenReadRow], value: impl Fn(&'r TokenReadRow) -> T) -> Vec<T> {
+        reads.iter().map(value).collect()
+    }
+    fn of_token<'r, T>(
+        reads: &'r [TokenReadRow],
+        value: impl Fn(&'r Token) -> Option<T>,
+    ) -> Vec<Option<T>> {
+        column(reads, |read| read.token.as_ref().and_then(&value))
+    }
+    sqlx::query!(
+        "INSERT INTO audit_events (kind, client, request_id, source_ip, user_id, country, bank, access, token_id,
+                                   fingerprint, detail)
+         SELECT r.kind, r.client, r.request_id, r.source_ip, r.user_id, r.country, r.bank, r.access, r.token_id,
+                r.fingerprint, jsonb_strip_nulls(r.detail)
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int2[],
+                     $9::uuid[], $10::text[], $11::jsonb[])
+              AS r(kind, client, request_id, source_ip, user_id, country, bank, access, token_id, fingerprint, detail)",
+        &column(reads, |read| read.kind.name()) as &[&str],
+        &column(reads, |read| &*read.caller.client) as &[&str],
+        &column(reads, |read| &*read.caller.request_id) as &[&str],
+        &column(reads, |read| read.caller.source_ip.as_deref()) as &[Option<&str>],
+        &column(reads, |read| read.user_id.as_deref().unwrap_or_default()) as &[&str],
+        &of_token(reads, |token| token.combination.country.map(Country::code)) as &[Option<&str>],
+        &of_token(reads, |token| token.combination.bank.as_deref()) as &[Option<&str>],
+        &of_token(reads, |token| Some(token.combination.access.bits())) as &[Option<i16>],
+        &of_token(reads, |token| Some(token.id)) as &[Option<Uuid>],
+        &column(reads, |read| read.fingerprint.map(|fingerprint| fingerprint.to_string())) as &[Option<String>],
+        &column(reads, |read| read.detail.clone()) as &[Option<Value>],
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Rejected requests of one caller to one route, counted for an `access.denied` event.

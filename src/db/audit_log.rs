@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::DbError;
 use super::audit_events::{BEGIN, read_event};
-use super::event_page::{EventFilter, EventOrder, EventPage, SELECT, push_page};
+use super::event_page::{EventFilter, EventOrder, EventPage, push_page, select};
 use super::horizon::find_horizon;
 use crate::model::{EventKind, EventRef};
 
@@ -136,6 +136,7 @@ pub(super) async fn list_events<T>(
         order: EventOrder::Asc,
         after,
         limit,
+        with_names: false,
     };
     let mut query = QueryBuilder::new("");
     push_page(&mut query, filter, page);
@@ -396,7 +397,7 @@ pub async fn find_event<T>(
         let (seconds, nanos) = at.to_unix();
         DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
     });
-    let mut query = QueryBuilder::new(SELECT);
+    let mut query = QueryBuilder::new(select(true));
     query.push(" WHERE id = ").push_bind(id);
     match made_at {
         Some(made_at) => {

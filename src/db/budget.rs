@@ -24,6 +24,8 @@ pub enum Attempt {
     Started,
     /// The budget is spent. The attempt must not start.
     BudgetSpent,
+    /// The quota of the client is spent. The attempt must not start.
+    QuotaSpent,
     /// Another replica closed the mint. The attempt must not start.
     Closed,
 }

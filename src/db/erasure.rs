@@ -127,10 +127,18 @@ impl Identifiers {
     }
 }
 
-/// Redacts the reads of the audit log that named an identifier, from a position on. Returns how many events it redacted,
-/// and the position to continue after, or `None` at the end.
+/// The kinds of events that name a person without its user id.
+pub const READS: [EventKind; 3] = [
+    EventKind::AuditRead,
+    EventKind::TokenRead,
+    EventKind::TokenLookedUp,
+];
+
+/// Redacts the events of one of [`READS`] that named an identifier, from a position on. Returns how many events it
+/// redacted, and the position to continue after, or `None` at the end.
 pub async fn redact_reads(
     connection: &mut PgConnection,
+    kind: EventKind,
     identifiers: &Identifiers,
     actor: &str,
     after: Option<Position>,
@@ -139,15 +147,19 @@ pub async fn redact_reads(
     let mut tx = connection.begin().await?;
     lock_log(&mut tx).await?;
     let filter = EventFilter {
-        kind: Some(EventKind::AuditRead),
+        kind: Some(kind),
         ..EventFilter::default()
     };
     let map = |event: &EventRef<'_>| {
         let detail = event
             .detail
             .and_then(|detail| serde_json::from_str(detail.get()).ok());
-        let is_named = detail.is_some_and(|detail| identifiers.are_in(&detail));
-        is_named.then(|| hash(event))
+        let is_named = detail.is_some_and(|detail| identifiers.are_in(&detail))
+            || event
+                .fingerprint
+                .is_some_and(|text| identifiers.0.contains(text));
+        // The events of the user itself follow.
+        (is_named && event.user_id.is_none()).then(|| hash(event))
     };
     let events = list_events(&mut tx, &filter, after, 10 * BATCH, map).await?;
     let last = events.last().map(|(last, _)| *last);

@@ -76,6 +76,8 @@ pub struct EventPage {
     pub after: Option<(DateTime<Utc>, Uuid)>,
     /// The maximum number of events.
     pub limit: i64,
+    /// True to read the names of the clients too.
+    pub with_names: bool,
 }
 
 /// Finds the users of the filter's token and fingerprint. Returns the filter once for each user.
@@ -124,11 +126,19 @@ fn intersect(users: Option<Vec<String>>, mut owners: Vec<String>) -> Vec<String>
     owners
 }
 
-/// Selects the columns of events in the order in which `audit_events::read_event` decodes them.
-pub(super) const SELECT: &str =
-    "SELECT id, occurred_at, kind, client, request_id, source_ip, user_id, country, bank,
-                                        access, token_id, fingerprint, detail
-                                 FROM audit_events";
+/// Returns the start of a statement that reads events, with the columns in the order of `audit_events::read_event`.
+pub(super) fn select(with_names: bool) -> String {
+    // The key of `clients` finds the name of each row of the page.
+    let name = match with_names {
+        true => "(SELECT c.name FROM clients c WHERE c.api_key = audit_events.client)",
+        false => "NULL::text",
+    };
+    format!(
+        "SELECT id, occurred_at, kind, client, request_id, source_ip, user_id, country, bank, access, token_id,
+                fingerprint, detail, {name}
+         FROM audit_events"
+    )
+}
 
 /// Appends the statement that reads a page of one of the filters from [`split_by_user`].
 pub fn push_page(query: &mut QueryBuilder<Postgres>, filter: &EventFilter, page: EventPage) {
@@ -137,7 +147,7 @@ pub fn push_page(query: &mut QueryBuilder<Postgres>, filter: &EventFilter, page:
         EventOrder::Desc => ("DESC", '<'),
     };
     let path_column = filter.path_column();
-    query.push(SELECT).push(" WHERE true");
+    query.push(select(page.with_names)).push(" WHERE true");
     let kind = filter.kind.map(|kind| kind.name().to_owned());
     for (column, value) in [
         ("request_id", &filter.request_id),

@@ -142,8 +142,13 @@ impl Database {
                 .build()
                 .expect("a runtime is given")
         };
+        let authentication = match fallback {
+            // Nobody authenticates here. The connection probes a standby, which may be in recovery.
+            Some(_) => connector.clone(),
+            None => connector.with_role(Role::Authentication),
+        };
         let gate = Gate {
-            authentication: pool(connector.with_role(Role::Authentication), 1),
+            authentication: pool(authentication, 1),
             shared: pool(connector, shared),
             queues: LANES.map(|lane| Queue::new(lane, shared)),
             overdue: Overdue::default(),

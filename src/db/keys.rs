@@ -24,6 +24,22 @@ pub struct StoredCiphertext {
     pub ciphertext: Vec<u8>,
 }
 
+/// Returns the check value of `FINGERPRINT_KEY`.
+pub async fn find_check_value(connection: &mut PgConnection) -> Result<Option<String>, DbError> {
+    let value = sqlx::query_scalar!("SELECT fingerprint FROM key_check");
+    Ok(value.fetch_optional(connection).await?)
+}
+
+/// Stores the check value of `FINGERPRINT_KEY`, unless there is one.
+pub async fn insert_check_value(connection: &mut PgConnection, value: &str) -> Result<(), DbError> {
+    let insert = sqlx::query!(
+        "INSERT INTO key_check (fingerprint) VALUES ($1) ON CONFLICT DO NOTHING",
+        value
+    );
+    insert.execute(connection).await?;
+    Ok(())
+}
+
 /// Counts the valid tokens per encryption key, except those under `key_id`.
 pub async fn count_under_other_keys(
     connection: &mut PgConnection,

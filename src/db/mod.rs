@@ -17,6 +17,7 @@ pub mod horizon;
 pub mod invalidation;
 pub mod keys;
 mod lane;
+pub mod mint_quota;
 pub mod mints;
 mod overdue;
 pub mod overview;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{Migrate, Migrator};
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use super::audit_log::find_lag;
@@ -137,6 +137,11 @@ pub fn is_local(options: &PgConnectOptions) -> bool {
         || host
             .parse()
             .is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+/// Returns true if the database is on another machine and its server is not verified.
+pub fn is_unverified(options: &PgConnectOptions) -> bool {
+    !is_local(options) && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull)
 }
 
 fn has_socket(options: &PgConnectOptions) -> bool {

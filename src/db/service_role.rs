@@ -10,7 +10,7 @@ use super::DbError;
 use super::schema::{CONNECT_TIMEOUT, try_connect};
 
 /// All tables, and the privileges of the service on each. A new table needs a line here.
-pub const TABLES: [(&str, &str); 13] = [
+pub const TABLES: [(&str, &str); 14] = [
     ("_sqlx_migrations", "SELECT"),
     ("audit_events", "SELECT, INSERT"),
     ("audit_horizon", "SELECT, UPDATE"),
@@ -19,6 +19,7 @@ pub const TABLES: [(&str, &str); 13] = [
     ("audit_tiles", "SELECT, INSERT, UPDATE"),
     ("clients", "SELECT, INSERT, UPDATE"),
     ("handout_minutes", "SELECT, INSERT, DELETE"),
+    ("key_check", "SELECT, INSERT"),
     ("maintenance", "SELECT, UPDATE"),
     ("mints", "SELECT, INSERT, UPDATE, DELETE"),
     ("slots", "SELECT, INSERT, UPDATE, DELETE"),

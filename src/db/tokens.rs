@@ -10,6 +10,7 @@ use crate::model::{Access, Combination, Country, Fingerprint, InvalidationReason
 
 /// The filter of a token list. An absent member matches every token.
 #[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct TokenFilter {
     /// The user.
     pub user_id: Option<String>,

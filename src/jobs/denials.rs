@@ -1,4 +1,4 @@
-//! Counts of denied requests (401 and 403).
+//! Counts of denied requests: 401, 403, and 429 for wrong credentials.
 //!
 //! They are counted in memory and recorded as `access.denied` events once a minute. A flood of denied
 //! requests is therefore visible in the audit log and does not fill it.
@@ -20,12 +20,16 @@ const MAX_KEYS: usize = 1_000;
 /// The caller and the route of denied requests that share a count.
 #[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub struct DenialKey {
-    /// The client that lacks the scope (403). `None` for an unauthenticated caller.
+    /// The client that was refused (403). `None` for an unauthenticated caller.
     pub client: Option<String>,
-    /// The source address of an unauthenticated caller (401).
+    /// The source address of an unauthenticated caller (401, 429), or of a client that may not call from it (403).
     pub source_ip: Option<String>,
+    /// The API key that came with a wrong secret, if it is the key of a client.
+    pub attempted_key: Option<String>,
     /// The route as the route table names it. `None` for the shared count beyond the maximum.
     pub route: Option<&'static str>,
+    /// The status of the response. `None` for the shared count.
+    pub status: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +121,8 @@ fn denial_row(key: &DenialKey, Count { count, since }: Count) -> DenialRow {
         source_ip: key.source_ip.clone(),
         detail: serde_json::json!({
             "route": key.route,
-            "status": key.route.map(|_| if key.client.is_some() { 403 } else { 401 }),
+            "status": key.status,
+            "attemptedKey": key.attempted_key,
             "count": count,
             "since": since,
         }),

@@ -25,6 +25,10 @@ named_enum! {
         TokenInvalidated = "token.invalidated",
         /// A token expired.
         TokenExpired = "token.expired",
+        /// The record of a token string was searched.
+        TokenLookedUp = "token.looked_up",
+        /// Token records were read.
+        TokenRead = "token.read",
         /// A cleanup run made changes.
         CleanupRan = "cleanup.ran",
         /// Requests were refused with 401 or 403. `detail.count` is their number.
@@ -33,6 +37,8 @@ named_enum! {
         AuditRead = "audit.read",
         /// A client was created.
         ClientCreated = "client.created",
+        /// The name, scopes, limits or expiry of a client changed. `detail` has the values before and after.
+        ClientUpdated = "client.updated",
         /// A client was disabled.
         ClientDisabled = "client.disabled",
         /// The secret of a client was rotated.
@@ -57,6 +63,10 @@ pub struct AuditEvent<Text = String, Detail = Value> {
     pub kind: Text,
     /// The API key of the caller.
     pub client: Option<Text>,
+    /// The name of that client when the event was read. It is not part of the event, and an entry of the sealed log has
+    /// none.
+    #[serde(skip)]
+    pub client_name: Option<Text>,
     /// The `X-Request-Id` of the request, or the id that the service created.
     pub request_id: Option<Text>,
     /// The source address of the request.
@@ -87,6 +97,7 @@ impl From<&EventRef<'_>> for AuditEvent {
             occurred_at: event.occurred_at,
             kind: event.kind.to_owned(),
             client: event.client.map(str::to_owned),
+            client_name: event.client_name.map(str::to_owned),
             request_id: event.request_id.map(str::to_owned),
             source_ip: event.source_ip.map(str::to_owned),
             user_id: event.user_id.map(str::to_owned),

@@ -9,7 +9,7 @@ use super::named_enum::named_enum;
 named_enum! {
     /// The format of an export.
     pub enum EventFormat {
-        /// One JSON object per line, with the same members as in a list.
+        /// One JSON object per line: the entry of the sealed log, which has no `clientName`.
         Ndjson = "ndjson",
         /// RFC 4180 in UTF-8, with a header row. `access` and `detail` are JSON.
         Csv = "csv",
@@ -17,7 +17,7 @@ named_enum! {
 }
 
 /// The header row of a CSV file.
-const HEADER: &str = "id,occurredAt,kind,client,requestId,sourceIp,userId,country,bank,access,tokenId,fingerprint,detail\r\n";
+const HEADER: &str = "id,occurredAt,kind,client,requestId,sourceIp,userId,country,bank,access,tokenId,fingerprint,detail,clientName\r\n";
 
 impl EventFormat {
     /// Returns the media type.
@@ -50,6 +50,15 @@ pub fn push_json(out: &mut Vec<u8>, event: &EventRef<'_>) {
     serde_json::to_writer(out, event).expect("an event can be serialized");
 }
 
+/// Appends the event as an item of a page: its JSON, with the name of the client.
+pub fn push_item(out: &mut Vec<u8>, event: &EventRef<'_>) {
+    push_json(out, event);
+    out.pop();
+    out.extend(b",\"clientName\":");
+    serde_json::to_writer(&mut *out, &event.client_name).expect("a text can be serialized");
+    out.push(b'}');
+}
+
 fn push_record(out: &mut Vec<u8>, event: &EventRef<'_>) {
     let access = event.access.map(|access| serde_json::to_string(&access));
     let cells = [
@@ -71,6 +80,7 @@ fn push_record(out: &mut Vec<u8>, event: &EventRef<'_>) {
         &event.token_id.map(|id| id.to_string()).unwrap_or_default(),
         event.fingerprint.unwrap_or_default(),
         event.detail.map(RawValue::get).unwrap_or_default(),
+        event.client_name.unwrap_or_default(),
     ];
     let cells: Vec<_> = cells.iter().map(|cell| csv_cell(cell)).collect();
     out.extend(cells.join(",").into_bytes());
@@ -123,6 +133,7 @@ mod tests {
             occurred_at: "2026-11-22T09:39:08.177301Z".parse().unwrap(),
             kind: "token.minted",
             client: Some("checkout"),
+            client_name: Some("a name is no part of the entry"),
             request_id: Some("a\"b\\c\u{1f}/\u{7f}"),
             source_ip: Some("2001:db8::1"),
             user_id: Some("ž\u{1f600}"),

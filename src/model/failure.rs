@@ -17,12 +17,16 @@ named_enum! {
         UpstreamUnavailable = "upstream-unavailable",
         /// The hourly budget of calls to the provider is spent.
         UpstreamBudgetSpent = "upstream-budget-spent",
+        /// The client's own hourly quota of mints is spent. Stored tokens are still reused.
+        MintQuotaSpent = "mint-quota-spent",
         /// The provider did not answer in time, or the token expired before it could be handed out.
         UpstreamTimeout = "upstream-timeout",
         /// This replica has too many requests in progress.
         Overloaded = "overloaded",
         /// The database is unavailable, or the outcome of a COMMIT is unknown.
         DatabaseUnavailable = "database-unavailable",
+        /// The keys of the OIDC issuer have not been read since the start, so bearer tokens cannot be checked.
+        IssuerUnavailable = "issuer-unavailable",
         /// A stored token cannot be decrypted: it was changed, or its key is missing in TOKEN_KEYS.
         TokenUnreadable = "token-unreadable",
         /// An error in this service.

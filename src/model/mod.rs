@@ -12,7 +12,10 @@ pub mod rules;
 pub mod time;
 pub mod token;
 
-pub use client::{Caller, Client, Origin, Scope};
+pub use client::{
+    Caller, Client, ClientChange, ClientLimits, ClientRecord, ClientRefusal, ClientSettings,
+    Operator, Origin, Scope,
+};
 pub use combination::{Access, Combination, Country};
 pub use event::{AuditEvent, EventKind, EventRef};
 pub use failure::{Failure, FailureKind, UpstreamAnswer};

@@ -2,6 +2,11 @@
 //! them.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ipnet::IpNet;
 
 /// The reason why a text breaks its rule.
 pub type Reason = Cow<'static, str>;
@@ -14,6 +19,21 @@ pub const MAX_BANK: usize = 32;
 
 /// The maximum length of an API key and of a request id, in characters.
 pub const MAX_NAME: usize = 128;
+
+/// The maximum length of the name of a client, in characters.
+pub const MAX_CLIENT_NAME: usize = 100;
+
+/// The allowed limits of a client, in mints per hour and in requests per second.
+pub const CLIENT_LIMITS: RangeInclusive<i32> = 1..=i32::MAX;
+
+/// The maximum number of networks from which a client may call.
+pub const MAX_NETWORKS: usize = 100;
+
+/// The allowed times until the expiry of a client, in seconds: up to 10 years of 365 days.
+pub const EXPIRIES: RangeInclusive<i32> = 1..=3_650 * 86_400;
+
+/// The longest time for which the old secret of a rotated client stays valid.
+pub const MAX_GRACE: Duration = Duration::from_secs(30 * 86_400);
 
 /// Checks a user id: a trimmed text of 1–128 characters, not an e-mail address.
 ///
@@ -32,6 +52,24 @@ pub fn bank(text: String) -> Result<String, Reason> {
     Ok(text)
 }
 
+/// The maximum length of the `sub` of a bearer token, in bytes.
+pub const MAX_OIDC_SUBJECT: usize = 1024;
+
+/// Checks the `sub` of a client's bearer tokens.
+pub fn oidc_subject(text: &str) -> Result<String, Reason> {
+    match is_oidc_subject(text) {
+        true => Ok(text.into()),
+        false => {
+            Err(format!("must be 1 to {MAX_OIDC_SUBJECT} bytes without control characters").into())
+        }
+    }
+}
+
+/// Returns true for a text that can be the `sub` of a bearer token: 1–1024 bytes, no control characters.
+pub fn is_oidc_subject(text: &str) -> bool {
+    (1..=MAX_OIDC_SUBJECT).contains(&text.len()) && !text.contains(char::is_control)
+}
+
 /// Checks an API key: 1–128 letters, digits, _ or -.
 pub fn api_key(text: String) -> Result<String, Reason> {
     if !is_api_key(&text) {
@@ -44,6 +82,25 @@ pub fn api_key(text: String) -> Result<String, Reason> {
 pub fn is_api_key(text: &str) -> bool {
     let is_key = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_key)
+}
+
+/// Checks the name of a client: a trimmed text of 1–100 characters.
+pub fn client_name(text: String) -> Result<String, Reason> {
+    check_trimmed(&text, MAX_CLIENT_NAME)?;
+    Ok(text)
+}
+
+/// Parses a network in CIDR notation. An address without a prefix length is a network of one host.
+pub fn network(text: &str) -> Result<IpNet, Reason> {
+    let host = || text.parse::<IpAddr>().map(IpNet::from);
+    let network: IpNet = text
+        .parse()
+        .or_else(|_| host())
+        .map_err(|_| format!("must be a CIDR such as 10.0.0.0/8, not {text:?}"))?;
+    match network.trunc() {
+        whole if whole == network => Ok(network),
+        whole => Err(format!("must have no host bits: write {whole} instead of {text}").into()),
+    }
 }
 
 /// Checks a request id: 1–128 printable ASCII characters. A fingerprint is one too.

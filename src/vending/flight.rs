@@ -25,6 +25,8 @@ pub struct FlightKey {
     pub min_life: Duration,
     /// True if only a token minted after the start of the request is accepted.
     pub renew: bool,
+    /// The client, if it has a quota of mints. Another client must not fail because this quota is spent.
+    pub quota_of: Option<String>,
 }
 
 /// The result that all requests of a flight share.

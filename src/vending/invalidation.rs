@@ -14,7 +14,9 @@ use crate::db::invalidation::{
 };
 use crate::db::tokens::{find_token, find_token_by_fingerprint};
 use crate::db::{Checkout, DbError, Lane};
-use crate::model::{Caller, Failure, FailureKind, InvalidationReason, Token, TokenString};
+use crate::model::{
+    Caller, Failure, FailureKind, Fingerprint, InvalidationReason, Token, TokenString,
+};
 
 /// Time after which an invalidation starts no further batch. A repeated call continues it.
 const INVALIDATION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -93,18 +95,17 @@ impl Vendor {
         invalidation.invalidate_listed(list).await
     }
 
-    /// Returns the record of the token with this token string.
-    pub async fn look_up(&self, token_string: &TokenString) -> Result<Option<Token>, Failure> {
+    /// Returns the record of the token with this token string, and its fingerprint.
+    pub async fn look_up(
+        &self,
+        token_string: &TokenString,
+    ) -> Result<(Fingerprint, Option<Token>), Failure> {
         let fingerprint = self.context.keys.fingerprint(token_string.expose());
-        self.context
-            .run_query(
-                Lane::Reads,
-                "look up a token",
-                async move |mut connection| {
-                    find_token_by_fingerprint(&mut connection, fingerprint).await
-                },
-            )
-            .await
+        let find = async move |mut connection: Checkout| {
+            find_token_by_fingerprint(&mut connection, fingerprint).await
+        };
+        let found = self.context.run_query(Lane::Reads, "look up a token", find);
+        Ok((fingerprint, found.await?))
     }
 }
 

@@ -109,6 +109,7 @@ impl Vendor {
             combination: request.combination.clone(),
             min_life: request.min_life,
             renew: request.renew,
+            quota_of: request.mints_per_hour.map(|_| caller.client.clone()),
         };
         loop {
             let (flight, started_here) = self.flights.join(&key, || {

@@ -18,6 +18,7 @@ use super::context::{Context, QUERY_TIMEOUT, database_span};
 use super::request::TokenRequest;
 use crate::db::budget::{Attempt, take_attempt};
 use crate::db::clock::service_time;
+use crate::db::mint_quota::{count_mints, take_mint};
 use crate::db::mints::{
     CallSummary, Claim, FailedMint, Finish, Finished, Lease, claim_mint, fail_mint, finish_mint,
     start_attempt,
@@ -50,6 +51,9 @@ pub(super) async fn try_mint(
     read_at: Instant,
 ) -> Result<Option<Arc<CachedToken>>, Failure> {
     context.admit_mint()?;
+    if let Some(limit) = request.mints_per_hour {
+        check_quota(context, &caller.client, limit).await?;
+    }
     let _permit = context.upstream.reserve(PERMIT_TIMEOUT).await?;
     context.upstream.circuit.check()?;
     let lease_length = context.settings.upstream_timeout + LEASE_MARGIN;
@@ -78,6 +82,7 @@ pub(super) async fn try_mint(
         context,
         claim,
         lease,
+        mints_per_hour: request.mints_per_hour,
         lease_deadline: read_at + lease_length,
         claimed_at,
     };
@@ -87,6 +92,26 @@ pub(super) async fn try_mint(
         return Err(mint.fail(Failure::database().into(), &calls).await);
     }
     mint.run().await
+}
+
+/// Refuses a mint while the quota of the client is spent, before anything is written. [`take_mint`] decides.
+async fn check_quota(context: &Context, client: &str, limit: i32) -> Result<(), Failure> {
+    let client = client.to_owned();
+    let count = context.run_query(Lane::Mints, "count mints", async move |mut connection| {
+        count_mints(&mut connection, &client).await
+    });
+    let count = count.await?;
+    if count.mints < i64::from(limit) {
+        return Ok(());
+    }
+    let retry_after = u32::try_from(count.oldest_ends_in).unwrap_or(0);
+    Err(quota_spent().with_retry_after(retry_after))
+}
+
+fn quota_spent() -> Failure {
+    let detail =
+        "the hourly quota of mints of this client is spent; stored tokens are still reused";
+    Failure::new(FailureKind::MintQuotaSpent, detail).with_retry_after(60)
 }
 
 /// Claims the mint. Returns `None` if another flight won the claim.
@@ -134,6 +159,8 @@ struct Mint<'a> {
     context: &'a Arc<Context>,
     claim: Claim,
     lease: Lease,
+    /// The quota of the client.
+    mints_per_hour: Option<i32>,
     /// End of the lease by the monotonic clock. It counts from before the read of the slot, so it is
     /// never later than the end by the database clock.
     lease_deadline: Instant,
@@ -226,11 +253,13 @@ impl Mint<'_> {
         }
     }
 
-    /// Takes an attempt from the budget and records that it starts.
+    /// Takes an attempt from the budget and records that it starts. The first one also takes a mint from the quota of the
+    /// client.
     ///
     /// A mint that nobody finishes is therefore `unknown` only if a call may have been made.
     async fn start_attempt(&self, number: i16) -> Result<(), Failure> {
         let limit = self.context.settings.upstream_hourly_budget;
+        let quota = self.mints_per_hour.filter(|_| number == 1);
         let claim = self.claim.clone();
         let attempt = self
             .context
@@ -238,15 +267,23 @@ impl Mint<'_> {
                 Lane::Mints,
                 "start an attempt",
                 move |mut connection| async move {
-                    if limit > 0 {
-                        return take_attempt(&mut connection, limit, &claim, number).await;
-                    }
-                    let is_started = start_attempt(&mut connection, &claim, number).await?;
-                    Ok(if is_started {
+                    let attempt = if limit > 0 {
+                        take_attempt(&mut connection, limit, &claim, number).await?
+                    } else if start_attempt(&mut connection, &claim, number).await? {
                         Attempt::Started
                     } else {
                         Attempt::Closed
-                    })
+                    };
+                    match quota {
+                        Some(quota)
+                            if attempt == Attempt::Started
+                                && !take_mint(&mut connection, &claim.caller.client, quota)
+                                    .await? =>
+                        {
+                            Ok(Attempt::QuotaSpent)
+                        }
+                        _ => Ok(attempt),
+                    }
                 },
             )
             .await?;
@@ -256,6 +293,7 @@ impl Mint<'_> {
                 let detail = "the hourly budget of calls to the provider is spent";
                 Err(Failure::new(FailureKind::UpstreamBudgetSpent, detail).with_retry_after(60))
             }
+            Attempt::QuotaSpent => Err(quota_spent()),
             Attempt::Closed => Err(Failure::database()),
         }
     }
@@ -344,7 +382,11 @@ impl Mint<'_> {
         let outcome = if is_unknown { "unknown" } else { "failed" };
         let counter = &self.context.metrics.mints_total;
         counter.with_label_values(&[outcome]).inc();
-        let cooldown = self.context.settings.mint_cooldown;
+        let cooldown = match failure.kind {
+            // Another client may mint at once.
+            FailureKind::MintQuotaSpent => Duration::ZERO,
+            _ => self.context.settings.mint_cooldown,
+        };
         let cooldown_seconds = cooldown.as_secs_f64().ceil() as u32;
         failure.retry_after = failure
             .retry_after

@@ -20,6 +20,8 @@ pub struct TokenRequest {
     /// True for `no-cache` from a client with the scope for it: the token must be minted after the
     /// start of the request.
     pub renew: bool,
+    /// The maximum number of mints in an hour of the client. `None` for no limit.
+    pub mints_per_hour: Option<i32>,
 }
 
 impl TokenRequest {
@@ -39,6 +41,7 @@ impl TokenRequest {
             min_fresh,
             min_life: min_fresh.max(min_remaining.min(seconds(lifetime) / 2)),
             renew,
+            mints_per_hour: None,
         }
     }
 

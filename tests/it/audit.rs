@@ -27,6 +27,7 @@ fn random_event(random: &mut Rng, newest: DateTime<Utc>) -> AuditEvent {
             Some(token) => Some(format!("u-{}", token % 3)),
             None => any_user,
         },
+        client_name: None,
         client: maybe(client),
         request_id: maybe(request),
         fingerprint: token.map(|token| if token < 3 { "f1" } else { "f2" }.into()),
@@ -44,6 +45,15 @@ fn random_event(random: &mut Rng, newest: DateTime<Utc>) -> AuditEvent {
     }
 }
 
+/// Removes `clientName` from the items of a page. Their clients have no records.
+pub fn without_names(mut items: Vec<Value>) -> Vec<Value> {
+    for item in &mut items {
+        let name = item.as_object_mut().unwrap().remove("clientName");
+        assert_eq!(name, Some(Value::Null));
+    }
+    items
+}
+
 /// Returns an event without optional members.
 pub fn event(id: u128, occurred_at: DateTime<Utc>, kind: &str) -> AuditEvent {
     AuditEvent {
@@ -51,6 +61,7 @@ pub fn event(id: u128, occurred_at: DateTime<Utc>, kind: &str) -> AuditEvent {
         occurred_at,
         kind: kind.to_owned(),
         client: None,
+        client_name: None,
         request_id: None,
         source_ip: None,
         user_id: None,
@@ -145,7 +156,7 @@ async fn pagination_during_inserts_returns_each_event_once() {
         if order == "desc" {
             found.reverse();
         }
-        assert_eq!(json!(found), json!(events), "{order}");
+        assert_eq!(json!(without_names(found)), json!(events), "{order}");
     }
 }
 
@@ -178,7 +189,7 @@ async fn an_event_has_exactly_the_members_of_the_contract() {
     let page = replica.get(&format!("{PATH}?kind=token.minted")).await;
     let event = &page.body["items"][0];
     let expected = json!({
-        "id": event["id"], "occurredAt": event["occurredAt"], "kind": "token.minted", "client": ADMIN.0,
+        "id": event["id"], "occurredAt": event["occurredAt"], "kind": "token.minted", "client": ADMIN.0, "clientName": ADMIN.0,
         "requestId": minted.header("x-request-id"), "sourceIp": "127.0.0.1", "userId": "u", "country": "LT",
         "bank": "B", "access": {"accounts": false, "balances": true, "transactions": false},
         "tokenId": minted.text("id"), "fingerprint": minted.text("fingerprint"), "detail": event["detail"],

@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Executor};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::audit::{insert, read_all_pages, seed};
+use crate::audit::{insert, read_all_pages, seed, without_names};
 use crate::support::{ADMIN, Answer, Api, World, program, run};
 
 const PATH: &str = "/audit/events/export";
@@ -87,7 +87,7 @@ async fn an_export_has_the_same_events_as_the_list() {
         assert_eq!(ndjson.headers()["cache-control"], "no-store");
         assert!(ndjson.headers().contains_key("x-request-id"));
         assert!(
-            parse_ndjson(&ndjson.text().await.unwrap()) == listed,
+            parse_ndjson(&ndjson.text().await.unwrap()) == without_names(listed.clone()),
             "{filter}"
         );
 

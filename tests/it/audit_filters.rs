@@ -6,7 +6,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use token_vendor::model::AuditEvent;
 
-use crate::audit::{PATH, read_all_pages, seed};
+use crate::audit::{PATH, read_all_pages, seed, without_names};
 use crate::support::{Answer, World};
 
 /// Returns a random combination of filters, as a query string and as a predicate.
@@ -84,7 +84,11 @@ async fn random_filters_return_exactly_the_matching_events_in_order() {
             async || {},
         )
         .await;
-        assert_eq!(json!(found), json!(expected), "{round}: {filter}{order}");
+        assert_eq!(
+            json!(without_names(found)),
+            json!(expected),
+            "{round}: {filter}{order}"
+        );
     }
     assert!(with_events > 100, "only {with_events} of 250 filters match");
 }

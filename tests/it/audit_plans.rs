@@ -81,6 +81,7 @@ fn page(order: EventOrder, after: After) -> EventPage {
         order,
         after,
         limit: 101,
+        with_names: true,
     }
 }
 
@@ -170,12 +171,24 @@ fn nodes(plan: &Value) -> Vec<&Value> {
         .collect()
 }
 
-/// Returns the buffers that a node and its children used.
+/// Returns the buffers that a node and its children used, without the names of the clients. A page reads at most one
+/// name for each of its events, by the key of the client.
 fn buffers(node: &Value) -> i64 {
-    ["Shared Hit Blocks", "Shared Read Blocks"]
+    let own: i64 = ["Shared Hit Blocks", "Shared Read Blocks"]
         .iter()
         .map(|name| node[name].as_i64().unwrap())
-        .sum()
+        .sum();
+    own - names(node)
+}
+
+/// Returns the buffers that the subplans below a node used.
+fn names(node: &Value) -> i64 {
+    let children = node["Plans"].as_array().into_iter().flatten();
+    let used = children.map(|child| match child["Parent Relationship"] == "SubPlan" {
+        true => buffers(child),
+        false => names(child),
+    });
+    used.sum()
 }
 
 /// A token and the fingerprint of its token string.

@@ -90,6 +90,30 @@ fn assert_failure(ended: &Ended, part: &str, reason: &str, hint: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_on_another_machine_should_be_verified() {
+    let world = World::new().await;
+    let note = |variable: &str| format!("settings: note, {variable} has no sslmode=verify-full");
+    let cases = [
+        ("postgres://u@db.example.com/d", true),
+        ("postgres://u@db.example.com/d?sslmode=require", true),
+        ("postgres://u@db.example.com/d?sslmode=verify-full", false),
+        ("postgres://u@127.0.0.1/d", false),
+        ("postgres:///d?host=/run/postgresql", false),
+    ];
+    for (url, is_noted) in cases {
+        for variable in ["DATABASE_URL", "READ_DATABASE_URL"] {
+            let ended = run(&["check"], &world.variables(&[(variable, url)])).await;
+            assert_eq!(ended.code, 0, "{ended:?}");
+            assert_eq!(
+                ended.out.contains(&note(variable)),
+                is_noted,
+                "{url} {ended:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn online_checks_pass_on_a_working_installation() {
     let world = World::new().await;
     let replica = world.replica().await;
@@ -170,7 +194,7 @@ async fn online_checks_report_each_failure_with_a_hint() {
         (
             ("FINGERPRINT_KEY", OTHER_KEY),
             "keys",
-            "FINGERPRINT_KEY was changed",
+            "FINGERPRINT_KEY is not the key of the stored tokens",
             "rotation.md",
         ),
         (

@@ -253,7 +253,7 @@ async fn search_finds_a_token_by_token_string_and_by_verification_link() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn views_of_events_are_recorded_and_views_of_figures_and_records_are_not() {
+async fn views_of_events_and_records_are_recorded_and_views_of_figures_are_not() {
     let world = World::new().await;
     let replica = world.replica().await;
     let id = replica
@@ -270,6 +270,8 @@ async fn views_of_events_are_recorded_and_views_of_figures_and_records_are_not()
         get_page(&replica, path).await;
     }
     assert_eq!(world.count(AUDIT_READS).await, 0);
+    let token_reads = "SELECT count(*) FROM audit_events WHERE kind = 'token.read'";
+    assert_eq!(world.count(token_reads).await, 1);
     get_page(
         &replica,
         "/console/audit?userId=u&kind=&tokenId=&order=asc&from=2026-01-01T00:00",
@@ -278,6 +280,7 @@ async fn views_of_events_are_recorded_and_views_of_figures_and_records_are_not()
     .has(200, "token.minted");
     let token = get_page(&replica, &format!("/console/tokens/{id}")).await;
     token.has(200, "<strong>token.minted</strong>");
+    assert_eq!(world.count(token_reads).await, 2);
     let audit_reads = replica.get("/audit/events?kind=audit.read&order=asc").await;
     let details: Vec<_> = audit_reads.body["items"]
         .as_array()

@@ -7,14 +7,14 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use token_vendor::model::Scope;
 
-use crate::support::{Api, Process, World, send};
+use crate::support::{ADMIN, Api, Process, World, send};
 
 /// Returns client, source address and detail of all `access.denied` events. The detail lacks `since`, which varies.
 async fn denials(world: &World) -> Vec<(Option<String>, Option<String>, Value)> {
     sqlx::query_as(
         "SELECT client, source_ip, detail - 'since' FROM audit_events
          WHERE kind = 'access.denied' AND (detail->>'since')::timestamptz <= occurred_at
-         ORDER BY client, detail->>'route'",
+         ORDER BY client, detail->>'route', detail->>'status', detail->>'attemptedKey' NULLS FIRST",
     )
     .fetch_all(&world.db)
     .await
@@ -58,7 +58,7 @@ async fn denied_requests_are_counted_by_client_and_route_and_recorded_at_shutdow
     replica.service.stop().await;
 
     let mut found = denials(&world).await;
-    let has_extra_flush = found.len() > 3;
+    let has_extra_flush = found.len() > 4;
     if has_extra_flush {
         // A new minute began during the test, so only the sum is known.
         let total: i64 = found
@@ -78,10 +78,68 @@ async fn denied_requests_are_counted_by_client_and_route_and_recorded_at_shutdow
     let unknown = (
         None,
         Some("127.0.0.1".to_owned()),
-        json!({"route": tokens, "status": 401, "count": 9}),
+        json!({"route": tokens, "status": 401, "count": 6}),
     );
+    let wrong_secret = (
+        None,
+        Some("127.0.0.1".to_owned()),
+        json!({"route": tokens, "status": 401, "count": 3, "attemptedKey": "reader"}),
+    );
+    assert_eq!(found.pop(), Some(wrong_secret));
     assert_eq!(found.pop(), Some(unknown));
     assert_eq!(found, [of_reader(events, 8), of_reader(tokens, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_credentials_from_one_address_are_limited_and_valid_ones_work() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let path = "/bank/tokens/";
+    let attempt =
+        async |key: &str| send(replica.request_by((key, "wrong"), Method::GET, path)).await;
+    let mut refused = Vec::new();
+    for n in 0..20 {
+        let key = if n % 2 == 0 { ADMIN.0 } else { "nobody" };
+        let answer = attempt(key).await;
+        answer.assert_problem(401, "unauthenticated");
+        refused.push(answer.text("detail").to_owned());
+    }
+    refused.dedup();
+    assert_eq!(refused.len(), 1, "an unknown key and a wrong secret differ");
+    for key in [ADMIN.0, "nobody"] {
+        let answer = attempt(key).await;
+        answer.assert_problem(429, "rate-limited");
+        let wait: u32 = answer.header("retry-after").parse().unwrap();
+        assert!((1..=60).contains(&wait), "{wait}");
+        assert!(answer.text("detail").contains("valid ones still work"));
+    }
+    assert_eq!(replica.get(path).await.status, 200);
+    let missing = send(replica.anonymous(Method::GET, path)).await;
+    missing.assert_problem(401, "unauthenticated");
+    assert_ne!(missing.text("detail"), refused[0]);
+
+    replica.service.stop().await;
+    let counts = denials(&world).await;
+    let is_limited = |detail: &Value| detail["status"] == 429;
+    let limited = counts.iter().filter(|(_, _, detail)| is_limited(detail));
+    assert_eq!(limited.count(), 2, "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_credentials_count_for_the_address_that_a_trusted_proxy_forwards() {
+    let world = World::new().await;
+    let replica = world
+        .replica_with(&[("TRUSTED_PROXIES", "127.0.0.1")])
+        .await;
+    let attempt = async |source: &str| {
+        let request = replica.request_by(("nobody", "wrong"), Method::GET, "/bank/tokens/");
+        send(request.header("x-forwarded-for", source)).await.status
+    };
+    for _ in 0..20 {
+        assert_eq!(attempt("192.0.2.1").await, 401);
+    }
+    assert_eq!(attempt("192.0.2.1").await, 429);
+    assert_eq!(attempt("192.0.2.2").await, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,7 +51,7 @@ async fn an_erased_person_is_nowhere_and_the_log_verifies() {
     let world = World::new().await;
     let replica = world.replica_with(&[FAST]).await;
     let request = |user: &str, bank: &str| json!({"userId": user, "bank": bank});
-    let mut fingerprints = Vec::new();
+    let (mut fingerprints, mut token_string) = (Vec::new(), String::new());
     for bank in ["A", "Secret Bank"] {
         for user in [PERSON, "other"] {
             let minted = replica.issue(request(user, bank)).await;
@@ -59,6 +59,7 @@ async fn an_erased_person_is_nowhere_and_the_log_verifies() {
             assert_eq!(replica.issue(request(user, bank)).await.status, 200);
             if user == PERSON {
                 fingerprints.push(minted.text("fingerprint").to_owned());
+                token_string = minted.text("tokenString").to_owned();
             }
         }
     }
@@ -82,6 +83,24 @@ async fn an_erased_person_is_nowhere_and_the_log_verifies() {
     replica
         .get(&format!("/audit/events?fingerprint={}", fingerprints[0]))
         .await;
+    replica.get(&format!("/bank/tokens/?userId={PERSON}")).await;
+    // A lookup that finds the record, and one that finds none.
+    let look_up = json!({"tokenString": token_string});
+    assert_eq!(
+        send(replica.post("/bank/tokens/lookup", &look_up))
+            .await
+            .status,
+        200
+    );
+    let hide = "UPDATE tokens SET fingerprint = reverse(fingerprint)";
+    sqlx::query(hide).execute(&world.db).await.unwrap();
+    assert_eq!(
+        send(replica.post("/bank/tokens/lookup", &look_up))
+            .await
+            .status,
+        404
+    );
+    sqlx::query(hide).execute(&world.db).await.unwrap();
     let invalidate = json!({"userId": PERSON, "reason": "used"});
     send(replica.post("/bank/tokens/invalidate", &invalidate)).await;
     wait_until_all_is_sealed(&world, &replica).await;
@@ -98,8 +117,8 @@ async fn an_erased_person_is_nowhere_and_the_log_verifies() {
         (&erased["tokens"], &erased["mints"]),
         (&json!(3), &json!(3))
     );
-    // Two mints, two handouts, two invalidations, five reads, and the late mint.
-    assert_eq!(erased["events"], 12);
+    // Two mints, two handouts, two invalidations, eight reads, and the late mint.
+    assert_eq!(erased["events"], 15);
     let again = json!({"tokens": 0, "mints": 0, "events": 0});
     assert_eq!(erase(&world, PERSON).await, again);
     let late = late.text("fingerprint");
@@ -114,9 +133,9 @@ async fn an_erased_person_is_nowhere_and_the_log_verifies() {
         assert_eq!(count_rows_that_name(&world, text).await, 0, "{text}");
     }
     assert!(count_rows_that_name(&world, "other").await >= 8);
-    assert_redacted(&world, &kept, 11).await;
+    assert_redacted(&world, &kept, 14).await;
     wait_until_all_is_sealed(&world, &replica).await;
-    assert_redacted(&world, &kept, 11).await;
+    assert_redacted(&world, &kept, 14).await;
     // A redacted event has a page.
     let redacted = r#"SELECT id::text FROM audit_events WHERE detail = '{"redacted": true}' ORDER BY random() LIMIT 1"#;
     let redacted: String = sqlx::query_scalar(redacted)

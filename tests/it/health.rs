@@ -152,6 +152,43 @@ async fn a_certificate_and_a_key_enable_https() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn metrics_and_health_can_have_an_address_of_their_own() {
+    let world = World::new().await;
+    let process = Process::serve(&world.variables(&[("METRICS_ADDR", "127.0.0.1:0")])).await;
+    let announced = |line: &String| {
+        let (_, address) = line.split_once("metrics and health are served address=")?;
+        Some(address.trim().to_owned())
+    };
+    let operators = process.early.iter().find_map(announced).unwrap();
+    let variables = world.variables(&[("METRICS_ADDR", &operators)]);
+    let statuses = async |base: String| {
+        let api = Api::at(base);
+        let mut statuses = Vec::new();
+        for path in ["/metrics", "/health/live", "/health/ready", "/openapi.json"] {
+            statuses.push(send(api.anonymous(Method::GET, path)).await.status);
+        }
+        statuses
+    };
+    assert_eq!(statuses(process.base.clone()).await, [404, 404, 404, 200]);
+    let operators = format!("http://{operators}");
+    assert_eq!(statuses(operators).await, [200, 200, 200, 404]);
+    let ready = run(&["health"], &variables).await;
+    assert_eq!(ready.code, 0, "{ready:?}");
+
+    let taken = [("METRICS_ADDR", &*process.address().to_string())];
+    let ended = run(&["serve"], &world.variables(&taken)).await;
+    ended.refused(1, "METRICS_ADDR: 127.0.0.1");
+    let wrong = run(&["check"], &world.variables(&[("METRICS_ADDR", "9100")])).await;
+    wrong.refused(2, "METRICS_ADDR: must be an IP address and port");
+}
+
+/// Returns an address on which nothing listens.
+fn unused_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_health_command_distinguishes_ready_not_ready_and_unreachable() {
     let world = World::new().await;
     let process = Process::serve(&world.variables(&[("SHUTDOWN_DELAY", "1h")])).await;
@@ -165,10 +202,7 @@ async fn the_health_command_distinguishes_ready_not_ready_and_unreachable() {
     eventually("readiness fails", is_not_ready).await;
     run(&["health"], &variables).await.refused(1, "503");
 
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let unused_address = listener.local_addr().unwrap().to_string();
-    drop(listener);
-    let variables = world.variables(&[("LISTEN_ADDR", &unused_address)]);
+    let variables = world.variables(&[("LISTEN_ADDR", &unused_address())]);
     run(&["health"], &variables)
         .await
         .refused(1, "cannot be reached");

@@ -4,14 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each folder and the folders that it may import. `main` and `app` may import all folders.
-const ALLOWED_IMPORTS: [(&str, &[&str]); 14] = [
+const ALLOWED_IMPORTS: [(&str, &[&str]); 15] = [
     ("model", &[]),
     ("metrics", &[]),
     ("crypto", &["model"]),
     ("seal", &[]),
     ("db", &["model", "crypto"]),
     ("upstream", &["model"]),
-    ("auth", &["model", "db"]),
+    ("oidc", &[]),
+    ("auth", &["model", "db", "oidc"]),
     ("jobs", &["model", "crypto", "seal", "db", "metrics"]),
     ("vending", &["model", "crypto", "db", "upstream", "metrics"]),
     (
@@ -27,9 +28,11 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 14] = [
             "app",
             "config",
             "telemetry",
+            "auth",
             "jobs",
             "db",
             "upstream",
+            "oidc",
             "crypto",
             "seal",
             "model",
@@ -54,12 +57,14 @@ const API_LEVELS: [&str; 10] = [
 ];
 
 /// Each restricted library and the folders that may use it.
-const LIBRARIES: [(&str, &[&str]); 11] = [
+const LIBRARIES: [(&str, &[&str]); 13] = [
     ("actix_web::", &["api", "dev"]),
     ("actix_http::", &["dev"]),
     ("utoipa_swagger_ui::", &["api"]),
     ("askama::", &["api"]),
-    ("reqwest::", &["upstream"]),
+    ("reqwest::", &["upstream", "oidc"]),
+    ("jsonwebtoken::", &["oidc"]),
+    ("ring::signature", &["oidc"]),
     ("sqlx::", &["db"]),
     ("chacha20poly1305::", &["crypto"]),
     ("tlog_tiles::", &["seal"]),

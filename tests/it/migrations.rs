@@ -41,6 +41,7 @@ async fn every_table_is_there_with_its_keys_and_no_foreign_ones() {
         "audit_tiles",
         "clients",
         "handout_minutes",
+        "key_check",
         "maintenance",
         "mints",
         "slots",
@@ -61,6 +62,7 @@ async fn every_table_is_there_with_its_keys_and_no_foreign_ones() {
         "audit_tiles PRIMARY KEY (level, n)",
         "clients PRIMARY KEY (api_key)",
         "handout_minutes PRIMARY KEY (minute)",
+        "key_check PRIMARY KEY (id)",
         "maintenance PRIMARY KEY (id)",
         "mints PRIMARY KEY (user_id, id)",
         "slots PRIMARY KEY (user_id, country, bank, access)",
@@ -88,6 +90,7 @@ async fn constraints_refuse_what_no_version_writes() {
     for refused in [
         "INSERT INTO clients (api_key, name, secret_sha256, scopes) VALUES ('a b', 'n', sha256(''), '{}')",
         "INSERT INTO clients (api_key, name, secret_sha256, scopes) VALUES ('a', 'n', 'plain text', '{}')",
+        "INSERT INTO clients (api_key, name, secret_sha256, scopes, oidc_subject) VALUES ('a', 'n', sha256(''), '{}', '')",
         "INSERT INTO upstream_budget (id, minutes, attempts) VALUES (2, '{}', '{}')",
         mint,
         token,

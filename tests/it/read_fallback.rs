@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::metrics::scrape;
+use crate::support::standby::Pair;
 use crate::support::{Api, World, eventually, send};
 
 const FALLBACKS: &str = "read_fallbacks_total";
@@ -78,4 +79,32 @@ async fn reads_from_a_standby_that_answers_are_no_fallbacks() {
     read_all(&replica).await;
     assert_eq!(scrape(&replica).await[FALLBACKS], 0.0);
     assert_eq!(read_warnings(&replica).await, json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_in_recovery_does_the_reads() {
+    let Some(pair) = Pair::start().await else {
+        eprintln!("skipped: this Postgres has no pg_basebackup");
+        return;
+    };
+    let world = World::on(pair.primary.url()).await;
+    let standby = pair.standby.url();
+    let replica = world.replica_with(&[("READ_DATABASE_URL", &standby)]).await;
+    let sessions =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'token-vendor%'";
+    eventually(
+        "the probe of the standby keeps its connection",
+        async || pair.standby.count(sessions).await > 0,
+    )
+    .await;
+    assert_eq!(read_warnings(&replica).await, json!([]));
+    replica.issue(json!({"userId": "u"})).await;
+    eventually("the standby has the event", async || {
+        let events = replica.get("/audit/events?kind=token.minted").await;
+        events.body["items"].as_array().unwrap().len() == 1
+    })
+    .await;
+    assert_eq!(scrape(&replica).await[FALLBACKS], 0.0);
+    drop((replica, world));
+    pair.stop().await;
 }

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
+use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Answer, Replica, World, send};
+use crate::support::{ADMIN, Answer, Replica, World, send};
 
 /// Returns the ids of a page.
 pub fn ids(page: &Answer) -> Vec<String> {
@@ -66,6 +67,105 @@ async fn a_record_has_exactly_the_documented_members() {
     expected["invalidatedAt"] = json!("2026-01-02T03:04:05.600Z");
     expected["invalidationReason"] = json!("compromised");
     assert_eq!(replica.get(&path).await.body, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_read_of_records_is_an_event_before_its_response() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let body = json!({"userId": "u", "country": "LT", "bank": "B", "access": {"balances": true}});
+    let minted = mint(&replica, body).await;
+    let id = minted.text("id");
+    let token_string = minted.text("tokenString");
+    let unknown = Uuid::now_v7();
+    let look_up = async |token_string: &str| {
+        let body = json!({"tokenString": token_string});
+        send(replica.post("/bank/tokens/lookup", &body)).await
+    };
+    let reads = [
+        (replica.get(&format!("/bank/tokens/{id}")).await, 200),
+        (look_up(token_string).await, 200),
+        (look_up("unknown").await, 404),
+        (
+            replica.get("/bank/tokens/?userId=u&isValid=true").await,
+            200,
+        ),
+        (replica.get("/bank/tokens/").await, 200),
+        // Reads nothing, and is no event.
+        (replica.get(&format!("/bank/tokens/{unknown}")).await, 404),
+        (replica.get("/bank/tokens/?limit=0").await, 400),
+    ];
+    for (answer, status) in &reads {
+        assert_eq!(answer.status, *status, "{answer:?}");
+    }
+
+    let events = replica.get("/audit/events?order=asc").await;
+    let events = events.body["items"].as_array().unwrap();
+    let kinds = ["token.read", "token.looked_up"];
+    let is_read = |event: &&Value| kinds.iter().any(|kind| event["kind"] == *kind);
+    let events: Vec<_> = events.iter().filter(is_read).collect();
+    assert_eq!(events.len(), 5, "{events:?}");
+    for (event, (answer, _)) in events.iter().zip(&reads) {
+        assert_eq!(event["requestId"], answer.header("x-request-id"));
+        assert_eq!(event["client"], ADMIN.0);
+        assert!(event["sourceIp"].is_string());
+    }
+    for event in &events[..2] {
+        for member in ["userId", "country", "bank", "access", "fingerprint"] {
+            assert_eq!(event[member], minted.body[member]);
+        }
+        assert_eq!(event["tokenId"], id);
+    }
+    let seen: Vec<_> = events
+        .iter()
+        .map(|event| (&event["kind"], &event["userId"], &event["detail"]))
+        .collect();
+    let (read, looked_up) = (&json!("token.read"), &json!("token.looked_up"));
+    let (user, null) = (&json!("u"), &Value::Null);
+    let filter = json!({"userId": "u", "isValid": true});
+    let expected = [
+        (read, user, null),
+        (looked_up, user, null),
+        (looked_up, null, &json!({"found": false})),
+        (read, user, &json!({"filter": filter, "tokenIds": [id]})),
+        (read, null, &json!({"filter": {}, "tokenIds": [id]})),
+    ];
+    assert_eq!(seen, expected);
+    assert!(events[2]["fingerprint"].is_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_reads_share_commits_and_a_lost_database_shows_no_record() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let minted = mint(&replica, json!({"userId": "u"})).await;
+    let path = format!("/bank/tokens/{}", minted.text("id"));
+    let lock = world.lock_table("audit_events IN EXCLUSIVE MODE").await;
+    let reads = join_all((0..50).map(|_| replica.get(&path)));
+    let release = async {
+        world.backend_waits_for_a_lock().await;
+        lock.rollback().await.unwrap();
+    };
+    let (answers, ()) = tokio::join!(reads, release);
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    let events = "SELECT count(*) FROM audit_events WHERE kind = 'token.read'";
+    assert_eq!(world.count(events).await, 50);
+    let commits = "SELECT count(DISTINCT xmin::text) FROM audit_events WHERE kind = 'token.read'";
+    let commits = world.count(commits).await;
+    assert!(commits < 25, "{commits} commits");
+
+    sqlx::raw_sql("ALTER TABLE audit_events ADD CHECK (kind <> 'token.read') NOT VALID")
+        .execute(&world.db)
+        .await
+        .unwrap();
+    let refused = replica.get(&path).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(
+        !refused
+            .body
+            .to_string()
+            .contains(minted.text("fingerprint"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

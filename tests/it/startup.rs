@@ -325,6 +325,30 @@ async fn serve_rejects_a_server_without_fsync() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn serve_refuses_another_fingerprint_key() {
+    /// 32 other bytes.
+    const OTHER: &str = "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
+    let world = World::new().await;
+    let variables = world.variables(&[("FINGERPRINT_KEY", OTHER)]);
+    let refuse = async || {
+        let ended = run(&["serve"], &variables).await;
+        ended.refused(1, "FINGERPRINT_KEY is not the key of the stored tokens");
+    };
+    let replica = world.replica().await;
+    refuse().await;
+
+    // A database of an earlier version, which has no check value but a token.
+    replica.issue(json!({"userId": "u"})).await;
+    execute(&world.db, "DELETE FROM key_check").await;
+    refuse().await;
+    assert!(is_true(&world.db, "SELECT NOT EXISTS (SELECT FROM key_check)").await);
+    world.replica().await;
+    assert!(is_true(&world.db, "SELECT EXISTS (SELECT FROM key_check)").await);
+    execute(&world.db, "DELETE FROM tokens").await;
+    refuse().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn serve_accepts_a_newer_schema() {
     let world = World::new().await;
     sqlx::query(

@@ -210,6 +210,7 @@ async fn every_http_call_works_as_the_service_role() {
             json!({"reason": "requested", "userId": "u-1"}),
         ),
         ("/maintenance/cleanup", json!({"dryRun": true})),
+        ("/clients/admin/rotate", json!({})),
     ] {
         let answer = send(replica.post(path, &body)).await;
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
@@ -242,6 +243,7 @@ async fn every_http_call_works_as_the_service_role() {
         "/audit/events/export",
         "/audit/events?kind=access.denied",
         "/maintenance/cleanup",
+        "/clients/",
         "/health/ready",
         "/console/",
         "/console/audit",
@@ -289,6 +291,15 @@ async fn every_command_works_as_the_service_role() {
     let new_key = "k2:AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
     for arguments in [
         &["client", "list"][..],
+        &[
+            "client",
+            "update",
+            key,
+            "--name",
+            "Shop",
+            "--mints-per-hour",
+            "5",
+        ],
         &["client", "rotate", key],
         &["client", "disable", key],
         &["audit", "export"],

@@ -387,8 +387,13 @@ impl Log {
 /// Transaction ids start again in another server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_goes_on_after_a_dump_is_restored_into_another_server() {
-    let log = Log::new().await;
     let server = Server::start(&[]).await;
+    let Some(pg_dump) = server.program("pg_dump") else {
+        server.stop().await;
+        eprintln!("skipped: this Postgres has no pg_dump");
+        return;
+    };
+    let log = Log::new().await;
     let mut admin = server.admin().await;
     admin.execute("CREATE DATABASE restored").await.unwrap();
     let restored = server.postgres.url("restored");
@@ -396,9 +401,7 @@ async fn a_log_goes_on_after_a_dump_is_restored_into_another_server() {
         "pg_dump --no-owner '{}' | psql --quiet --set ON_ERROR_STOP=1 '{restored}'",
         log.world.url
     );
-    // The programs of the server, whose version may be another than those in PATH.
-    let programs = std::fs::read_link(format!("/proc/{}/exe", server.postgres.pid())).unwrap();
-    let path = format!("{}:/usr/bin:/bin", programs.parent().unwrap().display());
+    let path = format!("{}:/usr/bin:/bin", pg_dump.parent().unwrap().display());
     let mut piped = tokio::process::Command::new("sh");
     let piped = piped
         .args(["-c", &pipe])

@@ -16,8 +16,13 @@ use crate::api::middleware::request_context::LoggedOutcome;
 use crate::api::problem::field_error::FieldError;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::state::ApiState;
+use crate::db::clients::list_clients;
+use crate::db::{Checkout, DbError, Lane};
 use crate::model::time::parse_timestamp;
-use crate::model::{AuditEvent, EventKind, EventRef};
+use crate::model::{AuditEvent, ClientRecord, EventKind, EventRef};
+
+/// The maximum number of clients that the filter offers by name.
+const MAX_OFFERED: i64 = 500;
 
 /// The query of a console form, converted to a query of the API.
 ///
@@ -71,6 +76,8 @@ struct AuditPage {
     next: Option<String>,
     complete_until: Option<DateTime<Utc>>,
     kinds: &'static [EventKind],
+    /// The clients that the filter offers, at most [`MAX_OFFERED`].
+    clients: Vec<ClientRecord>,
 }
 
 impl AuditPage {
@@ -93,6 +100,13 @@ impl AuditPage {
     }
 }
 
+async fn list_offered(state: &ApiState) -> Result<Vec<ClientRecord>, DbError> {
+    let list = async move |mut connection: Checkout| {
+        list_clients(&mut connection, None, MAX_OFFERED).await
+    };
+    state.reads().run(Lane::Reads, list).await
+}
+
 /// `GET /console/audit`: shows one page of the matching events.
 ///
 /// An invalid filter gets status 400 and the filter form with the errors.
@@ -108,6 +122,7 @@ pub async fn show_audit(
         next: None,
         complete_until: None,
         kinds: EventKind::ALL,
+        clients: list_offered(&state).await?,
     };
     match ListEvents::from_query(&view.fields.to_query(&[], &[])) {
         Ok(list) => {

@@ -80,7 +80,7 @@ pub fn check_token<S>(
 
 /// Counts the rejected form as `access.denied` and returns its problem.
 fn reject<S>(request: &HttpRequest, state: &ApiState, authorized: &Authorized<S>) -> Problem {
-    count_denial(state, request, Some(authorized.client().api_key.clone()));
+    count_denial(state, request, authorized.client().api_key.clone());
     let detail = "the form was not sent from a page of this console; reload the page and submit the form again";
     Problem::new(ProblemKind::Forbidden, detail)
 }

@@ -4,6 +4,7 @@
 //! figures. Pages load nothing from other addresses and never contain a token string.
 
 mod audit;
+mod clients;
 mod event;
 mod form;
 mod invalidation;
@@ -18,6 +19,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder, web};
 use askama::Template;
 
 pub use self::audit::show_audit;
+pub use self::clients::{change_client, create_client, show_client, show_clients};
 pub use self::event::show_event;
 pub use self::invalidation::{confirm_invalidation, invalidate};
 pub use self::overview::show_overview;

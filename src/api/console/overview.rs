@@ -13,7 +13,7 @@ use crate::api::extract::query::reject_parameters;
 use crate::api::handlers::health::MAX_SEAL_LAG;
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
-use crate::api::state::probe_metrics;
+use crate::api::state::{DatabaseMetrics, probe_metrics};
 use crate::db::Lane;
 use crate::db::audit_log::{LogState, find_lag, find_log};
 use crate::db::overview::{Minute, list_minutes};
@@ -31,7 +31,7 @@ struct OverviewPage {
     now: DateTime<Utc>,
     /// The remaining budget (`None` inside means no limit) and the cleanup backlog. `None` while the primary is
     /// unavailable.
-    database_metrics: Option<(Option<u32>, Backlog)>,
+    database_metrics: Option<DatabaseMetrics>,
     log: LogState,
     /// The age of the oldest event that is not sealed. `None` if no event waits, or if this replica does not seal.
     lag: Option<TimeDelta>,

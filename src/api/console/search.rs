@@ -11,6 +11,7 @@ use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::body::Body;
 use crate::api::extract::fields;
 use crate::api::extract::query::reject_parameters;
+use crate::api::handlers::invalidation::find_by_string;
 use crate::api::middleware::request_context::LoggedOutcome;
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
@@ -60,10 +61,11 @@ pub async fn look_up(
     };
     let token_string = errors.check_parameter("tokenString", fields::token_string(token_string));
     let token_string = errors.into_result(token_string)?;
-    if let Some(token) = state.vendor.look_up(&token_string).await? {
+    let form_token = form::token(authorized.client(), LOOK_UP);
+    let found = find_by_string(&state, &token_string, authorized.into_caller()).await?;
+    if let Some(token) = found {
         return Ok(see_other(format!("/console/tokens/{}", token.id)));
     }
-    let form_token = form::token(authorized.client(), LOOK_UP);
     let mut response = page(
         StatusCode::NOT_FOUND,
         &SearchPage {

@@ -12,13 +12,13 @@ use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::event_query::ListEvents;
 use crate::api::extract::query::read_parameters;
 use crate::api::handlers::audit::read_events;
-use crate::api::handlers::tokens::{ListTokens, read_tokens};
+use crate::api::handlers::tokens::{ListTokens, read_token, read_tokens};
 use crate::api::problem::Problem;
 use crate::api::problem::field_error::FieldErrors;
 use crate::api::state::ApiState;
 use crate::db::Lane;
 use crate::db::event_page::{EventFilter, EventOrder};
-use crate::db::tokens::{Mint, find_mint, find_token};
+use crate::db::tokens::{Mint, find_mint};
 use crate::model::{AuditEvent, EventKind, EventRef, InvalidationReason, Scope, Token};
 
 /// The maximum number of events on a token's page. Older events are left out.
@@ -57,12 +57,13 @@ pub async fn show_user(
     };
     // A standby may not have received the invalidation yet.
     let db = if is_done { &state.db } else { state.reads() };
-    let (tokens, next) = read_tokens(db, list).await?;
+    let may_invalidate = authorized.holds_scope(Scope::TokensInvalidate);
+    let (tokens, next) = read_tokens(&state, db, list, authorized.into_caller()).await?;
     let view = UserPage {
         user_id,
         tokens,
         next: next.map(|cursor| fields.to_query(&["cursor", "done"], &[("cursor", &cursor)])),
-        may_invalidate: authorized.holds_scope(Scope::TokensInvalidate),
+        may_invalidate,
         is_done,
         reasons: InvalidationReason::ALL,
     };
@@ -117,12 +118,9 @@ pub async fn show_token(
     let [done] = read_parameters(request.query_string(), ["done"], &mut errors);
     errors.into_result(Some(()))?;
     let id = id.into_inner();
-    let token = state
-        .db
-        .run(Lane::Reads, async move |mut connection| {
-            find_token(&mut connection, id).await
-        })
-        .await?;
+    let may_invalidate = authorized.holds_scope(Scope::TokensInvalidate);
+    let caller = authorized.into_caller();
+    let token = read_token(&state, id, caller.clone()).await?;
     let list = ListEvents {
         filter: EventFilter {
             token_id: Some(id),
@@ -132,9 +130,8 @@ pub async fn show_token(
         limit: MAX_EVENTS,
         after: None,
     };
-    let may_invalidate = authorized.holds_scope(Scope::TokensInvalidate);
     let keep = |events: &mut Vec<AuditEvent>, event: &EventRef<'_>| events.push(event.into());
-    let list = read_events(&state, &list, authorized.into_caller(), keep).await?;
+    let list = read_events(&state, &list, caller, keep).await?;
     let events = list.taken;
     let recorded_user = token
         .as_ref()

@@ -80,6 +80,24 @@ impl Body {
         }
     }
 
+    /// Reads a JSON object like [`read_object`](Body::read_object). A request without a body stands for an empty object.
+    pub async fn read_optional_object<const N: usize>(
+        self,
+        names: [&str; N],
+    ) -> Result<([Option<Json>; N], FieldErrors), Problem> {
+        let headers = self.request.headers();
+        let length = headers.get(header::CONTENT_LENGTH);
+        let is_absent = !headers.contains_key(header::CONTENT_TYPE)
+            && !headers.contains_key(header::TRANSFER_ENCODING)
+            && length.is_none_or(|length| length == "0");
+        if is_absent {
+            let mut errors = FieldErrors::default();
+            let [] = read_parameters(self.request.query_string(), [], &mut errors);
+            return Ok(([const { None }; N], errors));
+        }
+        self.read_object(names).await
+    }
+
     /// Reads a JSON object and returns its named members and the errors so far.
     ///
     /// Other members and all query parameters are errors.

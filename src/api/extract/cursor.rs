@@ -58,11 +58,29 @@ impl Cursor {
             };
             (checksum(position, filter) == *given).then_some(cursor)
         };
-        parse().ok_or(Detail::Borrowed(
-            "must be the nextCursor of a response to the same query",
-        ))
+        parse().ok_or(NOT_A_CURSOR)
     }
 }
+
+/// Encodes the position of a list in the order of API keys.
+pub fn encode_key(key: &str) -> String {
+    let checksum = checksum(key.as_bytes(), &());
+    URL_SAFE_NO_PAD.encode([key.as_bytes(), &checksum].concat())
+}
+
+/// Decodes a cursor that [`encode_key`] returned.
+pub fn decode_key(text: &str) -> Result<String, Detail> {
+    let parse = || {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (key, given) = bytes.split_last_chunk::<CHECKSUM>()?;
+        let is_right = checksum(key, &()) == *given;
+        String::from_utf8(key.to_vec()).ok().filter(|_| is_right)
+    };
+    parse().ok_or(NOT_A_CURSOR)
+}
+
+const NOT_A_CURSOR: Detail =
+    Detail::Borrowed("must be the nextCursor of a response to the same query");
 
 fn read_time(micros: [u8; 8]) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros(i64::from_be_bytes(micros))

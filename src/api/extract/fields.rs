@@ -51,6 +51,33 @@ pub fn optional_integer(
     }
 }
 
+/// Reads an optional integer that may be null: `None` if it is absent, `Some(None)` if it is null.
+pub fn nullable_integer(
+    value: Option<Json>,
+    range: RangeInclusive<i32>,
+) -> Result<Option<Option<i32>>, Detail> {
+    match value {
+        Some(Json::Null) => Ok(Some(None)),
+        value => Ok(optional_integer(value, range)?.map(Some)),
+    }
+}
+
+/// Reads a list of strings and applies the rule to each. `expected` describes the list.
+pub fn list<T>(
+    value: Json,
+    expected: &str,
+    rule: impl Fn(String) -> Result<T, Detail>,
+) -> Result<Vec<T>, Detail> {
+    let Json::Array(items) = value else {
+        return Err(value.type_error(expected).into());
+    };
+    let items = items.into_iter().map(|item| match item {
+        Json::String(text) => rule(text),
+        other => Err(format!("must be {expected}; {} is none", other.type_name()).into()),
+    });
+    items.collect()
+}
+
 /// Reads an optional boolean.
 pub fn optional_boolean(value: Option<Json>) -> Result<Option<bool>, Detail> {
     match value {

@@ -8,8 +8,6 @@ use crate::api::problem::field_error::{FieldErrors, member_pointer};
 use crate::api::problem::{Problem, ProblemKind};
 
 /// A JSON value (RFC 8259).
-///
-/// The items of an array are parsed and dropped, because no request contains an array.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Json {
     /// `null`
@@ -21,7 +19,7 @@ pub enum Json {
     /// A string.
     String(String),
     /// An array.
-    Array,
+    Array(Vec<Json>),
     /// An object: its members in their order, including duplicates.
     Object(Vec<(String, Json)>),
 }
@@ -44,15 +42,19 @@ impl Json {
 
     /// Returns the field error of a value with the wrong type.
     pub fn type_error(&self, expected: &str) -> String {
-        let name = match self {
+        format!("must be {expected}, not {}", self.type_name())
+    }
+
+    /// Names the type of the value, for an error.
+    pub fn type_name(&self) -> &'static str {
+        match self {
             Json::Null => "null",
             Json::Bool(_) => "a boolean",
             Json::Number(_) => "a number",
             Json::String(_) => "a string",
-            Json::Array => "an array",
+            Json::Array(_) => "an array",
             Json::Object(_) => "an object",
-        };
-        format!("must be {expected}, not {name}")
+        }
     }
 }
 
@@ -129,8 +131,11 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
-        while items.next_element::<Json>()?.is_some() {}
-        Ok(Json::Array)
+        let mut array = Vec::new();
+        while let Some(item) = items.next_element()? {
+            array.push(item);
+        }
+        Ok(Json::Array(array))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json, A::Error> {
@@ -152,7 +157,11 @@ mod tests {
         let mut errors = FieldErrors::default();
         let names = ["a", "b", "n"];
         let found = read_members(Json::parse(text).unwrap(), "#", names, &mut errors);
-        let expected = [Some(Json::Array), None, Some(Json::Number(1000.0))];
+        let array = Json::Array(vec![
+            Json::Number(1.0),
+            Json::Object(vec![("b".into(), Json::Null)]),
+        ]);
+        let expected = [Some(array), None, Some(Json::Number(1000.0))];
         assert_eq!(found, Some(expected));
 
         let mut expected = FieldErrors::default();

@@ -3,6 +3,7 @@
 pub mod authorization;
 pub mod body;
 pub mod cache_control;
+pub mod client_key;
 pub mod cursor;
 pub mod event_query;
 pub mod fields;

@@ -24,7 +24,7 @@ use crate::db::audit_events::{self, AuditReadRecord, EventPages, insert_audit_re
 use crate::db::event_page::EventPage;
 use crate::db::horizon::{find_horizon, wait_for_horizon};
 use crate::db::{Checkout, Database, DbError, Lane};
-use crate::model::event_format::{EventFormat, push_json};
+use crate::model::event_format::{EventFormat, push_item};
 use crate::model::{Caller, EventRef};
 
 /// `GET /audit/events`. Returns one page of matching events.
@@ -46,7 +46,7 @@ pub async fn list_events(
         if !items.is_empty() {
             items.push(b',');
         }
-        push_json(items, event);
+        push_item(items, event);
     };
     let page = read_events(&state, &list, authorized.into_caller(), take).await?;
     let next_cursor = json!(page.next_cursor).to_string();
@@ -94,6 +94,7 @@ pub async fn read_events<T: Default + Send + 'static>(
         order: list.order,
         after: list.after.map(|cursor| (cursor.at, cursor.id)),
         limit: limit + 1,
+        with_names: true,
     };
     let record = AuditReadRecord {
         caller: Some(caller),
@@ -196,7 +197,7 @@ pub async fn export_events(
 
     let mut rest = Box::pin(chunks(
         state.reads().clone(),
-        EventPages::new(filter, complete_until),
+        EventPages::new(filter, complete_until).with_names(format == EventFormat::Csv),
         format,
     ));
     // Reading the first page before the status is sent returns 503, not a broken stream, if the database

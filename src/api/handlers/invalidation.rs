@@ -12,8 +12,9 @@ use crate::api::extract::json::Json;
 use crate::api::problem::Problem;
 use crate::api::problem::field_error::{Detail, FieldErrors};
 use crate::api::state::ApiState;
+use crate::db::audit_events::TokenReadRow;
 use crate::model::rules;
-use crate::model::{InvalidationReason, TokenString};
+use crate::model::{Caller, EventKind, InvalidationReason, Token, TokenString};
 
 /// The members of the body that invalidates one token.
 pub const REASON: [&str; 1] = ["reason"];
@@ -90,19 +91,32 @@ fn read_target(
 
 /// `POST /bank/tokens/lookup`. Returns the record of a token string.
 pub async fn look_up_token(
-    _authorized: Authorized<TokensRead>,
+    authorized: Authorized<TokensRead>,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let ([token_string], mut errors) = body.read_object(LOOKUP).await?;
     let token_string = errors.check_member("#/tokenString", read_token_string(token_string));
     let token_string = errors.into_result(token_string)?;
-    let token = state
-        .vendor
-        .look_up(&token_string)
+    let token = find_by_string(&state, &token_string, authorized.into_caller())
         .await?
         .ok_or_else(|| Problem::not_found("no token on record has this token string"))?;
     Ok(HttpResponse::Ok().json(RecordView::new(&token)))
+}
+
+/// Returns the record of a token string, and records the lookup.
+pub async fn find_by_string(
+    state: &ApiState,
+    token_string: &TokenString,
+    caller: Caller,
+) -> Result<Option<Token>, Problem> {
+    let (fingerprint, token) = state.vendor.look_up(token_string).await?;
+    let read = match &token {
+        Some(token) => TokenReadRow::of_record(EventKind::TokenLookedUp, caller, token),
+        None => TokenReadRow::of_unknown_string(caller, fingerprint),
+    };
+    state.token_reads.record(read).await?;
+    Ok(token)
 }
 
 fn read_reason(value: Option<Json>) -> Result<InvalidationReason, Detail> {

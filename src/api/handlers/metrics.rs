@@ -41,19 +41,22 @@ async fn measure_database(state: &ApiState) {
     let (probe, health) = join(probe_metrics(state), health).await;
     let is_up = probe.is_some() && state.vendor.recording_failure().is_none();
     metrics.database_up.set(u64::from(is_up));
-    let (budget, overdue, oldest, last_success) = match probe {
-        None => (f64::NAN, f64::NAN, f64::NAN, f64::NAN),
-        Some((budget, backlog)) => {
+    let (budget, overdue, oldest, last_success, expiry) = match probe {
+        None => (f64::NAN, f64::NAN, f64::NAN, f64::NAN, f64::NAN),
+        Some(probe) => {
+            let backlog = probe.backlog;
             let seconds = |at: chrono::DateTime<_>| at.timestamp_millis() as f64 / 1000.0;
             (
-                budget.map_or(f64::INFINITY, f64::from),
+                probe.budget.map_or(f64::INFINITY, f64::from),
                 backlog.overdue_tokens as f64,
                 backlog.oldest_overdue.map_or(0.0, seconds),
                 backlog.last_success_at.map_or(0.0, seconds),
+                probe.earliest_expiry.unwrap_or(f64::INFINITY),
             )
         }
     };
     metrics.upstream_budget_remaining.set(budget);
+    metrics.client_expiry_seconds.set(expiry);
     metrics.cleanup_overdue_tokens.set(overdue);
     metrics.cleanup_oldest_overdue_timestamp_seconds.set(oldest);
     metrics

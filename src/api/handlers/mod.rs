@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod audit_log;
+pub mod clients;
 pub mod docs;
 pub mod health;
 pub mod invalidation;

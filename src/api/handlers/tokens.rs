@@ -21,10 +21,11 @@ use crate::api::middleware::request_context::LoggedOutcome;
 use crate::api::problem::Problem;
 use crate::api::problem::field_error::FieldErrors;
 use crate::api::state::ApiState;
+use crate::db::audit_events::TokenReadRow;
 use crate::db::tokens::{TokenFilter, find_token, list_tokens as list_records};
-use crate::db::{Database, Lane};
+use crate::db::{Checkout, Database, Lane};
 use crate::model::rules;
-use crate::model::{Access, Combination, Scope, Token};
+use crate::model::{Access, Caller, Combination, EventKind, Scope, Token};
 use crate::vending::{IssuedToken, TokenRequest};
 
 /// The members of a token request.
@@ -57,8 +58,9 @@ pub async fn issue_token(
 ) -> Result<HttpResponse, Problem> {
     let document = body.read_json().await?;
     let may_renew = authorized.holds_scope(Scope::TokensRenew);
-    let token_request =
+    let mut token_request =
         read_token_request(document, &request, may_renew, state.vendor.min_remaining())?;
+    token_request.mints_per_hour = authorized.client().limits.mints_per_hour;
     let waited = authorized.waited();
     let issued = state
         .vendor
@@ -160,41 +162,54 @@ fn respond_with_token(issued: &IssuedToken, verification_base_url: &str) -> Http
 
 /// `GET /bank/tokens/{id}`. Returns the current record from the primary.
 pub async fn get_token(
-    _authorized: Authorized<TokensRead>,
+    authorized: Authorized<TokensRead>,
     request: HttpRequest,
     id: web::Path<Uuid>,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     reject_parameters(request.query_string())?;
-    let id = id.into_inner();
-    let token = state
-        .db
-        .run(Lane::Reads, async move |mut connection| {
-            find_token(&mut connection, id).await
-        })
+    let token = read_token(&state, id.into_inner(), authorized.into_caller())
         .await?
         .ok_or_else(|| Problem::not_found("no token has this id"))?;
     Ok(HttpResponse::Ok().json(RecordView::new(&token)))
 }
 
+/// Returns the current record of a token from the primary, and records the read.
+pub async fn read_token(
+    state: &ApiState,
+    id: Uuid,
+    caller: Caller,
+) -> Result<Option<Token>, Problem> {
+    let find = async move |mut connection: Checkout| find_token(&mut connection, id).await;
+    let token = state.db.run(Lane::Reads, find).await?;
+    if let Some(token) = &token {
+        let read = TokenReadRow::of_record(EventKind::TokenRead, caller, token);
+        state.token_reads.record(read).await?;
+    }
+    Ok(token)
+}
+
 /// `GET /bank/tokens/`. Returns one page of matching records, newest first.
 pub async fn list_tokens(
-    _authorized: Authorized<TokensRead>,
+    authorized: Authorized<TokensRead>,
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let list = ListTokens::from_query(request.query_string())?;
-    let (tokens, next_cursor) = read_tokens(state.reads(), list).await?;
+    let caller = authorized.into_caller();
+    let (tokens, next_cursor) = read_tokens(&state, state.reads(), list, caller).await?;
     Ok(HttpResponse::Ok().json(PageView {
         items: tokens.iter().map(RecordView::new).collect(),
         next_cursor,
     }))
 }
 
-/// Reads one page of records. Also returns the cursor of the next page, if there is one.
+/// Reads one page of records from `db`, and records the read. Also returns the cursor of the next page, if there is one.
 pub async fn read_tokens(
+    state: &ApiState,
     db: &Database,
     list: ListTokens,
+    caller: Caller,
 ) -> Result<(Vec<Token>, Option<String>), Problem> {
     let ListTokens {
         filter,
@@ -211,6 +226,8 @@ pub async fn read_tokens(
     let mut tokens = rows.await?;
     let has_more = tokens.len() > limit as usize;
     tokens.truncate(limit as usize);
+    let read = TokenReadRow::of_list(caller, &filter, &tokens);
+    state.token_reads.record(read).await?;
     let next = tokens.last().filter(|_| has_more).map(|token| Cursor {
         at: token.issued_at,
         id: token.id,

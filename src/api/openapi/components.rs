@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::members::{member, request_id};
-use super::schemas::{event, token};
+use super::schemas::{client, event, token};
 use super::{described, reference};
 use crate::api::extract::event_query::{EXPORT, LIST};
 use crate::api::handlers::tokens::FILTER;
@@ -16,6 +16,8 @@ pub fn parameters() -> Value {
     let mut parameters = json!({
         "id": {"name": "id", "in": "path", "required": true, "schema": member("id"), "example": token()["id"],
             "description": "The id of the token. A value that is not a UUID returns 404."},
+        "key": {"name": "key", "in": "path", "required": true, "schema": member("apiKey"), "example": client()["apiKey"],
+            "description": "The API key of the client. A value that is no API key returns 404."},
         // No pattern, because the service accepts every value.
         "tile": {"name": "tile", "in": "path", "required": true, "example": "0/000.p/1",
             "schema": {"type": "string", "pattern": "^(entries|[0-9]|[1-5][0-9]|6[0-3])/(x[0-9]{3}/)*[0-9]{3}(\\.p/[0-9]{1,3})?$"},
@@ -64,7 +66,7 @@ pub fn headers() -> Value {
         "X-Request-Id": header("The request id: the one that the caller sent, or a new UUID.", request_id(), json!("order-4711")),
         "Cache-Control": header("Always `no-store`: caches must not store the response.", json!({"type": "string", "const": "no-store"}), json!("no-store")),
         "X-Content-Type-Options": header("Always `nosniff`: browsers must not guess the media type.", json!({"type": "string", "const": "nosniff"}), json!("nosniff")),
-        "Location": header("The path of the new token's record.", json!({"type": "string", "format": "uri-reference"}),
+        "Location": header("The path of the new record.", json!({"type": "string", "format": "uri-reference"}),
             format!("/bank/tokens/{}", token()["id"].as_str().unwrap_or_default()).into()),
         "Cache-Status": header("The source of the token (RFC 9211). `hit`: a token on record was reused, and `ttl` is its remaining life \
             in seconds. `fwd=uri-miss`: there was no token. `fwd=stale`: a token had too little life left. `fwd=request`: \
@@ -74,7 +76,8 @@ pub fn headers() -> Value {
             json!("token-vendor; fwd=uri-miss; stored")),
         "Retry-After": header("The number of seconds after which the request may be retried. It is absent if the problem is `upstream-refused`.",
             json!({"type": "integer", "minimum": 1}), json!(1)),
-        "WWW-Authenticate": header("The authentication challenge (RFC 7617).", text(), json!("Basic realm=\"token-vendor\", charset=\"UTF-8\"")),
+        "WWW-Authenticate": header("The authentication challenge (RFC 7617), and a second one for bearer tokens (RFC 6750) if an OIDC issuer is configured.",
+            text(), json!("Basic realm=\"token-vendor\", charset=\"UTF-8\"")),
         "Allow": header("The methods of the path.", text(), json!("GET, HEAD, POST")),
         "Complete-Until": header("The time before which the export has every matching event: `to`, or an earlier time if events \
             before `to` may still be committing.", json!({"type": "string", "format": "date-time"}), json!("2026-11-22T09:39:08.123456Z")),

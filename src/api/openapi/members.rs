@@ -5,11 +5,15 @@ use serde_json::{Value, json};
 use super::{described, reference};
 use crate::api::extract::fields::MAX_TOKEN_STRING;
 use crate::api::extract::query::{DEFAULT_LIMIT, MAX_LIMIT};
+use crate::api::handlers::clients::{DEFAULT_GRACE, GRACES};
 use crate::api::handlers::maintenance::{BATCH_SIZES, RUNTIMES};
 use crate::api::handlers::tokens::{DEFAULT_LIFETIME, LIFETIMES};
 use crate::jobs::cleanup::CleanupOptions;
 use crate::model::event_format::EventFormat;
-use crate::model::rules::{MAX_BANK, MAX_NAME, MAX_USER_ID};
+use crate::model::rules::{
+    CLIENT_LIMITS, EXPIRIES, MAX_BANK, MAX_CLIENT_NAME, MAX_NAME, MAX_NETWORKS, MAX_OIDC_SUBJECT,
+    MAX_USER_ID,
+};
 
 /// Matches a text without control characters and without white space at either end.
 const TRIMMED: &str = "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f])?$";
@@ -56,6 +60,7 @@ pub fn member(name: &str) -> Value {
         "occurredAt" => timestamp("The time of the event, with microseconds."),
         "kind" => json!({"anyOf": [reference("schemas", "EventKind"), {"type": "string"}], "description": "The kind of event. Later versions may add kinds."}),
         "client" => json!({"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": MAX_NAME, "description": "The API key of the client."}),
+        "clientName" => json!({"type": "string", "description": "The name of the client at the time of the request. It is not part of the recorded event."}),
         "requestId" => described(request_id(), "The request id: the caller's `X-Request-Id`, or a UUID from the service."),
         "sourceIp" => json!({"type": "string", "description": "The IP address that sent the request."}),
         "detail" => json!({"type": "object", "additionalProperties": true, "description": "Further data, which depends on the kind of event."}),
@@ -86,6 +91,26 @@ pub fn member(name: &str) -> Value {
         "lastSuccessAt" => timestamp("The end of the last complete cleanup pass, or null."),
         "lastRun" => reference("schemas", "CleanupSummary"),
         "nextDue" => timestamp("The time at which the next pass is due, or null if an external scheduler runs the cleanup."),
+        "apiKey" => json!({"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": MAX_NAME, "description": "The API key, which is the username of HTTP Basic."}),
+        "apiSecret" => json!({"type": "string", "description": "The secret, which is the password of HTTP Basic. It cannot be read again."}),
+        "name" => json!({"type": "string", "minLength": 1, "maxLength": MAX_CLIENT_NAME, "pattern": TRIMMED,
+            "description": "The name, for people. Enabled clients have different names."}),
+        "scopes" => json!({"type": "array", "items": reference("schemas", "Scope"), "description": "The permissions of the client."}),
+        "mintsPerHour" => limit("The maximum number of mints in an hour, over all replicas. Null means no limit."),
+        "requestsPerSecond" => limit("The maximum number of requests per second, in each replica. Null means the setting `CLIENT_RATE_LIMIT`."),
+        "allowFrom" => json!({"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_NETWORKS,
+            "description": "The networks from which the client may call, as CIDRs without host bits. Null means any address."}),
+        "expiresInSeconds" => json!({"type": "integer", "minimum": EXPIRIES.start(), "maximum": EXPIRIES.end(),
+            "description": "The time from now until no secret of the client is accepted, in seconds. Null means never."}),
+        "oidcSubject" => json!({"type": "string", "minLength": 1, "maxLength": MAX_OIDC_SUBJECT,
+            "description": "The `sub` of the bearer tokens that name the client. A client that has one has no secret. Null means none."}),
+        "graceSeconds" => json!({"type": "integer", "minimum": GRACES.start(), "maximum": GRACES.end(), "default": DEFAULT_GRACE,
+            "description": "The time for which the old secret stays valid, in seconds."}),
+        "expiresAt" => timestamp("The time from which no secret of the client is accepted, or null for never."),
+        "isEnabled" => json!({"type": "boolean", "description": "False after the client was disabled. An expired client is still enabled."}),
+        "createdAt" => timestamp("The time at which the client was created."),
+        "rotatedAt" => timestamp("The time of the last rotation, or null."),
+        "lastUsedOn" => json!({"type": "string", "format": "date", "description": "The day of the last use, in UTC, or null. It is recorded within a minute of the first use on a day."}),
         "status" => json!({"type": "string", "const": "ok"}),
         "version" => json!({"type": "string", "description": "The version of the service."}),
         _ => panic!("the member {name} has no schema"),
@@ -99,6 +124,10 @@ pub fn request_id() -> Value {
 
 fn timestamp(description: &str) -> Value {
     json!({"type": "string", "format": "date-time", "description": description})
+}
+
+fn limit(description: &str) -> Value {
+    json!({"type": "integer", "minimum": CLIENT_LIMITS.start(), "maximum": CLIENT_LIMITS.end(), "description": description})
 }
 
 fn count(description: &str) -> Value {

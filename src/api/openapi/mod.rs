@@ -55,6 +55,7 @@ pub fn document() -> Value {
         "tags": [
             {"name": "tokens", "description": "Issues tokens, reads their records and invalidates them."},
             {"name": "audit", "description": "Lists and exports the events of the audit log."},
+            {"name": "clients", "description": "Manages the clients of the service."},
             {"name": "maintenance", "description": "Shows and runs the cleanup."},
             {"name": "service", "description": "Health, metrics and documentation. These operations need no authentication."},
         ],
@@ -65,11 +66,19 @@ pub fn document() -> Value {
             "headers": components::headers(),
             "responses": responses,
             "examples": components::problem_examples(),
-            "securitySchemes": {"client": {
-                "type": "http",
-                "scheme": "basic",
-                "description": "The API key is the username, and the API secret is the password.",
-            }},
+            "securitySchemes": {
+                "client": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "The API key is the username, and the API secret is the password.",
+                },
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "A JWT of the configured OIDC issuer. Its `sub` names a client. Scopes come only from that client.",
+                },
+            },
         },
     })
 }

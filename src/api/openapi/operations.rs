@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::reference;
 use crate::api::extract::event_query::{EXPORT, LIST};
+use crate::api::handlers::clients;
 use crate::api::handlers::tokens::FILTER;
 use crate::api::problem::ProblemKind;
 use crate::api::routes::Operation;
@@ -31,7 +32,7 @@ fn operation_doc(id: &str) -> Value {
                 "201": json_response("A token was minted for this request.", "Token", &["Cache-Status", "Location"]),
             },
             "problems": [F::UpstreamRejected, F::UpstreamRefused, F::UpstreamFailed, F::UpstreamUnavailable, F::UpstreamBudgetSpent,
-                F::UpstreamTimeout, F::Overloaded, F::TokenUnreadable]}),
+                F::MintQuotaSpent, F::UpstreamTimeout, F::Overloaded, F::TokenUnreadable]}),
         "list_tokens" => json!({"tags": ["tokens"], "summary": "Lists token records",
             "description": "Returns token records without their token strings, newest first, in pages. The list may be read from a standby \
                 and may lag behind.\n\n`country`, `bank` and `isValid` can only be used together with `userId`.",
@@ -65,7 +66,7 @@ fn operation_doc(id: &str) -> Value {
                 and is not recorded.",
             "parameters": EXPORT,
             "responses": {"200": response("The matching events.", &["Complete-Until", "Content-Disposition"], json!({
-                "application/x-ndjson": {"schema": {"type": "string", "description": "One `AuditEvent` per line."}},
+                "application/x-ndjson": {"schema": {"type": "string", "description": "One `AuditEvent` per line, without `clientName`."}},
                 "text/csv; charset=utf-8": {"schema": {"type": "string", "description": "CSV by RFC 4180 with a header row. The columns are \
                     the members of an `AuditEvent`, and `access` and `detail` are JSON. An apostrophe is put in front of a value that a \
                     spreadsheet would read as a formula."}},
@@ -85,6 +86,29 @@ fn operation_doc(id: &str) -> Value {
                 the line of an NDJSON export without its line end. Entries that retention has deleted return 404. The service records \
                 a request for entries as an `audit.read` event.",
             "responses": {"200": file_response("The hashes, 32 bytes each, or the entries, each after its length in two bytes.", "application/octet-stream", "string")}}),
+        "list_clients" => json!({"tags": ["clients"], "summary": "Lists clients",
+            "description": "Returns the clients without their secrets, in the order of their keys, in pages.",
+            "parameters": clients::LIST, "responses": {"200": json_response("A page of clients.", "ClientPage", &[])}}),
+        "create_client" => json!({"tags": ["clients"], "summary": "Creates a client",
+            "description": "Creates a client with a new key and a new secret. Only this response contains the secret. The caller must hold every \
+                scope in `scopes`; otherwise the response is 403. Another enabled client must not have the name.",
+            "requestBody": json_body("CreateClient"), "responses": {"201": json_response("The new client with its secret.", "ClientWithSecret", &["Location"])}}),
+        "get_client" => json!({"tags": ["clients"], "summary": "Returns a client",
+            "description": "Returns the client without its secret.", "responses": {"200": json_response("The client.", "Client", &[])}}),
+        "update_client" => json!({"tags": ["clients"], "summary": "Changes a client",
+            "description": "Changes the members that the body has, all or none. Null removes a limit or the expiry. Every replica applies the \
+                change within 5 seconds. The caller must hold every scope that the client has or gets; otherwise the response is 403. A \
+                disabled client cannot be changed.",
+            "requestBody": json_body("UpdateClient"), "responses": {"200": json_response("The client after the change.", "Client", &[])}}),
+        "rotate_client" => json!({"tags": ["clients"], "summary": "Gives a client a new secret",
+            "description": "Only this response contains the new secret. Every replica accepts it at once. The old secret stays valid for \
+                `graceSeconds`. The expiry stays unless `expiresInSeconds` is given. The caller must hold every scope of the client; \
+                otherwise the response is 403. A request without a body uses the defaults.",
+            "requestBody": optional(json_body("RotateClient")), "responses": {"200": json_response("The client with its new secret.", "ClientWithSecret", &[])}}),
+        "disable_client" => json!({"tags": ["clients"], "summary": "Disables a client",
+            "description": "Every replica rejects the client within 5 seconds. This cannot be undone. Repeated requests succeed. A caller can \
+                disable every client, including itself. A body is ignored.",
+            "responses": {"200": json_response("The client after the change.", "Client", &[])}}),
         "get_cleanup" => json!({"tags": ["maintenance"], "summary": "Returns the state of the cleanup",
             "description": "Returns the backlog, the last pass and the time of the next pass.", "responses": {"200": json_response("The state of the cleanup.", "CleanupState", &[])}}),
         "run_cleanup" => json!({"tags": ["maintenance"], "summary": "Runs a cleanup pass",
@@ -113,6 +137,11 @@ fn operation_doc(id: &str) -> Value {
 
 fn json_body(schema: &str) -> Value {
     json!({"required": true, "content": {"application/json": {"schema": reference("schemas", schema)}}})
+}
+
+fn optional(mut body: Value) -> Value {
+    body["required"] = json!(false);
+    body
 }
 
 fn json_response(description: &str, schema: &str, headers: &[&str]) -> Value {
@@ -153,7 +182,7 @@ pub fn describe(operation: &Operation, responses: &mut Map<String, Value>) -> Va
     object["parameters"] = parameters;
     object["security"] = match operation.scope {
         None => json!([]),
-        Some(scope) => json!([{"client": [scope]}]),
+        Some(scope) => json!([{"client": [scope]}, {"bearer": [scope]}]),
     };
     if let Some(scope) = operation.scope {
         let description = object["description"].as_str().unwrap_or_default();

@@ -4,11 +4,12 @@ use serde_json::{Map, Value, json};
 
 use super::members::{meanings, member};
 use super::reference;
+use crate::api::handlers::clients::{ROTATION, SETTINGS};
 use crate::api::handlers::invalidation::{LOOKUP, REASON};
 use crate::api::handlers::maintenance::RUN;
 use crate::api::handlers::tokens::{ACCESS, TOKEN_REQUEST};
 use crate::api::problem::ProblemKind;
-use crate::model::{Country, EventKind, InvalidationReason};
+use crate::model::{Country, EventKind, InvalidationReason, Scope};
 
 /// Extends a schema to accept null.
 fn nullable(mut schema: Value) -> Value {
@@ -75,6 +76,18 @@ pub fn schemas() -> Value {
     let summary = json!({"expired": 12, "abandonedMints": 0, "purgedTokens": 3, "purgedMints": 3, "purgedCombinations": 1,
         "partitionsCreated": 0, "partitionsDropped": 0, "dryRun": false, "complete": true, "clocksAgree": true, "elapsedMs": 48});
     let reason = json!({"reason": "used"});
+    let settings = json!({"name": "Web shop", "scopes": ["tokens:issue", "tokens:read"], "mintsPerHour": 500, "requestsPerSecond": null,
+        "allowFrom": ["10.0.0.0/8"], "expiresInSeconds": 7_776_000});
+    let mut create_client = request_object("The settings of a new client.", &SETTINGS, &["name", "scopes"], &LIMITS, settings);
+    let mut update_client = request_object("The settings to change.", &SETTINGS, &[], &LIMITS, json!({"mintsPerHour": 100, "expiresInSeconds": null}));
+    for schema in [&mut create_client, &mut update_client] {
+        schema["properties"]["scopes"]["minItems"] = json!(1);
+    }
+    let mut with_secret = client();
+    with_secret["apiSecret"] = json!("nTqdbvD0kHcpyGbQLcAqfAjPzTHHVDSO0bv9QUxIjbQ");
+    let mut with_secret = response_object("A client with its new secret. A client with an `oidcSubject` has none.", &CLIENT_NULLABLE, with_secret);
+    let required = with_secret["required"].as_array_mut().expect("the required members");
+    required.retain(|member| member != "apiSecret");
 
     let mut issue = request_object("A token request: the provider's own request with `userId` added.", &TOKEN_REQUEST, &["userId"], &nullable,
         json!({"userId": "u-1", "country": "LT", "bank": "Swedbank", "access": {"accounts": true}, "lifetime": 3600}));
@@ -104,11 +117,18 @@ pub fn schemas() -> Value {
         "InvalidationReason": {"type": "string", "enum": InvalidationReason::ALL, "description": meanings(InvalidationReason::ALL, InvalidationReason::meaning)},
         "Invalidated": response_object("The result of an invalidation.", &[], json!({"invalidated": 2})),
         "AuditEvent": response_object("An event of the audit log.", &["client", "requestId", "sourceIp", "userId", "country", "bank", "access",
-            "tokenId", "fingerprint", "detail"], event()),
+            "tokenId", "fingerprint", "detail", "clientName"], item()),
         "AuditEventPage": event_page(),
         "EventProof": response_object("The proof that the sealed log contains an event.", &[], json!({"leafIndex": 0,
             "entry": event().to_string(), "proof": [], "checkpoint": "token-vendor\n1\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n\n"})),
         "EventKind": {"type": "string", "enum": EventKind::ALL, "description": meanings(EventKind::ALL, EventKind::meaning)},
+        "Scope": {"type": "string", "enum": Scope::ALL, "description": meanings(Scope::ALL, Scope::meaning)},
+        "CreateClient": create_client,
+        "UpdateClient": update_client,
+        "RotateClient": request_object("The options of a rotation.", &ROTATION, &[], &[], json!({"graceSeconds": 3600})),
+        "Client": response_object("A client without its secret.", &CLIENT_NULLABLE, client()),
+        "ClientWithSecret": with_secret,
+        "ClientPage": page("Client", &client()),
         "CleanupSummary": response_object("The changes that a cleanup pass made, or would make if `dryRun` is true.", &[], summary.clone()),
         "CleanupState": response_object("The state of the cleanup: its backlog, the last pass and the next one.", &["oldestOverdue", "lastRunAt", "lastSuccessAt", "lastRun", "nextDue"],
             json!({"overdueTokens": 0, "oldestOverdue": null, "lastRunAt": "2026-11-22T09:39:00Z", "lastSuccessAt": "2026-11-22T09:39:00Z",
@@ -118,6 +138,26 @@ pub fn schemas() -> Value {
         "Problem": problem(),
     })
 }
+
+/// The members of a new client and of a change that may be null.
+const LIMITS: [&str; 5] = [
+    "mintsPerHour",
+    "requestsPerSecond",
+    "allowFrom",
+    "expiresInSeconds",
+    "oidcSubject",
+];
+
+/// The members of a client that may be null.
+const CLIENT_NULLABLE: [&str; 7] = [
+    "mintsPerHour",
+    "requestsPerSecond",
+    "allowFrom",
+    "expiresAt",
+    "oidcSubject",
+    "rotatedAt",
+    "lastUsedOn",
+];
 
 /// The schema of a page of a list.
 fn page(schema: &str, example: &Value) -> Value {
@@ -132,7 +172,7 @@ fn page(schema: &str, example: &Value) -> Value {
 
 /// The schema of a page of events.
 fn event_page() -> Value {
-    let mut page = page("AuditEvent", &event());
+    let mut page = page("AuditEvent", &item());
     page["properties"]["completeUntil"] = member("completeUntil");
     page["required"] = json!(["items", "nextCursor", "completeUntil"]);
     page["examples"][0]["completeUntil"] = json!("2026-11-22T09:39:00.123456Z");
@@ -222,6 +262,21 @@ pub fn token() -> Value {
         "access": {"accounts": true, "balances": false, "transactions": false}, "issuedAt": "2026-11-22T09:39:08.101874Z", "lifetime": 3600,
         "fingerprint": "28fa2f4f8dccb0f8d4a1b1f4f5d3c8a7e6b5948372615049382716a5b4c3d2e1", "outcome": "minted",
         "verificationUrl": "https://bank-verification.ui.idenfy.com/?token=22URPv4x0DDV8twlQB7C0DDV8twlQB7CqM5n0aZk"})
+}
+
+/// The example of an audit event in a page.
+fn item() -> Value {
+    let mut item = event();
+    item["clientName"] = json!("Checkout");
+    item
+}
+
+/// The example of a client.
+#[rustfmt::skip]
+pub fn client() -> Value {
+    json!({"apiKey": "tv-2yQjXbmX3rCUdAhL", "name": "Checkout", "scopes": ["tokens:issue", "tokens:read"], "mintsPerHour": 500,
+        "requestsPerSecond": null, "allowFrom": ["10.0.0.0/8"], "expiresAt": "2027-02-20T09:39:08.177301Z", "oidcSubject": null, "isEnabled": true,
+        "createdAt": "2026-11-22T09:39:08.177301Z", "rotatedAt": null, "lastUsedOn": "2026-11-22"})
 }
 
 /// The example of an audit event: a handout of [`token`].

@@ -14,9 +14,10 @@ use self::field_error::{FieldError, FieldErrors};
 use crate::db::DbError;
 use crate::model::{Failure, FailureKind, UpstreamAnswer};
 
-/// The authentication challenge of a 401 (RFC 7617).
+/// The authentication challenges of a 401 (RFC 7617, RFC 6750).
 const CHALLENGE: HeaderValue =
     HeaderValue::from_static(r#"Basic realm="token-vendor", charset="UTF-8""#);
+const BEARER_CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Bearer realm="token-vendor""#);
 
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -57,7 +58,7 @@ impl ProblemKind {
                 "A field, a query parameter, a cursor or a header directive is invalid. `errors` names each one."),
             Unauthenticated => ("unauthenticated", S::UNAUTHORIZED, "Authentication required",
                 "The credentials are missing or wrong."),
-            Forbidden => ("forbidden", S::FORBIDDEN, "Not allowed", "The client lacks the required scope."),
+            Forbidden => ("forbidden", S::FORBIDDEN, "Not allowed", "The client lacks the required scope, or may not call from this address."),
             NotFound => ("not-found", S::NOT_FOUND, "Not found", "The path or the record does not exist."),
             MethodNotAllowed => ("method-not-allowed", S::METHOD_NOT_ALLOWED, "Method not allowed",
                 "The path does not have this method. `Allow` lists its methods."),
@@ -85,9 +86,11 @@ fn describe_failure(kind: FailureKind) -> (StatusCode, &'static str) {
         F::UpstreamFailed => (S::BAD_GATEWAY, "The provider failed"),
         F::UpstreamUnavailable => (S::SERVICE_UNAVAILABLE, "The provider is unavailable"),
         F::UpstreamBudgetSpent => (S::SERVICE_UNAVAILABLE, "The hourly budget of provider calls is spent"),
+        F::MintQuotaSpent => (S::TOO_MANY_REQUESTS, "The client's hourly quota of mints is spent"),
         F::UpstreamTimeout => (S::GATEWAY_TIMEOUT, "The provider did not answer in time"),
         F::Overloaded => (S::SERVICE_UNAVAILABLE, "The service is overloaded"),
         F::DatabaseUnavailable => (S::SERVICE_UNAVAILABLE, "The database is unavailable"),
+        F::IssuerUnavailable => (S::SERVICE_UNAVAILABLE, "The OIDC issuer is unavailable"),
         F::TokenUnreadable => (S::SERVICE_UNAVAILABLE, "The stored token cannot be decrypted"),
         F::Internal => (S::INTERNAL_SERVER_ERROR, "Internal error"),
     }
@@ -135,6 +138,7 @@ pub struct Problem {
     upstream: Option<Box<UpstreamAnswer>>,
     retry_after: Option<u32>,
     allow: Option<&'static str>,
+    accepts_bearer: bool,
     /// The cause, for the log only.
     pub cause: Option<Box<str>>,
 }
@@ -149,6 +153,7 @@ impl Problem {
             upstream: None,
             retry_after: None,
             allow: None,
+            accepts_bearer: false,
             cause: None,
         }
     }
@@ -159,6 +164,28 @@ impl Problem {
         Problem {
             cause: Some(cause.to_string().into()),
             ..Problem::new(ProblemKind::Failed(FailureKind::Internal), detail)
+        }
+    }
+
+    /// Creates a 401 for missing or wrong credentials. Its challenges include Bearer if `accepts_bearer` is true.
+    pub fn unauthenticated(are_missing: bool, accepts_bearer: bool) -> Self {
+        let detail = match (are_missing, accepts_bearer) {
+            (true, false) => {
+                "send HTTP Basic credentials: an API key as username and its secret as password"
+            }
+            (true, true) => {
+                "send HTTP Basic credentials, or a bearer token of the OIDC issuer whose `sub` is that of a client"
+            }
+            (false, false) => {
+                "these credentials are wrong: send a valid API key as username and its secret as password"
+            }
+            (false, true) => {
+                "these credentials are wrong: send a valid API key with its secret, or a valid bearer token of the OIDC issuer whose `sub` is that of a client"
+            }
+        };
+        Problem {
+            accepts_bearer,
+            ..Problem::new(ProblemKind::Unauthenticated, detail)
         }
     }
 
@@ -177,9 +204,7 @@ impl Problem {
     }
 
     /// Creates a 429 for a client that exceeded its own limit. `retry_after` is in seconds.
-    pub fn rate_limited(retry_after: u32) -> Self {
-        let detail = "this client exceeded its limit of requests per second; \
-             try again after the seconds in `Retry-After`";
+    pub fn rate_limited(detail: &'static str, retry_after: u32) -> Self {
         Problem {
             retry_after: Some(retry_after.max(1)),
             ..Problem::new(ProblemKind::RateLimited, detail)
@@ -220,6 +245,9 @@ impl Problem {
         }
         if self.kind == ProblemKind::Unauthenticated {
             response.insert_header((header::WWW_AUTHENTICATE, CHALLENGE));
+        }
+        if self.accepts_bearer {
+            response.append_header((header::WWW_AUTHENTICATE, BEARER_CHALLENGE));
         }
         if let Some(allow) = self.allow {
             response.insert_header((header::ALLOW, HeaderValue::from_static(allow)));

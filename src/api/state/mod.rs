@@ -1,6 +1,7 @@
 //! The state that all handlers share.
 
 pub mod cached_probe;
+pub mod failed_attempts;
 pub mod rate_limit;
 
 use std::sync::Arc;
@@ -10,12 +11,16 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use self::cached_probe::CachedProbe;
+use self::failed_attempts::FailedAttempts;
 use self::rate_limit::RateLimit;
 use crate::auth::Authenticator;
+use crate::auth::bearer::BearerAuthenticator;
+use crate::db::clients::find_earliest_expiry;
 use crate::db::schema::{DatabaseHealth, find_database_health};
-use crate::db::{Database, DbError, Lane};
+use crate::db::{Checkout, Database, DbError, Lane};
 use crate::jobs::cleanup::{Backlog, Cleaner};
 use crate::jobs::denials::DenialCounter;
+use crate::jobs::token_reads::TokenReads;
 use crate::metrics::Metrics;
 use crate::vending::Vendor;
 
@@ -26,6 +31,8 @@ pub struct ApiState {
     pub vendor: Vendor,
     /// Authenticates callers.
     pub authenticator: Authenticator,
+    /// Authenticates bearer tokens, if an OIDC issuer is configured.
+    pub bearer: Option<BearerAuthenticator>,
     /// The primary, for writes and reads by id.
     pub db: Database,
     /// The standby for lists and audit queries, if one is configured.
@@ -38,6 +45,10 @@ pub struct ApiState {
     pub verification_base_url: String,
     /// Counts the requests that were denied with 401 or 403, for the audit log.
     pub denials: DenialCounter,
+    /// Records reads of token records.
+    pub token_reads: TokenReads,
+    /// Limits the wrong credentials of each source address.
+    pub failed_attempts: FailedAttempts,
     /// Limits the requests of each client.
     pub rate_limit: RateLimit,
     /// True during shutdown. Readiness then fails, while requests are still served.
@@ -78,14 +89,30 @@ impl DatabaseProbe {
 /// The maximum age of [`MetricsProbe`]. It bounds the load from unauthenticated requests.
 const METRICS_MAX_AGE: Duration = Duration::from_secs(5);
 
-/// The cached metrics from the database: the provider calls left this hour, and the cleanup backlog.
-pub type MetricsProbe = CachedProbe<(Option<u32>, Backlog)>;
+/// The cached metrics from the database.
+pub type MetricsProbe = CachedProbe<DatabaseMetrics>;
+
+/// The metrics of all replicas, from the database.
+#[derive(Clone, Debug)]
+pub struct DatabaseMetrics {
+    /// The provider calls left this hour. `None` if there is no limit.
+    pub budget: Option<u32>,
+    /// The cleanup backlog.
+    pub backlog: Backlog,
+    /// The seconds until the first enabled client expires. `None` if none ever does.
+    pub earliest_expiry: Option<f64>,
+}
 
 /// Returns the metrics from the database, at most 5 s old. Returns `None` if it is down.
-pub async fn probe_metrics(state: &ApiState) -> Option<(Option<u32>, Backlog)> {
+pub async fn probe_metrics(state: &ApiState) -> Option<DatabaseMetrics> {
     let probe = async {
-        let budget = state.vendor.find_budget_left().await?;
-        Ok::<_, DbError>((budget, state.cleaner.find_backlog().await?))
+        let find_expiry =
+            async move |mut connection: Checkout| find_earliest_expiry(&mut connection).await;
+        Ok::<_, DbError>(DatabaseMetrics {
+            budget: state.vendor.find_budget_left().await?,
+            backlog: state.cleaner.find_backlog().await?,
+            earliest_expiry: state.db.run(Lane::Upkeep, find_expiry).await?,
+        })
     };
     state.metrics_probe.latest(METRICS_MAX_AGE, probe).await
 }

@@ -191,6 +191,9 @@ steps["every page passes the accessibility checks and fits a phone screen, in li
     event,
     verified: `${event}?verify=1`,
     confirm: `/console/invalidate?tokenId=${token.id}&reason=used`,
+    clients: "/console/clients",
+    client: "/console/clients/dev",
+    rotate: "/console/clients/dev?confirm=rotate",
     invalid: "/console/audit?limit=0&from=2026-11-22T09:39:08.123456%2B02:00",
     missing: "/console/nothing",
   };

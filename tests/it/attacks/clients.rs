@@ -155,6 +155,17 @@ impl Clients {
             .count()
     }
 
+    /// Returns the longest time without a handout since this moment.
+    pub fn longest_pause(&self, since: Instant) -> Duration {
+        let exchanges = self.exchanges.lock().unwrap();
+        let handouts = exchanges.iter().filter(|e| e.handout().is_some());
+        let later = handouts.map(|e| e.ended).filter(|ended| *ended > since);
+        let mut times: Vec<_> = later.chain([since]).collect();
+        times.sort();
+        let pauses = times.windows(2).map(|pair| pair[1] - pair[0]);
+        pauses.max().unwrap_or_else(|| since.elapsed())
+    }
+
     /// Stops the callers after their last request and returns all exchanges.
     pub async fn stop(mut self) -> Vec<Exchange> {
         self.stop.cancel();

@@ -11,6 +11,7 @@
 mod change_clocks;
 mod checker;
 mod clients;
+mod fail_over;
 mod fill_disk;
 mod freeze_replicas;
 mod hostile_answers;

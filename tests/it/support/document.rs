@@ -104,7 +104,8 @@ pub fn example(
     operation: &Value,
     id: &str,
 ) -> RequestBuilder {
-    let mut path = path.replace("{id}", id).replace("{tile}", "0/000.p/1");
+    let mut path = path.replace("{id}", id).replace("{key}", id);
+    path = path.replace("{tile}", "0/000.p/1");
     let mut headers = Vec::new();
     for parameter in operation["parameters"].as_array().unwrap() {
         let parameter = resolve(document, parameter);

@@ -1,5 +1,6 @@
 //! A Postgres of a test's own.
 
+use std::fs;
 use std::path::PathBuf;
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -49,6 +50,14 @@ impl Server {
     /// Returns the URL of the database for the superuser.
     pub fn url(&self) -> String {
         self.postgres.url("vending")
+    }
+
+    /// Returns the path of a program beside the server's own, such as `pg_dump`, whose version may be another than the one
+    /// in `PATH`. Some packages have only the server.
+    pub fn program(&self, name: &str) -> Option<PathBuf> {
+        let postgres = fs::read_link(format!("/proc/{}/exe", self.postgres.pid())).unwrap();
+        let path = postgres.with_file_name(name);
+        path.exists().then_some(path)
     }
 
     /// Connects as the superuser to the database `postgres`.

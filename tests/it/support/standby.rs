@@ -18,14 +18,18 @@ use super::server::Server;
 /// A primary and its synchronous standby.
 pub struct Pair {
     pub primary: Server,
-    standby: Server,
+    pub standby: Server,
 }
 
 impl Pair {
-    /// Starts both servers.
-    pub async fn start() -> Pair {
+    /// Starts both servers. Returns `None` if this Postgres has no `pg_basebackup`.
+    pub async fn start() -> Option<Pair> {
         let primary = Server::start(&[]).await;
-        Pair::complete(primary, own_folder()).await
+        if primary.program("pg_basebackup").is_none() {
+            primary.stop().await;
+            return None;
+        }
+        Some(Pair::complete(primary, own_folder()).await)
     }
 
     /// Returns the folders of the sockets of both servers. The promotion does not change them.
@@ -64,7 +68,6 @@ impl Pair {
 
     /// Copies the primary to a folder, starts a standby there, and makes the commits wait for it.
     async fn complete(primary: Server, data_dir: PathBuf) -> Pair {
-        let programs = fs::read_link(format!("/proc/{}/exe", primary.postgres.pid())).unwrap();
         let owner = fs::metadata(primary.data_dir.join("pgdata")).unwrap();
         let pgdata = data_dir.join("pgdata");
         fs::create_dir(&data_dir).unwrap();
@@ -75,7 +78,7 @@ impl Pair {
         )
         .unwrap();
         chown(&pgdata, Some(owner.uid()), Some(owner.gid())).unwrap();
-        let copied = Command::new(programs.with_file_name("pg_basebackup"))
+        let copied = Command::new(primary.program("pg_basebackup").expect("pg_basebackup"))
             .arg("-D")
             .arg(&pgdata)
             .args(["-d", &primary.postgres.url("postgres")])
@@ -114,12 +117,18 @@ impl Promoted {
 }
 
 /// Kills a server. The postmaster is stopped first, so that it neither restarts nor warns its other processes.
-fn kill_processes(postmaster: u32) {
+pub fn kill_processes(postmaster: u32) {
     let pid = Pid::from_raw(postmaster.cast_signed());
     kill(pid, Signal::SIGSTOP).unwrap();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    for child in children.split_whitespace() {
-        let _ = kill(Pid::from_raw(child.parse().unwrap()), Signal::SIGKILL);
+    for child in children(pid) {
+        let _ = kill(child, Signal::SIGKILL);
     }
     kill(pid, Signal::SIGKILL).unwrap();
+}
+
+/// Returns the child processes of a process that forks with its first thread.
+pub fn children(pid: Pid) -> Vec<Pid> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let pids = children.split_whitespace().map(|pid| pid.parse().unwrap());
+    pids.map(Pid::from_raw).collect()
 }

@@ -16,7 +16,7 @@ use token_vendor::app::Service;
 use token_vendor::config::{CommandConfig, Config, Source};
 use token_vendor::db::clients::insert_client;
 use token_vendor::dev::sandbox::{Sandbox, SandboxOptions};
-use token_vendor::model::{Client, Scope};
+use token_vendor::model::{ClientChange, Operator, Origin, Scope};
 
 use super::answer::{Answer, send};
 use super::cluster::create_database;
@@ -92,20 +92,31 @@ impl World {
     }
 
     /// Adds a client to the database.
-    pub async fn add_client(&self, (key, secret): (&str, &str), scopes: &[Scope]) {
-        let client = Client {
-            api_key: key.into(),
-            name: key.into(),
-            secret_sha256: Sha256::digest(secret).to_vec(),
-            previous_secret_sha256: None,
-            scopes: scopes.iter().copied().collect(),
-            is_enabled: true,
+    pub async fn add_client(&self, credentials: (&str, &str), scopes: &[Scope]) {
+        self.add(credentials, None, scopes).await;
+    }
+
+    /// Adds a client that bearer tokens with this `sub` name.
+    pub async fn add_oidc_client(&self, key: &str, subject: &str, scopes: &[Scope]) {
+        let subject = Some(subject.to_owned());
+        self.add((key, "unknown to all"), subject, scopes).await;
+    }
+
+    async fn add(&self, (key, secret): (&str, &str), subject: Option<String>, scopes: &[Scope]) {
+        let change = ClientChange {
+            name: Some(key.into()),
+            scopes: Some(scopes.iter().copied().collect()),
+            oidc_subject: Some(subject),
+            ..ClientChange::default()
         };
-        assert!(
-            insert_client(&mut self.db.acquire().await.unwrap(), &client, "test")
-                .await
-                .unwrap()
-        );
+        let operator = Operator {
+            origin: Origin::Actor("test".into()),
+            scopes: None,
+        };
+        let hash = Sha256::digest(secret);
+        let mut connection = self.db.acquire().await.unwrap();
+        let inserted = insert_client(&mut connection, key, &hash, change, &operator).await;
+        inserted.unwrap().unwrap();
     }
 
     /// Returns the environment variables of a replica. `more` adds and replaces variables.
