@@ -70,7 +70,7 @@ pub async fn show_user(
     page(StatusCode::OK, &view)
 }
 
-/// An entry of the timeline: one event, or consecutive reuses by the same client.
+/// An entry of the timeline: one event, or consecutive reuses or reads by the same client.
 struct Step {
     event: AuditEvent,
     last_at: DateTime<Utc>,
@@ -170,13 +170,15 @@ pub async fn show_token(
     page(StatusCode::OK, &view)
 }
 
-/// Returns the timeline, oldest first. Consecutive reuses by one client become one step.
+/// Returns the timeline, oldest first. Consecutive reuses or reads by one client become one step.
 fn timeline(newest_first: Vec<AuditEvent>) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for event in newest_first.into_iter().rev() {
         match steps.last_mut() {
             Some(step)
-                if event.kind == EventKind::TokenReused.name()
+                if [EventKind::TokenReused, EventKind::TokenRead]
+                    .iter()
+                    .any(|kind| event.kind == kind.name())
                     && (&step.event.kind, &step.event.client) == (&event.kind, &event.client) =>
             {
                 step.last_at = event.occurred_at;
