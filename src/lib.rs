@@ -20,7 +20,6 @@
 //! | [`vending`] | the decisions about tokens: reuse or mint, record, invalidate |
 //! | [`jobs`] | cleanup, key rotation, counts of denied requests; horizon, sealing and verification of the audit log |
 //! | [`auth`] | API keys, secrets and bearer tokens of clients |
-//! | [`oidc`] | the keys of the OIDC issuer; verifies bearer tokens |
 //! | [`db`] | all SQL |
 //! | [`upstream`] | calls to the provider |
 //! | [`crypto`] | encrypts and decrypts token strings, computes fingerprints |
@@ -33,12 +32,12 @@
 //!
 //! ```text
 //! main      → cli
-//! cli       → app, config, telemetry, dev, jobs, db, upstream, oidc, crypto, seal, metrics, model
+//! cli       → app, config, telemetry, dev, jobs, db, upstream, auth, crypto, seal, metrics, model
 //! app       → every folder except cli and dev
 //! api       → vending, jobs, auth, db (pure reads and their audit.read event), seal, metrics, model
 //! vending   → db, upstream, crypto, metrics, model
 //! jobs      → db, crypto, seal, metrics, model
-//! auth      → db, oidc, model
+//! auth      → db, model
 //! db        → crypto, model
 //! upstream  → model
 //! crypto    → model
@@ -46,7 +45,6 @@
 //! telemetry → config
 //! dev       → model
 //! metrics   → nothing
-//! oidc      → nothing
 //! seal      → nothing
 //! model     → nothing
 //!
@@ -55,8 +53,8 @@
 //! ```
 //!
 //! The same test keeps each library in its folders: actix in `api` and `dev`, sqlx in `db`, reqwest in
-//! `upstream` and `oidc`, jsonwebtoken and ring in `oidc`, prometheus in `metrics`, the cipher in `crypto`, tlog_tiles and signed_note in `seal`, clap in `cli` and
-//! `config`.
+//! `upstream` and `auth/oidc`, jsonwebtoken and ring in `auth/oidc`, prometheus in `metrics`, the cipher in `crypto`,
+//! tlog_tiles and signed_note in `seal`, clap in `cli` and `config`.
 //!
 //! # Life of a request
 //!
@@ -145,7 +143,6 @@ pub mod fuzzing;
 pub mod jobs;
 pub mod metrics;
 pub mod model;
-pub mod oidc;
 pub mod seal;
 pub mod telemetry;
 pub mod upstream;

@@ -56,7 +56,7 @@ const CHANGED: &str = "FINGERPRINT_KEY is not the key of the stored tokens: set 
 
 /// Checks `FINGERPRINT_KEY` against the stored check value, and stores that value if there is none.
 ///
-/// With another key, a lookup finds no token, and an invalidation by token string invalidates none.
+/// A replica with another key finds no token by its string, and invalidates none.
 ///
 /// # Errors
 /// Fails if the key is another one.

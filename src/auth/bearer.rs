@@ -10,12 +10,12 @@ use tokio::time::timeout;
 
 use super::last_use::LastUse;
 use super::{Authentication, Authenticator, KNOWN_FOR, LOOKUP_TIMEOUT, MAX_AGE, MAX_CLIENTS};
+use crate::auth::oidc::{KeysUnknown, TokenVerifier, VerifiedToken};
 use crate::db::clients::find_client_by_subject;
 use crate::db::clock::DatabaseClock;
 use crate::db::{Database, DbError, Lane};
 use crate::model::rules::is_oidc_subject;
 use crate::model::{Client, Failure, FailureKind};
-use crate::oidc::{KeysUnknown, TokenVerifier, VerifiedToken};
 
 /// The maximum length of a token, in bytes. Most proxies in front of a service accept no longer header.
 const MAX_TOKEN: usize = 8 * 1024;

@@ -1,8 +1,9 @@
-//! Authentication of API keys and secrets, with a cache of clients that is at most 3 s old.
+//! Authentication of clients: API keys and secrets here, bearer tokens in [`bearer`]. Cached clients are at most 3 s old.
 
 pub mod bearer;
 pub mod clients;
 mod last_use;
+pub mod oidc;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

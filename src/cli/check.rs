@@ -9,13 +9,13 @@ use anyhow::anyhow;
 use super::{CliError, start_logs};
 use crate::app::key_check::check_keys;
 use crate::app::{key_ring, list_tls_warnings, oidc_settings};
+use crate::auth::oidc::TokenVerifier;
 use crate::config::{Config, Flags, Source};
 use crate::db::PgConnection;
 use crate::db::distribution::{Distribution, find_distribution};
 use crate::db::partitions::PARTITIONS_AHEAD;
 use crate::db::schema::{self, CONNECT_TIMEOUT, DatabaseHealth, DatabaseUnsuitable};
 use crate::db::service_role::is_owner;
-use crate::oidc::TokenVerifier;
 use crate::upstream;
 
 /// The longest recommended time until Citus ends the transactions that a crash left prepared.

@@ -4,9 +4,9 @@ use std::pin::pin;
 
 use super::{CliError, shutdown_signal, start_telemetry};
 use crate::app::Service;
+use crate::auth::oidc::IssuerError;
 use crate::config::{Config, Flags, Source};
 use crate::db::schema;
-use crate::oidc::IssuerError;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {

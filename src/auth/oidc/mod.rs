@@ -122,12 +122,17 @@ impl TokenVerifier {
     /// Returns the keys, after a new fetch if they lack the one of this header.
     async fn keys_for(self: &Arc<Self>, header: &Header) -> Result<Arc<[SigningKey]>, KeysUnknown> {
         let keys = self.cache().keys.clone();
-        let found = keys.filter(|keys| find_key(keys, header).is_some());
-        let trigger = match (&found, self.cache().keys.is_some()) {
-            (Some(_), _) => Trigger::Age,
-            (None, true) => Trigger::UnknownKey,
-            (None, false) => Trigger::NoKeys,
+        let trigger = match &keys {
+            Some(keys) if find_key(keys, header).is_some() => Trigger::Age,
+            Some(_) => Trigger::UnknownKey,
+            None => Trigger::NoKeys,
         };
+        let found = keys.filter(|_| matches!(trigger, Trigger::Age));
+        if let Some(keys) = &found
+            && !self.cache().is_due(trigger, Instant::now())
+        {
+            return Ok(Arc::clone(keys));
+        }
         // A task of its own, so that a caller that hangs up does not end the fetch for the others.
         let verifier = Arc::clone(self);
         let fetching = async move { verifier.fetch_keys_if_due(trigger).await };

@@ -43,15 +43,20 @@ impl KeyCache {
         self.fetched_at = Some(now);
     }
 
-    /// Returns whether the trigger may cause a fetch now. The caller then fetches.
+    /// Returns whether the trigger may cause a fetch now.
     ///
     /// The first unknown key may cause one at once, because the keys can be new since the start.
-    pub fn take_turn(&mut self, trigger: Trigger, now: Instant) -> bool {
+    pub fn is_due(&self, trigger: Trigger, now: Instant) -> bool {
         let last = match trigger {
             Trigger::NoKeys | Trigger::Age => self.fetched_at,
             Trigger::UnknownKey => self.searched_at,
         };
-        let is_due = last.is_none_or(|last| now.duration_since(last) >= trigger.interval());
+        last.is_none_or(|last| now.duration_since(last) >= trigger.interval())
+    }
+
+    /// Returns whether the trigger may cause a fetch now. The caller then fetches.
+    pub fn take_turn(&mut self, trigger: Trigger, now: Instant) -> bool {
+        let is_due = self.is_due(trigger, now);
         if is_due && matches!(trigger, Trigger::UnknownKey) {
             self.searched_at = Some(now);
         }
