@@ -253,8 +253,8 @@ impl Mint<'_> {
         }
     }
 
-    /// Takes an attempt from the budget and records that it starts. The first one also takes a mint from the quota of the
-    /// client.
+    /// Takes an attempt from the budget and records that it starts. The first one takes a mint from the quota of the
+    /// client before, so that a refusal costs the others nothing.
     ///
     /// A mint that nobody finishes is therefore `unknown` only if a call may have been made.
     async fn start_attempt(&self, number: i16) -> Result<(), Failure> {
@@ -267,23 +267,20 @@ impl Mint<'_> {
                 Lane::Mints,
                 "start an attempt",
                 move |mut connection| async move {
-                    let attempt = if limit > 0 {
-                        take_attempt(&mut connection, limit, &claim, number).await?
-                    } else if start_attempt(&mut connection, &claim, number).await? {
+                    if let Some(quota) = quota
+                        && !take_mint(&mut connection, &claim.caller.client, quota).await?
+                    {
+                        return Ok(Attempt::QuotaSpent);
+                    }
+                    if limit > 0 {
+                        return take_attempt(&mut connection, limit, &claim, number).await;
+                    }
+                    let is_started = start_attempt(&mut connection, &claim, number).await?;
+                    Ok(if is_started {
                         Attempt::Started
                     } else {
                         Attempt::Closed
-                    };
-                    match quota {
-                        Some(quota)
-                            if attempt == Attempt::Started
-                                && !take_mint(&mut connection, &claim.caller.client, quota)
-                                    .await? =>
-                        {
-                            Ok(Attempt::QuotaSpent)
-                        }
-                        _ => Ok(attempt),
-                    }
+                    })
                 },
             )
             .await?;

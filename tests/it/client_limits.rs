@@ -129,14 +129,12 @@ async fn a_request_of_another_client_does_not_fail_with_a_spent_quota() {
 
 /// The count before a claim only saves work. The count at the first call decides.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quota_that_is_spent_after_the_claim_leaves_the_combination_to_others() {
+async fn a_quota_that_is_spent_after_the_claim_leaves_combination_and_budget_to_others() {
     let world = World::new().await;
     add_shop(&world, &["--mints-per-hour", "1"]).await;
     let replica = world.replica_with(&[("MINT_COOLDOWN", "1h")]).await;
-    // The mint stops at the budget row, after its claim.
-    let mut lock = world
-        .lock_table("upstream_budget IN ACCESS EXCLUSIVE MODE")
-        .await;
+    // The mint stops at the row of the client, after its claim.
+    let mut lock = world.lock_table("clients IN EXCLUSIVE MODE").await;
     let spend = async {
         world.backend_waits_for_a_lock().await;
         let spend = "UPDATE clients SET mint_counts = array_fill(1, ARRAY[61]),
@@ -148,6 +146,10 @@ async fn a_quota_that_is_spent_after_the_claim_leaves_the_combination_to_others(
     let (answer, ()) = tokio::join!(issue(&replica, SHOP, "u"), spend);
     answer.assert_problem(429, "mint-quota-spent");
     assert_eq!(world.sandbox.requests(), 0);
+    let taken = "SELECT sum(attempt)::bigint FROM upstream_budget, unnest(attempts) AS attempt";
+    assert_eq!(world.count(taken).await, 0);
+    let started = "SELECT sum(started_attempts)::bigint FROM mints";
+    assert_eq!(world.count(started).await, 0);
     assert_eq!(issue(&replica, ADMIN, "u").await.status, 201, "no cooldown");
 }
 
