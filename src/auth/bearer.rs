@@ -93,12 +93,11 @@ impl BearerAuthenticator {
             };
             let (key, lower_bound) = (subject.to_owned(), self.clock.lower_bound());
             let found = self.db.run(lane, async move |mut connection| {
-                find_client_by_subject(&mut connection, &key, Some(lower_bound)).await
+                find_client_by_subject(&mut connection, &key, lower_bound).await
             });
-            let (client, now) = timeout(LOOKUP_TIMEOUT, found)
+            let client = timeout(LOOKUP_TIMEOUT, found)
                 .await
                 .unwrap_or(Err(DbError::TimedOut(LOOKUP_TIMEOUT)))?;
-            self.clock.observe(now);
             if let Some(client) = &client {
                 self.known.insert(subject.to_owned(), ()).await;
                 self.last_use.note(client);

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::last_use::LastUse;
-use crate::db::clients::find_client;
+use crate::db::clients::{SecretHashes, find_client, find_secret_hashes};
 use crate::db::clock::DatabaseClock;
 use crate::db::{Database, DbError, Lane};
 use crate::model::rules::is_api_key;
@@ -104,9 +104,7 @@ impl Authenticator {
         secret: &[u8],
     ) -> Result<Authentication, Failure> {
         let credentials = (api_key.to_owned(), Sha256::digest(secret).into());
-        if let Some(client) = self.cache.get(&credentials).await
-            && secret_matches(Some(&client), &credentials.1)
-        {
+        if let Some(client) = self.cache.get(&credentials).await {
             return Ok(Authentication::Client(client));
         }
         // Other texts cause no query.
@@ -127,7 +125,12 @@ impl Authenticator {
             };
             let lower_bound = self.clock.lower_bound();
             let found = self.db.run(lane, async move |mut connection| {
-                find_client(&mut connection, &key, Some(lower_bound)).await
+                let (hashes, now) = find_secret_hashes(&mut connection, &key, lower_bound).await?;
+                let client = match is_secret(&hashes, &digest) {
+                    true => find_client(&mut connection, &key, lower_bound).await?,
+                    false => None,
+                };
+                Ok((client.ok_or(hashes.is_known), now))
             });
             let (client, now) = timeout(LOOKUP_TIMEOUT, found)
                 .await
@@ -135,10 +138,7 @@ impl Authenticator {
                 .map_err(NotFound::Failed)?;
             self.clock.observe(now);
             // An error is not cached: wrong credentials are looked up again.
-            let secret_matches = secret_matches(client.as_ref(), &digest);
-            let is_known = client.is_some();
-            let client = client.filter(|_| secret_matches);
-            let client = client.ok_or(NotFound::Refused { is_known })?;
+            let client = client.map_err(|is_known| NotFound::Refused { is_known })?;
             self.known.insert(credentials.clone(), ()).await;
             self.last_use.note(&client);
             Ok(Arc::new(client))
@@ -159,12 +159,8 @@ impl Authenticator {
     }
 }
 
-/// Returns whether the client is enabled and the digest is that of its secret. Compares in constant time.
-fn secret_matches(client: Option<&Client>, digest: &[u8]) -> bool {
-    // No known secret has the digest of zeros, which stands in for a missing one.
-    let equals = |expected: Option<&[u8]>| digest.ct_eq(expected.unwrap_or(&[0; 32]));
-    let is_current = equals(client.map(|client| &*client.secret_sha256));
-    let previous = client.and_then(|client| client.previous_secret_sha256.as_deref());
-    let secret_matches: bool = (is_current | equals(previous)).into();
-    secret_matches && client.is_some_and(|client| client.is_enabled)
+/// Returns whether the digest is that of a secret. Compares in constant time.
+fn is_secret(hashes: &SecretHashes, digest: &[u8]) -> bool {
+    let equals = |hash: &[u8]| digest.ct_eq(hash);
+    (equals(&hashes.current) | equals(&hashes.previous)).into()
 }

@@ -14,78 +14,89 @@ use crate::model::{
     Operator, Origin, Scope,
 };
 
-/// Finds a client by its key, even if it is disabled. Also returns the database's clock at the time of the read.
+/// The hashes of the secrets of a key. A hash of zeros, which no known secret has, stands in for a missing one.
+#[derive(Debug)]
+pub struct SecretHashes {
+    /// True if a client has the key.
+    pub is_known: bool,
+    /// The hash of the current secret.
+    pub current: Vec<u8>,
+    /// The hash of the previous secret while it is accepted.
+    pub previous: Vec<u8>,
+}
+
+/// Reads the hashes of the secrets of a key. Also returns the database's clock at the time of the read.
 ///
-/// A previous secret counts until its end by the database's clock, or by `lower_bound` if that is later. The client
-/// expires by the same time.
-pub async fn find_client(
+/// The row has the same size for every key, so that an unknown key takes as long as a wrong secret. A previous secret is
+/// accepted until its end by the database's clock, or by `lower_bound` if that is later.
+pub async fn find_secret_hashes(
     connection: &mut PgConnection,
     api_key: &str,
-    lower_bound: Option<DateTime<Utc>>,
-) -> Result<(Option<Client>, DateTime<Utc>), DbError> {
-    find_one_client(connection, Some(api_key), None, lower_bound).await
-}
-
-/// Finds the enabled client of an OIDC subject. Also returns the database's clock at the time of the read.
-pub async fn find_client_by_subject(
-    connection: &mut PgConnection,
-    subject: &str,
-    lower_bound: Option<DateTime<Utc>>,
-) -> Result<(Option<Client>, DateTime<Utc>), DbError> {
-    let (client, now) = find_one_client(connection, None, Some(subject), lower_bound).await?;
-    Ok((client.filter(|client| client.is_enabled), now))
-}
-
-/// Finds a client by its key, or the one of a subject.
-async fn find_one_client(
-    connection: &mut PgConnection,
-    api_key: Option<&str>,
-    oidc_subject: Option<&str>,
-    lower_bound: Option<DateTime<Utc>>,
-) -> Result<(Option<Client>, DateTime<Utc>), DbError> {
+    lower_bound: DateTime<Utc>,
+) -> Result<(SecretHashes, DateTime<Utc>), DbError> {
     let row = sqlx::query!(
-        r#"SELECT t.now AS "now!", c.api_key AS "api_key?", c.name AS "name?",
-                  c.secret_sha256 AS "secret_sha256?", c.scopes AS "scopes?",
-                  c.is_enabled AND coalesce(c.expires_at > greatest(t.now, $2), true) AS "is_enabled?",
-                  CASE WHEN c.previous_until > greatest(t.now, $2) THEN c.previous_secret_sha256 END
-                      AS previous_secret_sha256,
-                  c.mints_per_hour AS "mints_per_hour?", c.requests_per_second AS "requests_per_second?",
-                  c.allow_from AS "allow_from?",
-                  coalesce(c.last_used_on >= (t.now AT TIME ZONE 'UTC')::date, false) AS "is_use_recorded!"
-           FROM (SELECT clock_timestamp() AS now OFFSET 0) t
-                LEFT JOIN clients c ON c.api_key = $1 OR c.oidc_subject = $3 AND c.is_enabled"#,
+        r#"SELECT t.now AS "now!", c.api_key IS NOT NULL AS "is_known!",
+                  coalesce(c.secret_sha256, decode(repeat('00', 32), 'hex')) AS "current!",
+                  coalesce(CASE WHEN c.previous_until > greatest(t.now, $2) THEN c.previous_secret_sha256 END,
+                           decode(repeat('00', 32), 'hex')) AS "previous!"
+           FROM (SELECT clock_timestamp() AS now OFFSET 0) t LEFT JOIN clients c ON c.api_key = $1"#,
         api_key,
         lower_bound,
-        oidc_subject,
     )
     .fetch_one(connection)
     .await?;
-    let client = match (
-        row.api_key,
-        row.name,
-        row.secret_sha256,
-        row.scopes,
-        row.is_enabled,
-    ) {
-        (Some(api_key), Some(name), Some(secret_sha256), Some(scopes), Some(is_enabled)) => {
-            Some(Client {
-                api_key,
-                name,
-                secret_sha256,
-                previous_secret_sha256: row.previous_secret_sha256,
-                scopes: known_scopes(&scopes),
-                is_enabled,
-                limits: ClientLimits {
-                    mints_per_hour: row.mints_per_hour,
-                    requests_per_second: row.requests_per_second,
-                    allow_from: row.allow_from.as_deref().map(networks),
-                },
-                is_use_recorded: row.is_use_recorded,
-            })
-        }
-        _ => None,
+    let hashes = SecretHashes {
+        is_known: row.is_known,
+        current: row.current,
+        previous: row.previous,
     };
-    Ok((client, row.now))
+    Ok((hashes, row.now))
+}
+
+/// Finds the one client that a condition selects, unless it is disabled or has expired. `$1` is the lower bound of the
+/// clock by which it expires.
+macro_rules! find_enabled_client {
+    ($connection:expr, $condition:literal, $lower_bound:expr, $value:expr) => {{
+        let row = sqlx::query!(
+            r#"SELECT api_key, name, secret_sha256, scopes, mints_per_hour, requests_per_second, allow_from,
+                      coalesce(last_used_on >= (t.now AT TIME ZONE 'UTC')::date, false) AS "is_use_recorded!"
+               FROM clients, (SELECT clock_timestamp() AS now OFFSET 0) t
+               WHERE is_enabled AND coalesce(expires_at > greatest(t.now, $1), true) AND "# + $condition,
+            $lower_bound,
+            $value,
+        );
+        let row = row.fetch_optional($connection).await?;
+        Ok(row.map(|row| Client {
+            api_key: row.api_key,
+            name: row.name,
+            secret_sha256: row.secret_sha256,
+            scopes: known_scopes(&row.scopes),
+            limits: ClientLimits {
+                mints_per_hour: row.mints_per_hour,
+                requests_per_second: row.requests_per_second,
+                allow_from: row.allow_from.as_deref().map(networks),
+            },
+            is_use_recorded: row.is_use_recorded,
+        }))
+    }};
+}
+
+/// Finds the enabled client with a key.
+pub async fn find_client(
+    connection: &mut PgConnection,
+    api_key: &str,
+    lower_bound: DateTime<Utc>,
+) -> Result<Option<Client>, DbError> {
+    find_enabled_client!(connection, "api_key = $2", lower_bound, api_key)
+}
+
+/// Finds the enabled client of an OIDC subject.
+pub async fn find_client_by_subject(
+    connection: &mut PgConnection,
+    subject: &str,
+    lower_bound: DateTime<Utc>,
+) -> Result<Option<Client>, DbError> {
+    find_enabled_client!(connection, "oidc_subject = $2", lower_bound, subject)
 }
 
 /// A row of `clients` without the secrets.

@@ -36,15 +36,10 @@ pub struct Client {
     pub api_key: String,
     /// The display name.
     pub name: String,
-    /// SHA-256 of the secret.
+    /// SHA-256 of the current secret. The console derives its form tokens from it.
     pub secret_sha256: Vec<u8>,
-    /// SHA-256 of the previous secret. `None` unless that secret was valid when the client was read, by the database's
-    /// clock.
-    pub previous_secret_sha256: Option<Vec<u8>>,
     /// The permissions.
     pub scopes: BTreeSet<Scope>,
-    /// False after the client was disabled or expired. It expires by the database's clock.
-    pub is_enabled: bool,
     /// The limits.
     pub limits: ClientLimits,
     /// True if the use of the client on this day was recorded before it was read.
