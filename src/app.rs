@@ -115,6 +115,16 @@ impl Service {
             Ok(started)
         })
         .await?;
+        // No job starts before the addresses are known to be free. A start that fails has then done no work.
+        let listen = |variable, address| {
+            listener::listen(address)
+                .with_context(|| format!("{variable}: {address} cannot be listened on"))
+        };
+        let listener = listen("LISTEN_ADDR", config.http.listen_addr)?;
+        let addr = listener.local_addr()?;
+        let metrics_listener = config.http.metrics_addr;
+        let metrics_listener = metrics_listener.map(|address| listen("METRICS_ADDR", address));
+        let metrics_listener = metrics_listener.transpose()?;
         let (denials, denials_writer) = DenialCounter::start(db.clone(), stop_writer.clone());
         let vendor = Vendor::new(
             db.clone(),
@@ -176,18 +186,11 @@ impl Service {
             metrics,
             metrics_probe: MetricsProbe::default(),
         };
-        let listen = |variable, address| {
-            listener::listen(address)
-                .with_context(|| format!("{variable}: {address} cannot be listened on"))
-        };
-        let listener = listen("LISTEN_ADDR", config.http.listen_addr)?;
-        let addr = listener.local_addr()?;
         let state = SharedState::new(state);
         let shutdown_timeout = config.http.shutdown_timeout - last_requests(&config.http);
-        let (paths, metrics_server) = match config.http.metrics_addr {
+        let (paths, metrics_server) = match metrics_listener {
             None => (Paths::All, None),
-            Some(address) => {
-                let listener = listen("METRICS_ADDR", address)?;
+            Some(listener) => {
                 tracing::info!(address = %listener.local_addr()?, "metrics and health are served");
                 let server = api::serve(
                     state.clone(),

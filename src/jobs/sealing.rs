@@ -49,7 +49,7 @@ impl Sealer {
             let sealed = self.seal_all(&stop).await;
             match &sealed {
                 // The lag is a metric and a readiness warning.
-                Err(error) if !has_failed => {
+                Err(error) if !has_failed && !stop.is_cancelled() => {
                     tracing::error!(%error, "sealing the audit log failed; trying again")
                 }
                 Ok(()) if has_failed => tracing::info!("sealing the audit log works again"),
