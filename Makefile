@@ -1,8 +1,9 @@
-.PHONY: run test e2e chaos bench fuzz openapi lint deny prepare prepare-check postgres sqlx-cli cargo-deny cargo-fuzz
+.PHONY: run install test e2e chaos bench fuzz openapi lint deny prepare prepare-check postgres sqlx-cli cargo-deny cargo-fuzz cargo-cyclonedx
 
 SQLX_VERSION = 0.9.0
 DENY_VERSION = 0.20.2
 FUZZ_VERSION = 0.13.2
+CYCLONEDX_VERSION = 0.5.9
 
 # `make test PG=/path/to/bin` runs the tests on the Postgres with these programs. Works for the other targets too.
 ifdef PG
@@ -12,6 +13,15 @@ endif
 # Runs everything on this machine: `make run ARGS=--fresh`. Uses the dev profile, which builds faster.
 run: postgres
 	cargo run -- dev $(ARGS)
+
+# Installs the program, its man pages and its completions below DESTDIR and PREFIX. `BINARY=PATH` installs a program that
+# is already built.
+PREFIX = /usr/local
+install:
+ifndef BINARY
+	cargo build --release --locked --bin token-vendor
+endif
+	scripts/install-files "$(or $(BINARY),$(or $(CARGO_TARGET_DIR),target)/release/token-vendor)" "$(DESTDIR)$(PREFIX)"
 
 test: postgres
 	cargo test --locked $(ARGS)
@@ -80,3 +90,8 @@ cargo-deny:
 cargo-fuzz:
 	@cargo fuzz --version 2>/dev/null | grep -qxF 'cargo-fuzz $(FUZZ_VERSION)' || \
 		cargo install cargo-fuzz --version $(FUZZ_VERSION) --locked
+
+# Installs one version for all, because other versions write other files.
+cargo-cyclonedx:
+	@cargo cyclonedx --version 2>/dev/null | grep -qF 'cyclonedx $(CYCLONEDX_VERSION)' || \
+		cargo install cargo-cyclonedx --version $(CYCLONEDX_VERSION) --locked

@@ -21,6 +21,7 @@ mod serve;
 
 use std::fmt::Display;
 use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -91,6 +92,11 @@ enum Command {
     Completions {
         /// The shell, for example bash: `source <(token-vendor completions bash)` loads the script.
         shell: Shell,
+    },
+    /// Write a man page for each command into a folder.
+    ManPages {
+        /// An existing folder. `make install` uses `share/man/man1`.
+        folder: PathBuf,
     },
 }
 
@@ -201,6 +207,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Openapi => print_openapi(),
         Command::Health(args) => health::run(args).await,
         Command::Completions { shell } => print_completions(shell),
+        Command::ManPages { folder } => write_man_pages(&folder),
     }
 }
 
@@ -227,6 +234,11 @@ fn print_completions(shell: Shell) -> Result<(), CliError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "token-vendor", &mut script);
     Ok(stdout().write_all(&script)?)
+}
+
+fn write_man_pages(folder: &Path) -> Result<(), CliError> {
+    Ok(clap_mangen::generate_to(Cli::command(), folder)
+        .with_context(|| format!("man pages cannot be written to {}", folder.display()))?)
 }
 
 /// Prints a result and a line break to stdout.
