@@ -59,6 +59,22 @@ const tabTo = async (page, selector) => {
   }
   assert.fail(`Tab does not reach ${selector}`);
 };
+/** Lists the texts that cover another text of the same table cell. */
+const overlaps = () => {
+  const boxes = (cell) => {
+    const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+    const found = [];
+    while (walker.nextNode()) {
+      const range = document.createRange();
+      range.selectNodeContents(walker.currentNode);
+      for (const box of range.getClientRects()) found.push([box, walker.currentNode.data]);
+    }
+    return found.filter(([box]) => box.width > 1);
+  };
+  const cover = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 6;
+  return [...document.querySelectorAll("td")].flatMap((cell) =>
+    boxes(cell).filter(([box], index, all) => all.slice(0, index).some(([other]) => cover(box, other))).map(([, text]) => text.trim()));
+};
 const steps = {};
 let event;
 
@@ -211,6 +227,7 @@ steps["every page passes the accessibility checks and fits a phone screen, in li
         assert.deepEqual(found, [], label);
         const width = await page.evaluate(() => document.documentElement.scrollWidth);
         assert.ok(width <= viewport.width, `${label}: ${width} px wide`);
+        assert.deepEqual(await page.evaluate(overlaps), [], label);
         const durations = await page.evaluate(() => [...document.querySelectorAll("*")].map((element) => getComputedStyle(element).transitionDuration));
         assert.ok(durations.every((duration) => duration === "0s"), label);
       }
