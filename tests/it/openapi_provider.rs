@@ -146,8 +146,15 @@ fn issue_token_differs_from_the_provider_only_as_intended() {
     ];
     intended.sort_unstable();
     assert_eq!(added_rules(&ours, &provider), intended);
-    // Required members need no default.
-    let omitted = ["accounts", "balances", "transactions"]
-        .map(|name| format!("response access {name} default false"));
+    // Required members need no default, and the defaults of requests are in the descriptions.
+    let omitted = [
+        "request access accounts default false",
+        "request access balances default false",
+        "request access transactions default false",
+        "request lifetime default 3600",
+        "response access accounts default false",
+        "response access balances default false",
+        "response access transactions default false",
+    ];
     assert_eq!(added_rules(&provider, &ours), omitted);
 }

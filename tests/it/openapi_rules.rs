@@ -101,3 +101,20 @@ async fn a_token_request_is_accepted_if_and_only_if_the_document_allows_it() {
         (400, true)
     );
 }
+
+#[test]
+fn no_request_schema_has_a_default() {
+    let document = document();
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let requests = schemas
+        .iter()
+        .filter(|(_, schema)| schema["additionalProperties"] == false);
+    let mut names = Vec::new();
+    for (name, schema) in requests {
+        names.push(name.as_str());
+        for (member, property) in schema["properties"].as_object().unwrap() {
+            assert!(property.get("default").is_none(), "{name}.{member}");
+        }
+    }
+    assert!(names.contains(&"IssueToken") && names.contains(&"RunCleanup"));
+}

@@ -94,12 +94,12 @@ fn operation_doc(id: &str) -> Value {
                 scope in `scopes`; otherwise the response is 403. Another enabled client must not have the name.",
             "requestBody": json_body("CreateClient"), "responses": {"201": json_response("The new client with its secret.", "ClientWithSecret", &["Location"])}}),
         "get_client" => json!({"tags": ["clients"], "summary": "Returns a client",
-            "description": "Returns the client without its secret.", "responses": {"200": json_response("The client.", "Client", &[])}}),
+            "description": "Returns the client without its secret.", "responses": {"200": json_response("The client.", "ClientRecord", &[])}}),
         "update_client" => json!({"tags": ["clients"], "summary": "Changes a client",
             "description": "Changes the members that the body has, all or none. Null removes a limit or the expiry. Every replica applies the \
                 change within 5 seconds. The caller must hold every scope that the client has or gets; otherwise the response is 403. A \
                 disabled client cannot be changed.",
-            "requestBody": json_body("UpdateClient"), "responses": {"200": json_response("The client after the change.", "Client", &[])}}),
+            "requestBody": json_body("UpdateClient"), "responses": {"200": json_response("The client after the change.", "ClientRecord", &[])}}),
         "rotate_client" => json!({"tags": ["clients"], "summary": "Gives a client a new secret",
             "description": "Only this response contains the new secret. Every replica accepts it at once. The old secret stays valid for \
                 `graceSeconds`. The expiry stays unless `expiresInSeconds` is given. The caller must hold every scope of the client; \
@@ -108,7 +108,7 @@ fn operation_doc(id: &str) -> Value {
         "disable_client" => json!({"tags": ["clients"], "summary": "Disables a client",
             "description": "Every replica rejects the client within 5 seconds. This cannot be undone. Repeated requests succeed. A caller can \
                 disable every client, including itself. A body is ignored.",
-            "responses": {"200": json_response("The client after the change.", "Client", &[])}}),
+            "responses": {"200": json_response("The client after the change.", "ClientRecord", &[])}}),
         "get_cleanup" => json!({"tags": ["maintenance"], "summary": "Returns the state of the cleanup",
             "description": "Returns the backlog, the last pass and the time of the next pass.", "responses": {"200": json_response("The state of the cleanup.", "CleanupState", &[])}}),
         "run_cleanup" => json!({"tags": ["maintenance"], "summary": "Runs a cleanup pass",

@@ -48,6 +48,8 @@ fn response_object(description: &str, optional: &[&str], example: Value) -> Valu
 }
 
 /// The schema of a request object. Members other than `names` are rejected.
+///
+/// The descriptions have the defaults, because generators make a member with a `default` required or always send it.
 fn request_object(
     description: &str,
     names: &[&str],
@@ -56,6 +58,13 @@ fn request_object(
     example: Value,
 ) -> Value {
     let mut schema = object(description, names.iter().copied(), optional, &example);
+    for name in names {
+        let property = &mut schema["properties"][name];
+        let default = property.as_object_mut().and_then(|it| it.remove("default"));
+        if let (Some(default), Some(text)) = (default, property["description"].as_str()) {
+            property["description"] = format!("{text} Default: {default}.").into();
+        }
+    }
     schema["required"] = json!(required);
     schema["additionalProperties"] = json!(false);
     schema
@@ -92,10 +101,7 @@ pub fn schemas() -> Value {
     let mut issue = request_object("A token request: the provider's own request with `userId` added.", &TOKEN_REQUEST, &["userId"], &nullable,
         json!({"userId": "u-1", "country": "LT", "bank": "Swedbank", "access": {"accounts": true}, "lifetime": 3600}));
     issue["properties"]["access"] = reference("schemas", "AccessRequest");
-    let mut flags = request_object("The data that the token gives access to. An absent member means false.", &ACCESS, &[], &[], json!({"accounts": true}));
-    for name in ACCESS {
-        flags["properties"][name]["default"] = json!(false);
-    }
+    let flags = request_object("The data that the token gives access to. An absent member means false.", &ACCESS, &[], &[], json!({"accounts": true}));
     json!({
         "IssueToken": issue,
         "AccessRequest": flags,
@@ -126,9 +132,9 @@ pub fn schemas() -> Value {
         "CreateClient": create_client,
         "UpdateClient": update_client,
         "RotateClient": request_object("The options of a rotation.", &ROTATION, &[], &[], json!({"graceSeconds": 3600})),
-        "Client": response_object("A client without its secret.", &CLIENT_NULLABLE, client()),
+        "ClientRecord": response_object("A client without its secret.", &CLIENT_NULLABLE, client()),
         "ClientWithSecret": with_secret,
-        "ClientPage": page("Client", &client()),
+        "ClientPage": page("ClientRecord", &client()),
         "CleanupSummary": response_object("The changes that a cleanup pass made, or would make if `dryRun` is true.", &[], summary.clone()),
         "CleanupState": response_object("The state of the cleanup: its backlog, the last pass and the next one.", &["oldestOverdue", "lastRunAt", "lastSuccessAt", "lastRun", "nextDue"],
             json!({"overdueTokens": 0, "oldestOverdue": null, "lastRunAt": "2026-11-22T09:39:00Z", "lastSuccessAt": "2026-11-22T09:39:00Z",

@@ -22,6 +22,7 @@ credentials = f"{os.environ['API_KEY']}:{os.environ['API_SECRET']}"
 client = AuthenticatedClient(os.environ["BASE_URL"], b64encode(credentials.encode()).decode(), prefix="Basic")
 
 user_id = f"python-{os.getpid()}"
+assert IssueToken(user_id).to_dict() == {"userId": user_id}
 request = IssueToken(user_id, country=Country.LT, bank="Swedbank", access=AccessRequest(accounts=True))
 minted = issue_token.sync_detailed(client=client, body=request)
 assert minted.status_code == 201 and isinstance(minted.parsed, Token), minted

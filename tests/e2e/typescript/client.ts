@@ -12,6 +12,9 @@ const userId = `typescript-${process.pid}`;
 const issue = (body: components["schemas"]["IssueToken"], cacheControl?: string) =>
   client.POST("/bank/tokens/", { body, params: { header: { "Cache-Control": cacheControl } } });
 
+({ userId }) satisfies components["schemas"]["IssueToken"];
+({}) satisfies components["schemas"]["RunCleanup"];
+
 const minted = await issue({ userId, country: "LT", access: { accounts: true } });
 assert.equal(minted.response.status, 201);
 assert.equal(minted.data?.outcome, "minted");
