@@ -53,6 +53,10 @@ families! {
         "HTTP requests by route, method and status. The status is `hung-up` if the caller disconnected first.";
     http_request_duration_seconds: HistogramVec ["route"] in buckets(0.000_25, 18),
         "Seconds from the head of a request to its response.";
+    client_requests_total: IntCounterVec ["client"],
+        "Requests with the credentials of a registered client, by API key. Refused scopes and limits are included.";
+    client_mints_total: IntCounterVec ["client", "outcome"],
+        "Mints by the API key of the client whose request started them, and by outcome as in mints_total.";
     handouts_total: IntCounterVec ["outcome"],
         "Valid token requests by outcome: minted, reused, or the slug of the problem.";
     mints_total: IntCounterVec ["outcome"],
@@ -144,6 +148,13 @@ impl Families {
             .with_label_values(&[env!("CARGO_PKG_VERSION")]);
         version.set(1);
         Arc::new(all)
+    }
+
+    /// Counts a mint that a request of this client started.
+    pub fn count_mint(&self, client: &str, outcome: &str) {
+        self.mints_total.with_label_values(&[outcome]).inc();
+        let by_client = &self.client_mints_total;
+        by_client.with_label_values(&[client, outcome]).inc();
     }
 
     /// Returns all metrics in the Prometheus text format 0.0.4.

@@ -145,8 +145,8 @@ async fn take_lease(context: &Arc<Context>, claim: &Claim) -> Result<Option<Leas
             }
         };
         if may_be_claimed {
-            let counter = &context_copy.metrics.mints_total;
-            counter.with_label_values(&["abandoned"]).inc();
+            let metrics = &context_copy.metrics;
+            metrics.count_mint(&claim.caller.client, "abandoned");
             tracing::warn!(mint_id = %claim.mint_id, "releasing a mint that was claimed too late");
             record_failed(context_copy, FailedMint::abandoned(claim)).await;
         }
@@ -377,8 +377,8 @@ impl Mint<'_> {
             is_unknown,
         } = error;
         let outcome = if is_unknown { "unknown" } else { "failed" };
-        let counter = &self.context.metrics.mints_total;
-        counter.with_label_values(&[outcome]).inc();
+        let metrics = &self.context.metrics;
+        metrics.count_mint(&self.claim.caller.client, outcome);
         let cooldown = match failure.kind {
             // Another client may mint at once.
             FailureKind::MintQuotaSpent => Duration::ZERO,
@@ -449,6 +449,7 @@ async fn record_failed(context: Arc<Context>, failed: FailedMint) {
 /// Records a minted token.
 async fn record_token(context: &Context, finish: Finish) -> Result<Finished, Failure> {
     let mint_id = finish.claim.mint_id;
+    let client = finish.claim.caller.client.clone();
     let recorded = record_outcome(context, mint_id, async move |mut connection| {
         finish_mint(&mut connection, &finish).await
     });
@@ -464,8 +465,7 @@ async fn record_token(context: &Context, finish: Finish) -> Result<Finished, Fai
             ("unrecorded", Err(Failure::database()))
         }
     };
-    let counter = &context.metrics.mints_total;
-    counter.with_label_values(&[outcome]).inc();
+    context.metrics.count_mint(&client, outcome);
     result
 }
 

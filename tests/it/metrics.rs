@@ -7,7 +7,7 @@ use serde_json::json;
 use sqlx::Executor;
 use token_vendor::dev::sandbox;
 
-use crate::support::{Api, World, send_raw};
+use crate::support::{Api, World, send, send_raw};
 
 /// Scrapes the metrics. The key of a sample is its name without prefix, with its labels.
 pub async fn scrape(api: &Api) -> HashMap<String, f64> {
@@ -53,6 +53,9 @@ async fn requests_handouts_mints_and_the_cache_are_counted() {
         .issue(json!({"userId": ""}))
         .await
         .assert_problem(400, "validation");
+    // Only registered clients are counted, so callers cannot add labels.
+    let stranger = replica.request_by(("nobody", "secret"), Method::GET, "/audit/events");
+    assert_eq!(send(stranger).await.status, 401);
 
     let samples = scrape(&replica).await;
     for (name, value) in [
@@ -61,6 +64,15 @@ async fn requests_handouts_mints_and_the_cache_are_counted() {
         (r#"handouts_total{outcome="upstream-rejected"}"#, 1.0),
         (r#"mints_total{outcome="minted"}"#, 1.0),
         (r#"mints_total{outcome="failed"}"#, 1.0),
+        (
+            r#"client_mints_total{client="admin",outcome="minted"}"#,
+            1.0,
+        ),
+        (
+            r#"client_mints_total{client="admin",outcome="failed"}"#,
+            1.0,
+        ),
+        (r#"client_requests_total{client="admin"}"#, 6.0),
         (
             r#"http_requests_total{method="POST",route="/bank/tokens/",status="200"}"#,
             3.0,
@@ -114,7 +126,7 @@ async fn requests_handouts_mints_and_the_cache_are_counted() {
         minted.token(),
         minted.text("id"),
         minted.text("fingerprint"),
-        "admin",
+        "nobody",
     ] {
         assert!(!text.contains(private), "{private} in\n{text}");
     }

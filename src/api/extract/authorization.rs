@@ -226,6 +226,8 @@ async fn authenticate(
             return Err(refuse(state, request, Some(Attempt { known_key })));
         }
     };
+    let requests = &state.metrics.client_requests_total;
+    requests.with_label_values(&[&client.api_key]).inc();
     let context = RequestContext::of(request);
     context.record_client(request, &client.api_key);
     let caller = Caller {
