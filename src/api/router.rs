@@ -10,6 +10,7 @@ use crate::api::routes::Path;
 #[rustfmt::skip]
 pub fn paths() -> Vec<Path> {
     vec![
+        Path::new("/").page(console::show_landing),
         Path::new("/bank/tokens/").get(tokens::list_tokens).post(tokens::issue_token),
         Path::new("/bank/tokens/{id}").get(tokens::get_token),
         Path::new("/bank/tokens/{id}/invalidate").post(invalidation::invalidate_token),

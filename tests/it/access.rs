@@ -123,7 +123,7 @@ async fn unknown_paths_and_methods_are_rejected_before_authentication() {
     let world = World::new().await;
     let replica = world.replica().await;
     for (method, path) in [
-        (Method::GET, "/"),
+        (Method::GET, "/index.html"),
         (Method::DELETE, "/bank"),
         (Method::POST, "/bank/tokens//"),
         (Method::GET, "/bank/tokens/../tokens/x"),

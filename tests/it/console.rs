@@ -8,7 +8,7 @@ use token_vendor::model::{AuditEvent, EventKind, Scope};
 use crate::audit::{event, insert};
 use crate::console_forms::INVALIDATIONS;
 use crate::support::page::{Page, get_page, post_form, search};
-use crate::support::{ADMIN, World};
+use crate::support::{ADMIN, World, send};
 
 const AUDIT_READS: &str = "SELECT count(*) FROM audit_events WHERE kind = 'audit.read'";
 
@@ -407,4 +407,33 @@ async fn only_paths_below_console_return_problems_as_html() {
             .status,
         200
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_root_has_links_as_a_page_for_browsers_and_as_json_otherwise() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let answer = send(replica.anonymous(Method::GET, "/")).await;
+    assert_eq!(
+        (answer.status, answer.body["version"].as_str()),
+        (200, Some(env!("CARGO_PKG_VERSION")))
+    );
+    let accept = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    let page = replica.anonymous(Method::GET, "/").header("accept", accept);
+    let page = page.send().await.unwrap();
+    assert_eq!(page.headers()["vary"], "Accept");
+    assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+    let html = page.text().await.unwrap();
+    for link in answer.body["links"].as_object().unwrap().values() {
+        let link = link.as_str().unwrap();
+        assert!(html.contains(&format!("href=\"{link}\"")), "{link}");
+        let target = send(replica.anonymous(Method::GET, link)).await;
+        assert!(
+            [200, 401].contains(&target.status),
+            "{link}: {}",
+            target.status
+        );
+    }
+    let unknown = send(replica.anonymous(Method::GET, "/?x=1")).await;
+    unknown.assert_problem(400, "validation");
 }

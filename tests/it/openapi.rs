@@ -37,7 +37,8 @@ async fn the_document_and_the_route_table_have_the_same_paths() {
         .split("Path::new(\"")
         .skip(1)
         .filter_map(|rest| rest.split('"').next());
-    let is_page = |name: &&str| *name == "/docs/{file}" || name.starts_with("/console");
+    let is_page =
+        |name: &&str| ["/", "/docs/{file}"].contains(name) || name.starts_with("/console");
     let served: BTreeSet<_> = names.filter(|name| !is_page(name)).collect();
     let listed = document["paths"].as_object().unwrap();
     assert_eq!(served, listed.keys().map(String::as_str).collect());
