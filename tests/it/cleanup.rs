@@ -451,6 +451,11 @@ async fn the_endpoint_runs_a_cleanup_and_names_invalid_members() {
     );
     let ran = "SELECT count(*) FROM audit_events WHERE kind = 'cleanup.ran' AND client = 'admin'";
     assert_eq!(world.count(ran).await, 1);
+    let without_body = replica.request(Method::POST, "/maintenance/cleanup");
+    let summary = send(without_body).await;
+    assert_eq!(summary.status, 200, "{summary:?}");
+    assert_eq!(summary.body["dryRun"], false);
+
     let refused = replica.request_by(("issuer", "x"), Method::GET, "/maintenance/cleanup");
     send(refused).await.assert_problem(403, "forbidden");
 }

@@ -35,13 +35,14 @@ pub async fn get_cleanup(
     Ok(HttpResponse::Ok().json(state.cleaner.find_backlog().await?))
 }
 
-/// `POST /maintenance/cleanup`. Runs one cleanup pass and returns its summary.
+/// `POST /maintenance/cleanup`. Runs one cleanup pass and returns its summary. A request without a body uses the
+/// defaults.
 pub async fn run_cleanup(
     authorized: Authorized<Maintenance>,
     body: Body,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
-    let (members, errors) = body.read_object(RUN).await?;
+    let (members, errors) = body.read_optional_object(RUN).await?;
     let options = read_options(members, errors)?;
     let origin = Origin::Request(authorized.into_caller());
     Ok(HttpResponse::Ok().json(state.cleaner.run(options, origin).await?))

@@ -113,8 +113,8 @@ fn operation_doc(id: &str) -> Value {
             "description": "Returns the backlog, the last pass and the time of the next pass.", "responses": {"200": json_response("The state of the cleanup.", "CleanupState", &[])}}),
         "run_cleanup" => json!({"tags": ["maintenance"], "summary": "Runs a cleanup pass",
             "description": "Marks expired tokens, deletes records past retention and maintains the partitions of the audit log. Any number of \
-                passes can safely run at the same time.",
-            "requestBody": json_body("RunCleanup"), "responses": {"200": json_response("The changes that the pass made, or would make.", "CleanupSummary", &[])}}),
+                passes can safely run at the same time. A request without a body uses the defaults.",
+            "requestBody": optional(json_body("RunCleanup")), "responses": {"200": json_response("The changes that the pass made, or would make.", "CleanupSummary", &[])}}),
         "get_liveness" => json!({"tags": ["service"], "summary": "Reports whether the process responds",
             "description": "For liveness probes. It does not check the database.",
             "responses": {"200": json_response("The process responds.", "Liveness", &[])}}),
