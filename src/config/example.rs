@@ -3,7 +3,8 @@
 use super::{SETTINGS, Secrecy, Setting};
 
 const PREAMBLE: &str = "\
-# All settings with their defaults. Copy the lines that you change to .env.
+# All settings. Copy this file to .env and set the required ones, which are the active lines. The other lines show
+# defaults: remove their # to change them.
 # Flags and environment variables override .env. An empty value counts as not set.
 # Durations are written like 500ms, 30s or 7d.
 # Quote values that contain spaces, quotes, $ or #. Single quotes keep every character as it is.
@@ -28,5 +29,8 @@ fn render_setting(setting: &Setting) -> String {
         let file = setting.file_variable();
         text += &format!("# Or set {file} to the path of a file that contains the value.\n");
     }
-    text + &format!("{}={}\n", setting.variable, setting.default.unwrap_or(""))
+    let (variable, default) = (setting.variable, setting.default);
+    text + &default.map_or(format!("{variable}=\n"), |value| {
+        format!("#{variable}={value}\n")
+    })
 }

@@ -167,9 +167,16 @@ impl Source {
             },
             (Some(found), None, _) => Ok(found),
             (None, None, Some(default)) => Ok(Found::new(default, "default")),
-            (None, None, None) => Err(format!(
-                "is required; set it, or set {file_variable} to the path of a file that contains it"
-            )),
+            (None, None, None) => {
+                let generator = match setting.variable {
+                    "TOKEN_KEYS" => "; `token-vendor keys generate` prints a value",
+                    "FINGERPRINT_KEY" => "; `openssl rand -base64 32` prints a value",
+                    _ => "",
+                };
+                Err(format!(
+                    "is required; set it, or set {file_variable} to the path of a file that contains it{generator}"
+                ))
+            }
         }
     }
 

@@ -70,6 +70,12 @@ fn env_example_matches_the_settings_and_contains_the_defaults() {
     let rendered = render_env_example();
     let committed = include_str!("../../.env.example");
     assert!(committed == rendered, ".env.example should be:\n{rendered}");
+    let is_active = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    let active: Vec<_> = rendered.lines().filter(is_active).collect();
+    let required = SETTINGS.iter().filter(|setting| setting.default.is_none());
+    let required: Vec<_> = required.map(|s| format!("{}=", s.variable)).collect();
+    assert_eq!(active, required);
+    let rendered = rendered.replace("\n#", "\n").replace("\n ", "\n# ");
     let copied = Config::load(build_source(&[]).with_dotenv(&rendered)).unwrap();
     let values = |config: &Config| config.render_masked().replace(".env", "default");
     assert_eq!(values(&copied), values(&load(&[]).unwrap()));
@@ -133,8 +139,8 @@ DATABASE_MAX_CONNECTIONS: must be a whole number from 4 to 1000, not \"many\"
 UPSTREAM_API_KEY: is required; set it, or set UPSTREAM_API_KEY_FILE to the path of a file that contains it
 UPSTREAM_API_SECRET: is required; set it, or set UPSTREAM_API_SECRET_FILE to the path of a file that contains it
 UPSTREAM_TIMEOUT: must be a duration from 100ms to 1m, such as 500ms, 30s or 7d, not \"abc\"
-TOKEN_KEYS: is required; set it, or set TOKEN_KEYS_FILE to the path of a file that contains it
-FINGERPRINT_KEY: is required; set it, or set FINGERPRINT_KEY_FILE to the path of a file that contains it
+TOKEN_KEYS: is required; set it, or set TOKEN_KEYS_FILE to the path of a file that contains it; `token-vendor keys generate` prints a value
+FINGERPRINT_KEY: is required; set it, or set FINGERPRINT_KEY_FILE to the path of a file that contains it; `openssl rand -base64 32` prints a value
 LISTEN_ADDR: must be an IP address and port, such as 127.0.0.1:8080 or [::]:8080, not \":8080\"
 TLS_CERT: the file \"/nonexistent\" cannot be read: No such file or directory (os error 2)
 LOG_FORMAT: must be text or json, not \"xml\"
