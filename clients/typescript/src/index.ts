@@ -135,16 +135,19 @@ export class Client {
       const init = { method, headers, signal, ...(call.body === undefined ? {} : { body: JSON.stringify(call.body) }) };
       let pause: number | undefined;
       let failure: unknown;
+      let answer: { response: Response; text: string } | undefined;
       try {
         const response = await fetch(url, init);
-        const text = await response.text();
-        if (response.ok) return JSON.parse(text) as T;
-        const problem = new ProblemError(response, text);
-        failure = problem;
-        if (problem.mayBeRetried) pause = (problem.retryAfter ?? 0) * 1000;
+        answer = { response, text: await response.text() };
       } catch (error) {
         failure = error;
         if (call.mayRepeat ?? true) pause = NETWORK_PAUSE_MS;
+      }
+      if (answer?.response.ok) return JSON.parse(answer.text) as T;
+      if (answer) {
+        const problem = new ProblemError(answer.response, answer.text);
+        failure = problem;
+        if (problem.mayBeRetried) pause = (problem.retryAfter ?? 0) * 1000;
       }
       if (pause === undefined || performance.now() + pause > deadline) throw failure;
       await new Promise((resolve) => setTimeout(resolve, pause));
