@@ -163,6 +163,10 @@ fn print_welcome(service: SocketAddr, sandbox: SocketAddr) -> std::io::Result<()
         "token-vendor listens on http://{service}; the provider sandbox listens on http://{sandbox}\n\
          Request a token. The first request mints it, later requests reuse it:\n\n\
          curl -s -u {CLIENT}:{CLIENT} -H 'Content-Type: application/json' -d '{{\"userId\":\"u-1\",\"country\":\"LT\"}}' http://{service}/bank/tokens/\n\n\
+         Show the events that it recorded:\n\n\
+         curl -s -u {CLIENT}:{CLIENT} 'http://{service}/audit/events?userId=u-1'\n\n\
+         Console: http://{service}/console/ (user {CLIENT}, password {CLIENT})\n\
+         API reference: http://{service}/docs/\n\n\
          Press Ctrl-C to stop all parts."
     ))
 }
