@@ -64,7 +64,7 @@ async fn https_goes_through_a_tunnel() {
     std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
     let cert = cert.to_str().unwrap();
     let files = [("TLS_CERT", cert), ("TLS_KEY", key.to_str().unwrap())];
-    // A service with HTTPS stands in for the provider: the check needs only a response, here 404.
+    // A service with HTTPS stands in for the provider: the check needs only a response.
     let provider = world.replica_with(&files).await;
     let authority = format!("localhost:{}", provider.service.addr().port());
     let settings = [
@@ -77,7 +77,7 @@ async fn https_goes_through_a_tunnel() {
     assert!(
         checked
             .out
-            .contains("responds with status 404 Not Found through UPSTREAM_PROXY"),
+            .contains("responds with status 200 OK through UPSTREAM_PROXY"),
         "{checked:?}"
     );
     assert_eq!(proxy.requests(), [format!("CONNECT {authority} HTTP/1.1")]);
