@@ -34,6 +34,7 @@ use crate::db::{Database, DbError, partitions, schema};
 use crate::jobs::cleanup::{Cleaner, Retention};
 use crate::jobs::denials::DenialCounter;
 use crate::jobs::horizon::advance_periodically;
+use crate::jobs::replicas::report_periodically;
 use crate::jobs::sealing::Sealer;
 use crate::jobs::token_reads::TokenReads;
 use crate::metrics::Families;
@@ -147,6 +148,9 @@ impl Service {
             let sealer = Sealer::new(db.clone(), writer, config.seal.anchor_command.clone());
             tokio::spawn(sealer.run(interval, stop_cleaning.clone()));
         }
+        let reporter = vendor.clone();
+        let reporting = report_periodically(db.clone(), move || reporter.report());
+        tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(reporting));
         let advancing = advance_periodically(db.clone());
         tokio::spawn(stop_cleaning.clone().run_until_cancelled_owned(advancing));
         if let Some(certificate) = &certificate {

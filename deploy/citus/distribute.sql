@@ -24,11 +24,17 @@ $$;
 
 -- Citus plans no parameters of a function in SQL.
 DO $do$
+DECLARE
+    definition text;
 BEGIN
-    EXECUTE (
+    FOR definition IN
         SELECT regexp_replace(pg_get_functiondef(oid), 'LANGUAGE sql(.*)AS \$function\$.*', 'LANGUAGE plpgsql\1AS ')
                || quote_literal(E'#variable_conflict use_column\nBEGIN RETURN QUERY' || prosrc || '; END')
-        FROM pg_proc WHERE oid = 'count_handout_minutes(timestamptz, timestamptz)'::regprocedure);
+        FROM pg_proc WHERE oid = ANY ('{count_handout_minutes(timestamptz,timestamptz),
+                                        count_minutes_by_client(timestamptz,timestamptz)}'::regprocedure[])
+    LOOP
+        EXECUTE definition;
+    END LOOP;
 END
 $do$;
 
@@ -37,6 +43,6 @@ SELECT create_distributed_table(name, 'user_id', colocate_with => 'slots')
 FROM unnest('{mints, tokens, audit_events}'::text[]) AS name;
 -- Every other table is small. Each node has a copy of it.
 SELECT create_reference_table(name)
-FROM unnest('{_sqlx_migrations, audit_horizon, audit_log, audit_retention, audit_tiles, clients, handout_minutes, key_check,
-              maintenance, upstream_budget}'::text[]) AS name;
+FROM unnest('{_sqlx_migrations, audit_horizon, audit_log, audit_retention, audit_tiles, client_minutes, clients, handout_minutes,
+              key_check, maintenance, replicas, upstream_budget}'::text[]) AS name;
 COMMIT;

@@ -22,6 +22,7 @@ pub mod mints;
 mod overdue;
 pub mod overview;
 pub mod partitions;
+pub mod replicas;
 pub mod schema;
 pub mod service_role;
 pub mod slots;

@@ -10,26 +10,29 @@ use super::DbError;
 use super::schema::{CONNECT_TIMEOUT, try_connect};
 
 /// All tables, and the privileges of the service on each. A new table needs a line here.
-pub const TABLES: [(&str, &str); 14] = [
+pub const TABLES: [(&str, &str); 16] = [
     ("_sqlx_migrations", "SELECT"),
     ("audit_events", "SELECT, INSERT"),
     ("audit_horizon", "SELECT, UPDATE"),
     ("audit_log", "SELECT, UPDATE"),
     ("audit_retention", "SELECT"),
     ("audit_tiles", "SELECT, INSERT, UPDATE"),
+    ("client_minutes", "SELECT, INSERT, DELETE"),
     ("clients", "SELECT, INSERT, UPDATE"),
     ("handout_minutes", "SELECT, INSERT, DELETE"),
     ("key_check", "SELECT, INSERT"),
     ("maintenance", "SELECT, UPDATE"),
     ("mints", "SELECT, INSERT, UPDATE, DELETE"),
+    ("replicas", "SELECT, INSERT, UPDATE, DELETE"),
     ("slots", "SELECT, INSERT, UPDATE, DELETE"),
     ("tokens", "SELECT, INSERT, UPDATE, DELETE"),
     ("upstream_budget", "SELECT, UPDATE"),
 ];
 
-/// The functions that the service calls. A new one needs a line here.
-pub const FUNCTIONS: [&str; 5] = [
+/// The functions that this version and the previous one call. A new one needs a line here.
+pub const FUNCTIONS: [&str; 6] = [
     "count_handout_minutes(timestamptz, timestamptz)",
+    "count_minutes_by_client(timestamptz, timestamptz)",
     "create_audit_partition(timestamptz)",
     "drop_audit_partition(text)",
     "event_id()",

@@ -19,6 +19,7 @@ use super::request::{CacheStatus, IssuedToken, TokenRequest};
 use super::resolve::{ResolvedToken, TokenOrigin, resolve_token};
 use crate::crypto::KeyRing;
 use crate::db::budget::count_attempts;
+use crate::db::replicas::ReplicaReport;
 use crate::db::{Database, DbError, Lane};
 use crate::metrics::Metrics;
 use crate::model::{Caller, Failure};
@@ -213,6 +214,17 @@ impl Vendor {
     /// Returns the difference between the clocks, as [`DatabaseClock::skew`](crate::db::clock::DatabaseClock::skew).
     pub fn clock_skew(&self) -> TimeDelta {
         self.context.clock.skew()
+    }
+
+    /// Returns the report of this replica about itself.
+    pub fn report(&self) -> ReplicaReport {
+        let host = nix::unistd::gethostname().unwrap_or_default();
+        ReplicaReport {
+            id: self.context.replica,
+            host: host.to_string_lossy().into_owned(),
+            is_circuit_open: self.context.upstream.circuit.is_open(),
+            clock_skew: self.clock_skew().as_seconds_f64(),
+        }
     }
 
     /// Returns the attempts left in the hourly budget of all replicas, or `None` if there is no limit.

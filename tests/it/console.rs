@@ -95,7 +95,7 @@ async fn pages_escape_input_load_only_own_assets_and_show_no_token_string() {
         );
         assert_eq!(
             page.header("content-security-policy"),
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
              form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
             "{path}"
         );

@@ -1,12 +1,15 @@
 //! The console's overview: figures of all replicas, counted from the audit log.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use reqwest::Method;
 use serde_json::json;
-use token_vendor::db::overview::{list_minutes, roll_up_minutes};
+use token_vendor::db::overview::{find_figures, roll_up_minutes};
+use token_vendor::dev::sandbox;
+use token_vendor::model::Scope;
 
 use crate::audit::{event, insert};
-use crate::support::World;
 use crate::support::page::get_page;
+use crate::support::{World, eventually, send};
 
 /// Inserts handouts and mints at random times of the last 3 hours. Returns the number in each minute.
 async fn seed(world: &World, now: DateTime<Utc>) -> Vec<(DateTime<Utc>, i64)> {
@@ -48,9 +51,10 @@ async fn figures_match_the_audit_log_when_counted_late() {
     let now = Utc::now();
     let expected = seed(&world, now).await;
     let total = async || {
-        let minutes = list_minutes(&mut world.db.acquire().await.unwrap())
+        let minutes = find_figures(&mut world.db.acquire().await.unwrap())
             .await
-            .unwrap();
+            .unwrap()
+            .minutes;
         assert!(
             minutes.is_sorted_by(|a, b| a.minute < b.minute),
             "{minutes:?}"
@@ -129,6 +133,8 @@ async fn the_overview_sums_over_all_replicas() {
         page.has(200, "<dt>Hit ratio</dt><dd>75.0\u{202f}%</dd>");
         page.has(200, "8\u{202f}999");
         page.has(200, "never ran");
+        page.has(200, "Replicas seen in the last minute: 2");
+        page.has(200, "of 1 mints");
     }
     let cleanup = replicas[0].post("/maintenance/cleanup", &json!({}));
     assert_eq!(cleanup.send().await.unwrap().status(), 200);
@@ -137,4 +143,97 @@ async fn the_overview_sums_over_all_replicas() {
     let page = get_page(&replicas[1], "/console/").await;
     page.has(200, "1\u{202f}201");
     page.has(200, "are not in these figures");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_of_a_fresh_installation_has_no_empty_place() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let reports = async || world.count("SELECT count(*) FROM replicas").await == 1;
+    eventually("the replica reports itself", reports).await;
+    let page = get_page(&replica, "/console/").await;
+    for text in [
+        "<span class=\"good\">closed</span>",
+        "none for 24 h",
+        "no mints",
+        "No token was requested in the last hour.",
+        "No token was requested in the last 24 hours.",
+        "No client got a token in the last hour.",
+        "Replicas seen in the last minute: 1",
+        "none yet",
+    ] {
+        page.has(200, text);
+    }
+    let (_, main) = page.html.split_once("<main").unwrap();
+    assert!(!main.contains('–') && !main.contains("data-plot"), "{main}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_names_the_busiest_clients_of_the_last_hour() {
+    let world = World::unchecked().await;
+    let replica = world.replica().await;
+    for n in 1..=6 {
+        let (key, secret) = (format!("client-{n}"), format!("secret-of-client-{n}"));
+        let credentials = (&*key, &*secret);
+        world.add_client(credentials, &[Scope::TokensIssue]).await;
+        for _ in 0..=n {
+            let request = replica.request_by(credentials, Method::POST, "/bank/tokens/");
+            let request = request.header("content-type", "application/json");
+            let answer = send(request.body(json!({"userId": key}).to_string())).await;
+            assert!([200, 201].contains(&answer.status), "{answer:?}");
+        }
+    }
+    let busiest = async || {
+        let figures = find_figures(&mut world.db.acquire().await.unwrap()).await;
+        let clients = figures.unwrap().top_clients.into_iter();
+        clients
+            .map(|c| (c.client, c.name.is_some(), c.minted, c.reused))
+            .collect::<Vec<_>>()
+    };
+    let expected: Vec<_> = (2..=6)
+        .rev()
+        .map(|n| (format!("client-{n}"), true, 1, n))
+        .collect();
+    assert_eq!(busiest().await, expected);
+    // The same events as of two minutes ago, counted by the cleanup.
+    let move_back = "ALTER TABLE audit_events DISABLE TRIGGER ALL;
+                     UPDATE audit_events SET occurred_at = occurred_at - interval '2 minutes';
+                     ALTER TABLE audit_events ENABLE TRIGGER ALL;
+                     UPDATE audit_horizon SET complete_until = now();
+                     INSERT INTO client_minutes VALUES (date_bin('1 minute', now(), 'epoch') - interval '3 hours', 'old', 1, 9)";
+    sqlx::raw_sql(move_back).execute(&world.db).await.unwrap();
+    while roll_up_minutes(&mut world.db.acquire().await.unwrap())
+        .await
+        .unwrap()
+        > 0
+    {}
+    assert!(world.count("SELECT count(*) FROM client_minutes").await >= 6);
+    let old = "SELECT count(*) FROM client_minutes WHERE client = 'old'";
+    assert_eq!(world.count(old).await, 0);
+    assert_eq!(busiest().await, expected);
+    let page = get_page(&replica, "/console/").await;
+    page.has(200, "client=client-6");
+    assert!(!page.html.contains("client=client-1\""), "{}", page.html);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_shows_failing_mints_and_open_circuits() {
+    let world = World::new().await;
+    world
+        .sandbox
+        .script((0..20).map(|_| sandbox::Answer::status(503)));
+    let replica = world.replica_with(&[("UPSTREAM_MAX_ATTEMPTS", "1")]).await;
+    for n in 0..20 {
+        let failed = replica.issue(json!({"userId": format!("u-{n}")})).await;
+        failed.assert_problem(502, "upstream-failed");
+    }
+    let page = get_page(&replica, "/console/").await;
+    page.has(200, "100.0\u{202f}% <small>of 20 mints</small>");
+    page.has(200, "20 × status 503 (upstream-failed)");
+    // The replica reports its circuit within 10 s.
+    let is_open = async || {
+        let page = get_page(&replica, "/console/").await;
+        page.html.contains("on 1 of 1 replicas")
+    };
+    eventually("the page shows the open circuit", is_open).await;
 }

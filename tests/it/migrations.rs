@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
-use token_vendor::db::overview::{list_minutes, roll_up_minutes};
+use token_vendor::db::overview::{find_figures, roll_up_minutes};
 use token_vendor::db::{partitions, schema};
 
 use crate::support::cluster::create_empty_database;
@@ -39,11 +39,13 @@ async fn every_table_is_there_with_its_keys_and_no_foreign_ones() {
         "audit_log",
         "audit_retention",
         "audit_tiles",
+        "client_minutes",
         "clients",
         "handout_minutes",
         "key_check",
         "maintenance",
         "mints",
+        "replicas",
         "slots",
         "tokens",
         "upstream_budget",
@@ -60,11 +62,13 @@ async fn every_table_is_there_with_its_keys_and_no_foreign_ones() {
         "audit_log PRIMARY KEY (id)",
         "audit_retention PRIMARY KEY (id)",
         "audit_tiles PRIMARY KEY (level, n)",
+        "client_minutes PRIMARY KEY (minute, client)",
         "clients PRIMARY KEY (api_key)",
         "handout_minutes PRIMARY KEY (minute)",
         "key_check PRIMARY KEY (id)",
         "maintenance PRIMARY KEY (id)",
         "mints PRIMARY KEY (user_id, id)",
+        "replicas PRIMARY KEY (id)",
         "slots PRIMARY KEY (user_id, country, bank, access)",
         "tokens PRIMARY KEY (user_id, id)",
         "upstream_budget PRIMARY KEY (id)",
@@ -264,7 +268,7 @@ async fn a_column_can_be_added_to_every_table_while_the_service_runs() {
         roll_up_minutes(&mut world.db.acquire().await.unwrap())
             .await
             .unwrap();
-        list_minutes(&mut world.db.acquire().await.unwrap())
+        find_figures(&mut world.db.acquire().await.unwrap())
             .await
             .unwrap();
     };

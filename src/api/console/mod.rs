@@ -1,7 +1,7 @@
 //! `/console/`: web pages for operators and auditors.
 //!
-//! The server renders complete pages. The only script draws plots, and tables on the same page contain the same
-//! figures. Pages load nothing from other addresses and never contain a token string.
+//! The server renders complete pages. The only script draws plots, refreshes the overview and shows local times. Every
+//! page works without it: tables contain the figures of the plots. Pages load nothing from other addresses and never contain a token string.
 
 mod audit;
 mod clients;
@@ -35,6 +35,7 @@ const SECURITY_HEADERS: [(HeaderName, &str); 2] = [
     (
         header::CONTENT_SECURITY_POLICY,
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+         connect-src 'self'; \
          form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     ),
     (header::REFERRER_POLICY, "no-referrer"),

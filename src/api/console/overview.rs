@@ -10,13 +10,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{page, text};
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::query::reject_parameters;
-use crate::api::handlers::health::MAX_SEAL_LAG;
+use crate::api::handlers::health::{MAX_CLOCK_SKEW, MAX_SEAL_LAG};
 use crate::api::problem::Problem;
 use crate::api::state::ApiState;
 use crate::api::state::{DatabaseMetrics, probe_metrics};
-use crate::db::Lane;
 use crate::db::audit_log::{LogState, find_lag, find_log};
-use crate::db::overview::{Minute, list_minutes};
+use crate::db::overview::{ClientFigures, MintFailures, Minute, find_figures, list_mint_failures};
+use crate::db::replicas::{Replica, list_replicas};
+use crate::db::{Checkout, Lane};
 use crate::jobs::cleanup::Backlog;
 
 /// The number of minutes in a day.
@@ -39,6 +40,14 @@ struct OverviewPage {
     ranges: [Range; 2],
     /// The number of uncounted minutes between the first counted one and now.
     missing: usize,
+    /// The start of the last minute of the last day in which a token was minted.
+    last_success: Option<DateTime<Utc>>,
+    /// The failed and unknown mints of the last hour.
+    failures: Vec<MintFailures>,
+    /// The clients with the most handouts of the last hour.
+    top_clients: Vec<ClientFigures>,
+    /// The replicas that were seen in the last minute.
+    replicas: Vec<Replica>,
 }
 
 /// The figures of one time range that ends now.
@@ -84,6 +93,35 @@ impl OverviewPage {
     fn is_sealing_behind(&self, lag: &TimeDelta) -> bool {
         lag.as_seconds_f64() > MAX_SEAL_LAG
     }
+
+    /// The number of replicas whose circuit breaker is open.
+    fn open_circuits(&self) -> usize {
+        let open = self
+            .replicas
+            .iter()
+            .filter(|replica| replica.is_circuit_open);
+        open.count()
+    }
+
+    fn running_for(&self, replica: &Replica) -> TimeDelta {
+        self.now - replica.started_at
+    }
+
+    fn is_skewed(&self, replica: &Replica) -> bool {
+        replica.clock_skew > MAX_CLOCK_SKEW.as_seconds_f64()
+    }
+
+    /// The share of the mints of the last hour that failed or have an unknown outcome.
+    fn error_ratio(&self) -> Option<String> {
+        let hour = &self.ranges[0].total;
+        let errors = hour.failed + hour.unknown;
+        percent(errors, hour.minted + errors)
+    }
+}
+
+/// Returns a share in percent with one decimal. `None` if the whole is 0.
+fn percent(part: i64, whole: i64) -> Option<String> {
+    (whole > 0).then(|| format!("{:.1}\u{202f}%", 100.0 * part as f64 / whole as f64))
 }
 
 impl Totals {
@@ -107,13 +145,12 @@ impl Totals {
 
     /// The share of handouts that reused a token, in percent. `None` if there were no handouts.
     fn hit_ratio(&self) -> Option<String> {
-        let handouts = self.minted + self.reused;
-        (handouts > 0).then(|| {
-            format!(
-                "{:.1}\u{202f}%",
-                100.0 * self.reused as f64 / handouts as f64
-            )
-        })
+        percent(self.reused, self.minted + self.reused)
+    }
+
+    /// True if no token was requested.
+    fn is_idle(&self) -> bool {
+        self.minted + self.reused + self.failed + self.unknown == 0
     }
 }
 
@@ -165,20 +202,29 @@ pub async fn show_overview(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     reject_parameters(request.query_string())?;
-    let (minutes, log, lag) = state
-        .reads()
-        .run(Lane::Reads, async move |mut connection| {
-            let log = find_log(&mut connection).await?;
-            let lag = find_lag(&mut connection).await?;
-            Ok((list_minutes(&mut connection).await?, log, lag))
-        })
-        .await?;
+    let read = async move |mut connection: Checkout| {
+        let log = find_log(&mut connection).await?;
+        let lag = find_lag(&mut connection).await?;
+        let failures = list_mint_failures(&mut connection).await?;
+        let replicas = list_replicas(&mut connection).await?;
+        Ok((
+            find_figures(&mut connection).await?,
+            log,
+            lag,
+            failures,
+            replicas,
+        ))
+    };
+    let (figures, log, lag, failures, replicas) = state.reads().run(Lane::Reads, read).await?;
+    let minutes = figures.minutes;
     #[expect(
         clippy::disallowed_methods,
         reason = "an empty chart ends at this time"
     )]
     let current = minutes.last().map_or_else(Utc::now, |minute| minute.minute);
     let first = minutes.first().map_or(current, |minute| minute.minute);
+    let minted = minutes.iter().rfind(|minute| minute.minted > 0);
+    let last_success = minted.map(|minute| minute.minute);
     let counted: HashMap<_, _> = minutes
         .into_iter()
         .map(|minute| (minute.minute, minute))
@@ -208,6 +254,10 @@ pub async fn show_overview(
             Range::new("day", "Last 24 hours", TimeDelta::hours(1), &entries),
         ],
         missing,
+        last_success,
+        failures,
+        top_clients: figures.top_clients,
+        replicas,
     };
     page(StatusCode::OK, &view)
 }

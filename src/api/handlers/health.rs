@@ -22,7 +22,7 @@ const OK: &str = "ok";
 const MIN_MONTHS_AHEAD: i32 = 2;
 
 /// The difference between the clocks beyond which readiness warns. It includes the duration of a query.
-const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::seconds(2);
+pub const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::seconds(2);
 
 /// The lag of sealing beyond which readiness warns, in seconds. It is about 10 while all is well.
 pub const MAX_SEAL_LAG: f64 = 60.0;

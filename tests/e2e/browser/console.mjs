@@ -263,6 +263,63 @@ steps["the overview plots the counts of a completed minute"] = async () => {
   await close(page);
 };
 
+steps["the overview refreshes itself until the user stops it"] = async () => {
+  const page = await open();
+  await page.clock.install();
+  await go(page, "/console/");
+  const asOf = () => page.locator("#as-of time").getAttribute("datetime");
+  const toggle = page.getByLabel("every 15 s");
+  const next = (part) => page.waitForResponse((response) => response.url() === `${BASE_URL}/console/${part}`);
+  const before = await asOf();
+  const [refreshed] = await Promise.all([next(""), page.clock.runFor(15_000)]);
+  assert.equal(refreshed.status(), 200);
+  await page.waitForFunction((before) => document.querySelector("#as-of time").dateTime !== before, before);
+  assert.equal(await page.locator("canvas").count(), 8);
+  await page.context().setOffline(true);
+  await page.clock.runFor(15_000);
+  await page.waitForFunction(() => document.getElementById("refresh-failed").textContent === "The last refresh failed.");
+  await page.context().setOffline(false);
+  await toggle.uncheck();
+  const stopped = await asOf();
+  page.addresses.length = 0;
+  await page.clock.runFor(60_000);
+  assert.deepEqual(page.addresses, []);
+  assert.equal(await asOf(), stopped);
+  await go(page, "/console/");
+  assert.equal(await toggle.isChecked(), false, "the choice is kept");
+  await close(page);
+};
+
+steps["legends show the last minute until the pointer chooses another"] = async () => {
+  const page = await open();
+  await go(page, "/console/");
+  const legend = page.locator(".u-legend").first();
+  const atFirst = await legend.innerText();
+  assert.match(atFirst, /minute:?\s*\d\d:\d\d[\s\S]*reused:?\s*\d/);
+  const box = await page.locator(".u-over").first().boundingBox();
+  await page.mouse.move(box.x + 20, box.y + 20);
+  await page.waitForFunction((text) => document.querySelector(".u-legend").innerText !== text, atFirst);
+  await page.mouse.move(box.x + 20, box.y - 60);
+  await page.waitForFunction((text) => document.querySelector(".u-legend").innerText === text, atFirst);
+  await close(page);
+};
+
+steps["times show the local time on hover, and plots say that they need a script"] = async () => {
+  const page = await open({ timezoneId: "Europe/Vilnius", locale: "en-GB" });
+  await go(page, `/console/tokens/${token.id}`);
+  const time = page.locator("time").first();
+  const [exact, local] = (await time.getAttribute("title")).split("\n");
+  assert.equal(exact, await time.getAttribute("datetime"));
+  assert.match(local, /^\d{1,2} \w+ \d{4}, \d\d:\d\d:\d\d (EET|EEST|GMT\+[23])$/);
+  await close(page);
+  const plain = await open({ javaScriptEnabled: false });
+  await go(plain, "/console/");
+  assert.match(await plain.locator("main").innerText(), /Plots need JavaScript/);
+  assert.equal(await plain.locator("[data-plot]").first().isVisible(), false);
+  assert.equal(await plain.getByLabel("every 15 s").isVisible(), false);
+  await close(plain);
+};
+
 let failed = 0;
 for (const [name, step] of Object.entries(steps)) {
   try {
