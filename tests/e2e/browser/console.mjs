@@ -199,6 +199,7 @@ steps["a form on another site is rejected"] = async () => {
 
 steps["every page passes the accessibility checks and fits a phone screen, in light and dark"] = async () => {
   const paths = {
+    landing: "/",
     overview: "/console/",
     search: "/console/search",
     user: `/console/users?userId=${encodeURIComponent(user)}`,
@@ -211,6 +212,14 @@ steps["every page passes the accessibility checks and fits a phone screen, in li
     clients: "/console/clients",
     client: "/console/clients/dev",
     rotate: "/console/clients/dev?confirm=rotate",
+    disable: "/console/clients/dev?confirm=disable",
+    secret: async (page) => {
+      await go(page, "/console/clients");
+      await page.getByLabel("Name", { exact: true }).fill(`client ${Math.random()}`);
+      await page.getByLabel("tokens:read").check();
+      await page.getByRole("button", { name: "Create client" }).click();
+      await page.getByText("Copy the secret now").waitFor();
+    },
     invalid: "/console/audit?limit=0&from=2026-11-22T09:39:08.123456%2B02:00",
     missing: "/console/nothing",
   };
@@ -218,7 +227,7 @@ steps["every page passes the accessibility checks and fits a phone screen, in li
     for (const [device, viewport] of Object.entries({ desk: { width: 1280, height: 900 }, phone: { width: 360, height: 740 } })) {
       const page = await open({ colorScheme, viewport, reducedMotion: "reduce" });
       for (const [name, path] of Object.entries(paths)) {
-        await go(page, path);
+        await (typeof path === "string" ? go(page, path) : path(page));
         const label = `${name}, ${colorScheme}, ${device}`;
         if (name === "overview") for (const table of await page.locator("details").all()) await table.locator("summary").click();
         if (SCREENSHOTS) await page.screenshot({ path: `${SCREENSHOTS}/${name}-${colorScheme}-${device}.png`, fullPage: true });
