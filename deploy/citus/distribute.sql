@@ -30,8 +30,8 @@ BEGIN
     FOR definition IN
         SELECT regexp_replace(pg_get_functiondef(oid), 'LANGUAGE sql(.*)AS \$function\$.*', 'LANGUAGE plpgsql\1AS ')
                || quote_literal(E'#variable_conflict use_column\nBEGIN RETURN QUERY' || prosrc || '; END')
-        FROM pg_proc WHERE oid = ANY ('{count_handout_minutes(timestamptz,timestamptz),
-                                        count_minutes_by_client(timestamptz,timestamptz)}'::regprocedure[])
+        FROM pg_proc WHERE oid IN ('count_handout_minutes(timestamptz, timestamptz)'::regprocedure,
+                                   'count_minutes_by_client(timestamptz, timestamptz)'::regprocedure)
     LOOP
         EXECUTE definition;
     END LOOP;

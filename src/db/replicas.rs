@@ -1,7 +1,7 @@
 //! The replicas of the service. Each writes its own row, so that the console can show all of them.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::DbError;
@@ -45,11 +45,13 @@ pub async fn store_report(
     connection: &mut PgConnection,
     report: &ReplicaReport,
 ) -> Result<(), DbError> {
+    let mut transaction = connection.begin().await?;
+    sqlx::query!("SET LOCAL synchronous_commit = off")
+        .execute(&mut *transaction)
+        .await?;
     sqlx::query!(
-        "WITH now AS (SELECT clock_timestamp() AS now, set_config('synchronous_commit', 'off', true) AS is_set),
-              dropped AS (DELETE FROM replicas USING now n WHERE seen_at < n.now - interval '1 hour' AND id <> $1)
-         INSERT INTO replicas (id, host, version, started_at, seen_at, is_circuit_open, clock_skew)
-         SELECT $1, $2, $3, n.now, n.now, $4, $5 FROM now n WHERE n.is_set = 'off'
+        "INSERT INTO replicas (id, host, version, started_at, seen_at, is_circuit_open, clock_skew)
+         VALUES ($1, $2, $3, clock_timestamp(), clock_timestamp(), $4, $5)
          ON CONFLICT (id) DO UPDATE
          SET seen_at = excluded.seen_at, is_circuit_open = excluded.is_circuit_open, clock_skew = excluded.clock_skew",
         report.id,
@@ -58,8 +60,12 @@ pub async fn store_report(
         report.is_circuit_open,
         report.clock_skew,
     )
-    .execute(connection)
+    .execute(&mut *transaction)
     .await?;
+    sqlx::query!("DELETE FROM replicas WHERE seen_at < now() - interval '1 hour'")
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
     Ok(())
 }
 

@@ -152,7 +152,7 @@ async fn the_overview_shows_the_last_checkpoint_and_the_lag() {
     let off = world.replica_with(&[("SEAL_INTERVAL", "off")]).await;
     let page = get_page(&off, "/console/").await;
     page.has(200, "<dt>Sealed events</dt><dd>0</dd>");
-    page.has(200, "<dt>Last checkpoint</dt><dd>–</dd>");
+    page.has(200, "<dt>Last checkpoint</dt><dd>sealing is off</dd>");
     page.has(
         200,
         "<dt>Oldest event not sealed</dt><dd>sealing is off</dd>",
@@ -180,7 +180,7 @@ async fn the_overview_shows_the_last_checkpoint_and_the_lag() {
     page.has(200, &format!("<dt>Sealed events</dt><dd>{}</dd>", lines[1]));
     page.has(
         200,
-        " s ago</dd></div>\n    <div><dt>Oldest event not sealed</dt><dd>–</dd>",
+        " s ago</dd></div>\n    <div><dt>Oldest event not sealed</dt><dd>none</dd>",
     );
     page.has(200, &format!("Root hash <code>{}</code>", lines[2]));
 }

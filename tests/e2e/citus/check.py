@@ -101,6 +101,8 @@ class Contract:
         for path in ("/audit/log/checkpoint", "/audit/log/tile/0/000", f"{events}/{event['id']}/proof"):
             self.expect(404, "GET", path)
         self.expect(200, "GET", f"/console/events/{event['id']}")
+        overview = self.expect(200, "GET", "/console/")
+        assert "Replicas seen in the last minute: 2" in overview and "No client got a token" not in overview, overview
         assert "no event is sealed" in self.cluster.command(0, "audit", "verify", code=2)
         for command in (("erase", "--user", user), ("follow",)):
             assert "not available" in self.cluster.command(0, "audit", *command, code=1)
@@ -145,6 +147,7 @@ def check_cleanups(cluster):
     events = int(cluster.nodes[0].query("SELECT count(*) FROM audit_events WHERE kind = 'token.expired'"))
     valid = int(cluster.nodes[0].query("SELECT count(*) FROM tokens WHERE is_valid AND ends_at < now()"))
     assert expired == events >= count and valid == 0, (expired, events, valid)
+    assert int(cluster.nodes[0].query("SELECT count(*) FROM handout_minutes")) > 0
     return expired
 
 
