@@ -1,8 +1,8 @@
 //! Figures per minute for the console's overview. They make the cost of a page view independent of the number of
 //! events.
 
-use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::{Connection, PgConnection};
 
 use super::DbError;
 
@@ -68,29 +68,83 @@ pub struct MintFailures {
 ///
 /// The first run starts an hour ago. The newest counted minute ends before the horizon of the audit log, because later
 /// events may still be committing. Also deletes minutes that are over a day old, and of clients over two hours old.
+///
+/// These are several statements, because Citus refuses a change of such tables inside a larger statement.
 pub async fn roll_up_minutes(connection: &mut PgConnection) -> Result<u64, DbError> {
-    let done = sqlx::query!(
-        "WITH now AS (SELECT c.now, c.now - interval '1 day' AS day_ago
-                      FROM (SELECT date_bin('1 minute', clock_timestamp(), 'epoch') AS now) c),
-              next AS (SELECT greatest(n.day_ago, coalesce(
-                             (SELECT max(minute) FROM handout_minutes) + interval '1 minute',
-                             n.now - interval '1 hour')) AS first,
-                              date_bin('1 minute', greatest(h.complete_until, n.now - interval '1 hour'), 'epoch') AS until
-                       FROM now n, audit_horizon h),
-              counted AS MATERIALIZED (
-                  SELECT m.* FROM next n, count_minutes_by_client(n.first, least(n.until, n.first + make_interval(mins => $1))) m),
-              dropped AS (DELETE FROM handout_minutes USING now n WHERE minute < n.day_ago),
-              dropped_clients AS (DELETE FROM client_minutes USING now n WHERE minute < n.now - interval '2 hours'),
-              clients AS (INSERT INTO client_minutes (minute, client, minted, reused)
-                          SELECT minute, client, minted, reused FROM counted WHERE client IS NOT NULL
-                          ON CONFLICT DO NOTHING)
-         INSERT INTO handout_minutes (minute, minted, reused, failed, unknown, latency_p50, latency_p95)
-         SELECT minute, minted, reused, failed, unknown, latency_p50, latency_p95 FROM counted WHERE client IS NULL
-         ON CONFLICT DO NOTHING",
-        ROLL_UP as i32,
+    let due = sqlx::query!(
+        r#"WITH now AS (SELECT date_bin('1 minute', clock_timestamp(), 'epoch') AS now)
+           SELECT n.now AS "now!", date_bin('1 minute', greatest(h.complete_until, n.now - interval '1 hour'), 'epoch') AS "until!",
+                  greatest(n.now - interval '1 day', coalesce(
+                      (SELECT max(minute) FROM handout_minutes) + interval '1 minute',
+                      n.now - interval '1 hour')) AS "first!"
+           FROM now n, audit_horizon h"#
     )
-    .execute(connection)
+    .fetch_one(&mut *connection)
     .await?;
+    let until = due
+        .until
+        .min(due.first + TimeDelta::minutes(ROLL_UP as i64));
+    let mut counted = 0;
+    if due.first < until {
+        counted = count_minutes(connection, due.first, until).await?;
+    }
+    let old = due.now - TimeDelta::days(1);
+    sqlx::query!("DELETE FROM handout_minutes WHERE minute < $1", old)
+        .execute(&mut *connection)
+        .await?;
+    let old = due.now - TimeDelta::hours(2);
+    sqlx::query!("DELETE FROM client_minutes WHERE minute < $1", old)
+        .execute(connection)
+        .await?;
+    Ok(counted)
+}
+
+/// Counts and stores the minutes of this range. Returns how many were not stored yet.
+async fn count_minutes(
+    connection: &mut PgConnection,
+    first: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<u64, DbError> {
+    let counts = sqlx::query!(
+        r#"SELECT minute AS "minute!", client, minted AS "minted!", reused AS "reused!", failed AS "failed!",
+                  unknown AS "unknown!", latency_p50, latency_p95
+           FROM count_minutes_by_client($1, $2)"#,
+        first,
+        until
+    );
+    let (by_client, minutes): (Vec<_>, Vec<_>) = counts
+        .fetch_all(&mut *connection)
+        .await?
+        .into_iter()
+        .partition(|count| count.client.is_some());
+    let mut transaction = connection.begin().await?;
+    sqlx::query!(
+        "INSERT INTO client_minutes (minute, client, minted, reused)
+         SELECT unnest($1::timestamptz[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::bigint[])
+         ON CONFLICT DO NOTHING",
+        &by_client.iter().map(|count| count.minute).collect::<Vec<_>>(),
+        &by_client.iter().filter_map(|count| count.client.clone()).collect::<Vec<_>>(),
+        &by_client.iter().map(|count| count.minted).collect::<Vec<_>>(),
+        &by_client.iter().map(|count| count.reused).collect::<Vec<_>>(),
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let done = sqlx::query!(
+        "INSERT INTO handout_minutes (minute, minted, reused, failed, unknown, latency_p50, latency_p95)
+         SELECT unnest($1::timestamptz[]), unnest($2::bigint[]), unnest($3::bigint[]), unnest($4::bigint[]),
+                unnest($5::bigint[]), unnest($6::integer[]), unnest($7::integer[])
+         ON CONFLICT DO NOTHING",
+        &minutes.iter().map(|count| count.minute).collect::<Vec<_>>(),
+        &minutes.iter().map(|count| count.minted).collect::<Vec<_>>(),
+        &minutes.iter().map(|count| count.reused).collect::<Vec<_>>(),
+        &minutes.iter().map(|count| count.failed).collect::<Vec<_>>(),
+        &minutes.iter().map(|count| count.unknown).collect::<Vec<_>>(),
+        &minutes.iter().map(|count| count.latency_p50).collect::<Vec<_>>() as &[Option<i32>],
+        &minutes.iter().map(|count| count.latency_p95).collect::<Vec<_>>() as &[Option<i32>],
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
     Ok(done.rows_affected())
 }
 
