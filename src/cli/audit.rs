@@ -1,6 +1,5 @@
 //! `token-vendor audit`: exports the audit log. The other subcommands have files of their own.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -12,7 +11,7 @@ use super::audit_erase::{EraseArgs, erase};
 use super::audit_follow::{FollowArgs, follow};
 use super::audit_verify::{VerifyArgs, verify};
 use super::progress::ProgressLine;
-use super::{CliError, actor, connect, connector, start_logs};
+use super::{CliError, actor, connect, connector, start_logs, write_out};
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::audit_events::{AuditReadRecord, EventPages, insert_audit_read};
 use crate::db::clock::service_time;
@@ -133,8 +132,7 @@ async fn export(args: ExportArgs) -> Result<(), CliError> {
         None => primary,
     };
 
-    let mut out = io::stdout().lock();
-    out.write_all(args.format.head().unwrap_or_default().as_bytes())?;
+    write_out(args.format.head().unwrap_or_default().as_bytes())?;
     let mut pages = EventPages::new(filter, horizon).with_names(args.format == EventFormat::Csv);
     let (mut progress, mut total) = (ProgressLine::new(), 0);
     let mut rows = Vec::new();
@@ -144,7 +142,7 @@ async fn export(args: ExportArgs) -> Result<(), CliError> {
         if count == 0 {
             break;
         }
-        out.write_all(&rows)?;
+        write_out(&rows)?;
         rows.clear();
         total += count;
         if let Some(at) = pages.read_up_to() {
@@ -152,7 +150,6 @@ async fn export(args: ExportArgs) -> Result<(), CliError> {
             progress.update(format_args!("{total} events, up to {at}"));
         }
     }
-    out.flush()?;
     drop(progress);
     if complete_until < to {
         let complete_until = complete_until.to_rfc3339_opts(SecondsFormat::Micros, true);

@@ -1,12 +1,11 @@
 //! `token-vendor audit follow`: streams the sealed audit log.
 
-use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::{CliError, actor, connect, connector, start_logs};
+use super::{CliError, actor, connect, connector, start_logs, write_out};
 use crate::config::{DatabaseCommandConfig, Flags, Source};
 use crate::db::audit_events::{AuditReadRecord, insert_audit_read};
 use crate::db::audit_log::{Position, find_log, find_position, list_log_events};
@@ -75,11 +74,8 @@ pub(super) async fn follow(args: FollowArgs) -> Result<(), CliError> {
             continue;
         };
         after = Some(*last);
-        if let Err(error) = write_lines(&lines) {
-            return match error.kind() {
-                ErrorKind::BrokenPipe => Ok(()),
-                _ => Err(error.into()),
-            };
+        for (_, line) in &lines {
+            write_out(line)?;
         }
     }
 }
@@ -101,12 +97,4 @@ async fn read_lines(
         Ok(lines)
     })
     .await
-}
-
-fn write_lines(lines: &[(Position, Vec<u8>)]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    for (_, line) in lines {
-        out.write_all(line)?;
-    }
-    out.flush()
 }

@@ -1,12 +1,12 @@
 //! `token-vendor check`: reports invalid settings and failed checks, each failure with a hint.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::Write;
 
 use anstyle::{AnsiColor, Color, Style};
 use anyhow::anyhow;
 
-use super::{CliError, start_logs};
+use super::{CliError, OutputError, start_logs};
 use crate::app::key_check::check_keys;
 use crate::app::{key_ring, list_tls_warnings, oidc_settings};
 use crate::auth::oidc::TokenVerifier;
@@ -48,9 +48,8 @@ pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
         check_upstream(&config, &mut report).await;
         check_issuer(&config, &mut report).await;
     }
-    report.output?;
     match (report.failures, report.checks) {
-        (0, _) => Ok(()),
+        (0, _) => Ok(report.output?),
         (failures, checks) => Err(anyhow!("{failures} of {checks} checks failed").into()),
     }
 }
@@ -237,7 +236,7 @@ struct Report {
     checks: u32,
     failures: u32,
     /// The first error of printing. Later lines are not printed.
-    output: io::Result<()>,
+    output: Result<(), OutputError>,
 }
 
 impl Report {
@@ -272,7 +271,7 @@ impl Report {
 
     fn print_line(&mut self, line: impl Display) {
         if self.output.is_ok() {
-            self.output = writeln!(anstream::stdout(), "{line}");
+            self.output = writeln!(anstream::stdout(), "{line}").map_err(OutputError);
         }
     }
 }

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
 use super::client::{operator, refused};
-use super::{CliError, connector, print, shutdown_signal, start_telemetry};
+use super::{CliError, OutputError, connector, print, shutdown_signal, start_telemetry};
 use crate::app::Service;
 use crate::config::{DevConfig, Flags, Source};
 use crate::db::clients::{insert_client, update_client};
@@ -158,7 +158,7 @@ async fn add_client(url: &SecretString) -> Result<(), CliError> {
     Ok(())
 }
 
-fn print_welcome(service: SocketAddr, sandbox: SocketAddr) -> std::io::Result<()> {
+fn print_welcome(service: SocketAddr, sandbox: SocketAddr) -> Result<(), OutputError> {
     print(format_args!(
         "token-vendor listens on http://{service}; the provider sandbox listens on http://{sandbox}\n\
          Request a token. The first request mints it, later requests reuse it:\n\n\

@@ -20,11 +20,12 @@ mod seal;
 mod serve;
 
 use std::fmt::Display;
-use std::io::{Write, stdout};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::builder::Styles;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use secrecy::SecretString;
@@ -48,7 +49,7 @@ To deploy it:  check --online, migrate, client create, serve
 
 The value of a setting comes from its flag, the environment, .env or its default, in this order.
 Secrets are never flags. Results go to stdout, logs to stderr.
-Exit codes: 0 = success, 1 = failure, 2 = wrong usage or configuration.";
+Exit codes: 0 = success, 1 = failure, 2 = wrong usage or configuration. A closed pipe is success.";
 
 /// Issues bank verification tokens, reuses valid ones and records every handout.
 #[derive(Debug, Parser)]
@@ -115,6 +116,8 @@ struct MigrateArgs {
 enum CliError {
     /// Wrong usage or configuration: exit code 2.
     Usage(String),
+    /// The reader of stdout needs no more, such as `head -1`: no message and exit code 0.
+    OutputClosed,
     /// Any other failure: exit code 1.
     Failed(anyhow::Error),
 }
@@ -122,6 +125,15 @@ enum CliError {
 impl From<ConfigError> for CliError {
     fn from(error: ConfigError) -> Self {
         CliError::Usage(error.to_string())
+    }
+}
+
+impl From<OutputError> for CliError {
+    fn from(error: OutputError) -> Self {
+        match error.0.kind() {
+            ErrorKind::BrokenPipe => CliError::OutputClosed,
+            _ => CliError::Failed(error.into()),
+        }
     }
 }
 
@@ -158,27 +170,39 @@ impl IsFailure for anyhow::Error {}
 impl IsFailure for crate::db::DbError {}
 impl IsFailure for std::io::Error {}
 
+/// A write to stdout that failed.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct OutputError(#[from] io::Error);
+
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: the async runtime cannot start: {error}");
+            print_error(format_args!("the async runtime cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(cli.command)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(CliError::OutputClosed) => ExitCode::SUCCESS,
         Err(CliError::Usage(message)) => {
-            eprintln!("error: {message}");
+            print_error(message);
             ExitCode::from(2)
         }
         Err(CliError::Failed(error)) => {
-            eprintln!("error: {}", format_with_causes(&error));
+            print_error(format_with_causes(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints an error in the style of clap.
+fn print_error(message: impl Display) {
+    let styles = Styles::styled();
+    let style = styles.get_error();
+    anstream::eprintln!("{style}error:{style:#} {message}");
 }
 
 /// Formats the error and its causes, without causes that the text already contains.
@@ -233,7 +257,7 @@ fn print_openapi() -> Result<(), CliError> {
 fn print_completions(shell: Shell) -> Result<(), CliError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "token-vendor", &mut script);
-    Ok(stdout().write_all(&script)?)
+    Ok(write_out(&script)?)
 }
 
 fn write_man_pages(folder: &Path) -> Result<(), CliError> {
@@ -241,14 +265,16 @@ fn write_man_pages(folder: &Path) -> Result<(), CliError> {
         .with_context(|| format!("man pages cannot be written to {}", folder.display()))?)
 }
 
-/// Prints a result and a line break to stdout.
-///
-/// Uses one write, so a reader may close the pipe after the line. Returns an error when the write
-/// fails, where `println!` panics.
-fn print(result: impl Display) -> std::io::Result<()> {
-    let mut stdout = stdout().lock();
-    stdout.write_all(format!("{result}\n").as_bytes())?;
-    stdout.flush()
+/// Writes a result to stdout. Returns an error when the write fails, where `print!` panics.
+fn write_out(result: &[u8]) -> Result<(), OutputError> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(result)?;
+    Ok(stdout.flush()?)
+}
+
+/// Prints a result and a line break to stdout, in one write.
+fn print(result: impl Display) -> Result<(), OutputError> {
+    write_out(format!("{result}\n").as_bytes())
 }
 
 fn print_json(result: &impl Serialize) -> Result<(), CliError> {

@@ -6,6 +6,8 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
 use super::{CommandConfig, ConfigError, SETTINGS, Secrecy, Setting, Source};
 
+const LISTEN_ADDR: &str = "LISTEN_ADDR";
+
 /// The flags of a command: one for each public setting in its configuration `C`. Use it with
 /// `#[command(flatten)]`.
 #[derive(Debug)]
@@ -33,8 +35,14 @@ fn build_arg(setting: &'static Setting) -> Arg {
     if !default.is_empty() {
         help += &format!(" [default: {default}]");
     }
-    let arg = Arg::new(setting.variable)
-        .long(setting.variable.to_ascii_lowercase().replace('_', "-"))
+    let flag = setting.variable.to_ascii_lowercase().replace('_', "-");
+    let arg = Arg::new(setting.variable);
+    let arg = match setting.variable {
+        // All commands name their address alike.
+        LISTEN_ADDR => arg.long("listen").alias(flag),
+        _ => arg.long(flag),
+    };
+    let arg = arg
         .value_name(guess_value_name(default))
         .help(help)
         .help_heading(setting.group)

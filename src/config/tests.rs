@@ -406,9 +406,9 @@ fn a_command_has_flags_for_its_public_settings_only() {
     let database = ["database-max-connections", "startup-wait", "log-format"];
     assert_eq!(list_flags::<DatabaseCommandConfig>(), database);
     assert_eq!(list_flags::<LogConfig>(), ["log-format"]);
-    assert!(!list_flags::<DevConfig>().contains(&"listen-addr".into()));
+    assert!(!list_flags::<DevConfig>().contains(&"listen".into()));
     let all = list_flags::<Config>();
-    assert!(all.contains(&"listen-addr".into()) && !all.contains(&"database-url".into()));
+    assert!(all.contains(&"listen".into()) && !all.contains(&"database-url".into()));
     for (value, is_valid) in [("", true), ("=true", true), ("=false", false)] {
         let flags = parse_flags::<Config>(&[&format!("--upstream-allow-http{value}")]);
         let loaded = flags.load(build_source(&[("UPSTREAM_BASE_URL", "http://h")]));

@@ -317,7 +317,7 @@ async fn the_command_and_http_write_the_same_export() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_closed_pipe_ends_the_command_without_a_panic() {
+async fn a_closed_pipe_ends_the_export_without_a_message() {
     let world = World::new().await;
     seed(&world, &mut Rng::with_seed(13), 3_000).await;
     let mut child = program(&["audit", "export"], &world.variables(&[]))
@@ -330,9 +330,5 @@ async fn a_closed_pipe_ends_the_command_without_a_panic() {
     let output = tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await;
     let output = output.unwrap().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{err}");
-    assert!(
-        !err.contains("panicked") && err.contains("error: "),
-        "{err}"
-    );
+    assert_eq!((output.status.code(), &*err), (Some(0), ""));
 }

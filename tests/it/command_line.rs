@@ -48,7 +48,21 @@ async fn wrong_usage_exits_with_2_and_help_with_0() {
         assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{arguments:?}");
         assert!(ended.out.contains("token-vendor"), "{ended:?}");
     }
+    let help = run(&["health", "--help"], &[]).await.out;
+    let flags = help
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with('-'));
+    assert_eq!(
+        flags.collect::<Vec<_>>().len(),
+        2,
+        "--listen and --help: {help}"
+    );
     let help = run(&["serve", "--help"], &[]).await.out;
+    assert!(
+        help.contains("--listen <") && !help.contains("--listen-addr"),
+        "{help}"
+    );
     for setting in token_vendor::config::SETTINGS {
         assert!(
             help.contains(setting.variable),
@@ -211,6 +225,82 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_pipe_is_no_error_unless_a_secret_or_a_failed_check_is_lost() {
+    let world = World::new().await;
+    let variables = world.variables(&[]);
+    let run_into_closed_pipe = async |arguments: &[&str], more: &[(&str, &str)]| {
+        let mut variables = variables.clone();
+        variables.extend(
+            more.iter()
+                .map(|(name, value)| (name.to_string(), value.to_string())),
+        );
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let child = program(arguments, &variables)
+            .stdout(writer)
+            .spawn()
+            .unwrap();
+        let output = child.wait_with_output().await.unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    for arguments in [
+        &["openapi"][..],
+        &["completions", "bash"],
+        &["keys", "generate"],
+        &["seal", "keys"],
+        &["check"],
+        &["check", "--online"],
+        &["cleanup", "--dry-run"],
+        &["audit", "export", "--format", "csv"],
+        &["client", "list"],
+        &["client", "--help"],
+    ] {
+        let quiet = (Some(0), String::new());
+        assert_eq!(
+            run_into_closed_pipe(arguments, &[]).await,
+            quiet,
+            "{arguments:?}"
+        );
+    }
+    let create = ["client", "create", "--name", "n", "--scope", "tokens:read"];
+    let (code, error) = run_into_closed_pipe(&create, &[]).await;
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("the secret of tv-"), "{error}");
+    let away = [("UPSTREAM_BASE_URL", "http://127.0.0.1:1")];
+    let (code, error) = run_into_closed_pipe(&["check", "--online"], &away).await;
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("checks failed"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_have_the_colour_of_wrong_usage() {
+    let prefix = async |arguments: &[&str], variable: (&str, &str)| {
+        let variables = [(variable.0.to_owned(), variable.1.to_owned())];
+        let output = run(arguments, &variables).await;
+        assert_ne!(output.code, 0, "{output:?}");
+        output.err.split_once(' ').unwrap().0.to_owned()
+    };
+    for (variable, expected) in [
+        (
+            ("CLICOLOR_FORCE", "1"),
+            "\u{1b}[1m\u{1b}[31merror:\u{1b}[0m",
+        ),
+        (("NO_COLOR", "1"), "error:"),
+    ] {
+        for arguments in [
+            &["serve", "--unknown"][..],
+            &["serve"],
+            &["openapi", "more"],
+        ] {
+            assert_eq!(prefix(arguments, variable).await, expected, "{arguments:?}");
+        }
     }
 }
 

@@ -127,6 +127,12 @@ async fn a_certificate_and_a_key_enable_https() {
     let probe = [&files[..], &[("LISTEN_ADDR", &address)]].concat();
     let probed = run(&["health"], &world.variables(&probe)).await;
     assert_eq!(probed.code, 0, "{probed:?}");
+    let named = ["health", "--listen", &address];
+    let probed = run(&named, &world.variables(&files)).await;
+    assert_eq!(probed.code, 0, "{probed:?}");
+    let probe = [&files[..], &[("METRICS_ADDR", &*address)]].concat();
+    let plain = run(&named, &world.variables(&probe)).await;
+    assert_eq!(plain.code, 1, "METRICS_ADDR has no TLS: {plain:?}");
     std::fs::remove_dir_all(&folder).unwrap();
 
     let client = reqwest::Client::builder()

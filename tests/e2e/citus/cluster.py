@@ -105,7 +105,7 @@ class Cluster:
         self.bases = []
         for node in (0, 1):
             port = free_port()
-            self.spawn(f"replica{node}", ["serve", "--listen-addr", f"127.0.0.1:{port}"], self.environment(node))
+            self.spawn(f"replica{node}", ["serve", "--listen", f"127.0.0.1:{port}"], self.environment(node))
             self.bases.append(f"http://127.0.0.1:{port}")
         for base in self.bases:
             wait_until(lambda: self.call("GET", "/health/ready", base=base)[0] == 200)
