@@ -1,5 +1,7 @@
-//! All metrics of the service, in one table. `GET /metrics` returns them. No label contains a user, a
+//! All metrics of the service, in one table. `GET /metrics` returns them, with those of the process. No label contains a user, a
 //! bank or a token.
+
+mod process;
 
 use std::sync::Arc;
 
@@ -8,6 +10,8 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
     exponential_buckets,
 };
+
+use self::process::ProcessMetrics;
 
 /// A gauge of floating-point values.
 pub type Gauge = GenericGauge<AtomicF64>;
@@ -23,6 +27,7 @@ macro_rules! families {
         #[derive(Debug)]
         pub struct Families {
             registry: Registry,
+            process: ProcessMetrics,
             $(#[doc = $help] pub $name: $kind,)+
         }
 
@@ -32,7 +37,7 @@ macro_rules! families {
                 $(let $name = register(&registry, families!(
                     @make $kind, stringify!($name), $help $(, [$($label),+])? $(, in $buckets)?
                 ));)+
-                Families { registry, $($name),+ }
+                Families { registry, process: ProcessMetrics::new(), $($name),+ }
             }
         }
     };
@@ -160,8 +165,9 @@ impl Families {
     /// Returns all metrics in the Prometheus text format 0.0.4.
     pub fn encode(&self) -> String {
         let mut text = String::new();
+        let families = [self.registry.gather(), self.process.gather()].concat();
         TextEncoder::new()
-            .encode_utf8(&self.registry.gather(), &mut text)
+            .encode_utf8(&families, &mut text)
             .expect("writing to a string succeeds");
         text
     }

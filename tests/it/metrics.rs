@@ -7,9 +7,9 @@ use serde_json::json;
 use sqlx::Executor;
 use token_vendor::dev::sandbox;
 
-use crate::support::{Api, World, send, send_raw};
+use crate::support::{Api, Process, World, eventually, send, send_raw};
 
-/// Scrapes the metrics. The key of a sample is its name without prefix, with its labels.
+/// Scrapes the metrics. The key of a sample is its name without `token_vendor_`, with its labels.
 pub async fn scrape(api: &Api) -> HashMap<String, f64> {
     let request = api.anonymous(Method::GET, "/metrics");
     let response = request.send().await.unwrap();
@@ -21,11 +21,9 @@ pub async fn scrape(api: &Api) -> HashMap<String, f64> {
     samples
         .map(|line| {
             let (name, value) = line.rsplit_once(' ').unwrap();
-            assert!(name.starts_with("token_vendor_"), "{line}");
-            (
-                name["token_vendor_".len()..].to_owned(),
-                value.parse().unwrap(),
-            )
+            let own = name.strip_prefix("token_vendor_");
+            assert!(own.is_some() || name.starts_with("process_"), "{line}");
+            (own.unwrap_or(name).to_owned(), value.parse().unwrap())
         })
         .collect()
 }
@@ -209,4 +207,59 @@ async fn a_scrape_without_the_database_has_the_other_metrics() {
         .execute("ALTER TABLE elsewhere RENAME TO maintenance")
         .await
         .unwrap();
+}
+
+/// Compares with the values that `ps` and `/proc` show of a process of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_is_measured() {
+    let world = World::new().await;
+    let process = Process::serve(&world.variables(&[])).await;
+    let api = Api::at(process.base.clone());
+    let samples = scrape(&api).await;
+    let path = |name: &str| format!("/proc/{}/{name}", process.pid());
+    let fds = std::fs::read_dir(path("fd")).unwrap().count() as f64;
+    let status = std::fs::read_to_string(path("status")).unwrap();
+    let status = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.unwrap().trim_start_matches(':').trim();
+        value.split(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    let limits = std::fs::read_to_string(path("limits")).unwrap();
+    let limit = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let limit: f64 = limit
+        .unwrap()
+        .split_whitespace()
+        .nth(3)
+        .unwrap()
+        .parse()
+        .unwrap();
+    let now = chrono::Utc::now().timestamp() as f64;
+    for (name, expected, tolerance) in [
+        ("process_open_fds", fds, 10.0),
+        ("process_max_fds", limit, 0.0),
+        ("process_threads", status("Threads"), 20.0),
+        (
+            "process_resident_memory_bytes",
+            status("VmRSS") * 1024.0,
+            3e7,
+        ),
+        (
+            "process_virtual_memory_bytes",
+            status("VmSize") * 1024.0,
+            3e9,
+        ),
+        ("process_start_time_seconds", now, 120.0),
+    ] {
+        let value = samples[name];
+        assert!(
+            (value - expected).abs() <= tolerance,
+            "{name}: {value}, not {expected}"
+        );
+    }
+    let cpu = samples["process_cpu_seconds_total"];
+    assert!(cpu > 0.0, "{cpu}");
+    let later = async || scrape(&api).await["process_cpu_seconds_total"] > cpu;
+    eventually("requests take CPU time", later).await;
 }
