@@ -87,6 +87,7 @@ pub(super) async fn run(args: DevArgs) -> Result<(), CliError> {
         )
     })?;
     values.push(("UPSTREAM_BASE_URL", sandbox.base_url()));
+    values.push(("VERIFICATION_BASE_URL", sandbox.verification_base_url()));
 
     let (postgres, owner_url, url) = match args.database_url {
         Some(url) => (None, url.clone(), url),
@@ -163,7 +164,10 @@ fn print_welcome(service: SocketAddr, sandbox: SocketAddr) -> Result<(), OutputE
         "token-vendor listens on http://{service}; the provider sandbox listens on http://{sandbox}\n\
          Request a token. The first request mints it, later requests reuse it:\n\n\
          curl -s -u {CLIENT}:{CLIENT} -H 'Content-Type: application/json' -d '{{\"userId\":\"u-1\",\"country\":\"LT\"}}' http://{service}/bank/tokens/\n\n\
-         Show the events that it recorded:\n\n\
+         Open its verificationUrl in a browser: the sandbox stands in for the provider's site. When the user has\n\
+         finished there, report it. The next request then mints a new token:\n\n\
+         curl -s -u {CLIENT}:{CLIENT} -H 'Content-Type: application/json' -d '{{\"userId\":\"u-1\",\"reason\":\"used\"}}' http://{service}/bank/tokens/invalidate\n\n\
+         Show the events that these calls recorded:\n\n\
          curl -s -u {CLIENT}:{CLIENT} 'http://{service}/audit/events?userId=u-1'\n\n\
          Console: http://{service}/console/ (user {CLIENT}, password {CLIENT})\n\
          API reference: http://{service}/docs/\n\n\

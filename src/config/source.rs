@@ -84,7 +84,8 @@ impl Source {
     }
 
     /// Uses these values for the settings that `dev` sets itself (addresses, database, credentials,
-    /// keys), and the environment of this process for all others. Does not read `.env`.
+    /// keys), and the environment of this process for all others. A value for another setting is its default. Does not
+    /// read `.env`.
     ///
     /// Variables that a shell sets for another deployment therefore cannot reach `dev`.
     pub fn for_dev(values: impl IntoIterator<Item = (&'static str, String)>) -> Self {
@@ -99,8 +100,12 @@ impl Source {
             self.environment.remove(setting.variable);
             self.environment.remove(&setting.file_variable());
         }
-        let values = values.into_iter().map(|(name, value)| (name.into(), value));
-        self.environment.extend(values);
+        for (name, value) in values {
+            let given = self.environment.entry(name.into()).or_default();
+            if given.is_empty() {
+                *given = value;
+            }
+        }
         self
     }
 

@@ -68,6 +68,17 @@ impl Access {
         i16::from(self.accounts) | i16::from(self.balances) << 1 | i16::from(self.transactions) << 2
     }
 
+    /// Returns the names of the granted parts: `accounts`, `balances`, `transactions`.
+    pub fn names(self) -> Vec<&'static str> {
+        let parts = [
+            (self.accounts, "accounts"),
+            (self.balances, "balances"),
+            (self.transactions, "transactions"),
+        ];
+        let granted = parts.into_iter().filter(|(is_granted, _)| *is_granted);
+        granted.map(|(_, name)| name).collect()
+    }
+
     /// Reverses [`bits`](Access::bits). Ignores higher bits.
     pub fn from_bits(bits: i16) -> Self {
         Access {

@@ -255,3 +255,64 @@ async fn dev_accepts_only_a_local_database() {
     );
     again.end(Signal::SIGINT).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_can_follow_a_token_from_its_mint_to_the_next_one() {
+    let data_dir = DataDir::new();
+    let dev = Dev::start(&[&data_dir.flag()], &[]).await;
+    let minted = dev.send_printed_request().await;
+    let link = minted.text("verificationUrl");
+    assert!(
+        link.ends_with(&format!("/verify?token={}", minted.token())),
+        "{link}"
+    );
+    let browser = http_client();
+    let page = browser
+        .get(link)
+        .header("accept", "text/html")
+        .send()
+        .await
+        .unwrap();
+    let page = page.text().await.unwrap();
+    assert!(page.contains("<dd>LT</dd>"), "{page}");
+    let form = browser
+        .post(link)
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(format!("token={}", minted.token()));
+    assert_eq!(form.send().await.unwrap().status(), 200);
+    let again = Answer::of(browser.get(link)).await.unwrap();
+    assert_eq!(
+        (again.status, again.text("identifier")),
+        (400, "TOKEN_NOT_VALID")
+    );
+
+    // The provider does not report the use, so the caller does.
+    let reused = dev.send_printed_request().await;
+    assert_eq!(reused.token(), minted.token());
+    let base = dev.curl.split_whitespace().last().unwrap();
+    let invalidate = browser
+        .post(format!("{base}{}/invalidate", minted.text("id")))
+        .basic_auth("dev", Some("dev"))
+        .header("content-type", "application/json")
+        .body(json!({"reason": "used"}).to_string());
+    assert_eq!(Answer::of(invalidate).await.unwrap().status, 200);
+    let next = dev.send_printed_request().await;
+    assert_eq!((next.status, next.text("outcome")), (201, "minted"));
+    assert_ne!(next.token(), minted.token());
+    assert!(dev.end(Signal::SIGTERM).await.success());
+
+    // An operator can name another page.
+    let named = [(
+        "VERIFICATION_BASE_URL".to_owned(),
+        "https://example.com/?t=".to_owned(),
+    )];
+    let dev = Dev::start(&[&data_dir.flag()], &named).await;
+    let issued = dev.send_printed_request().await;
+    assert!(
+        issued
+            .text("verificationUrl")
+            .starts_with("https://example.com/?t="),
+        "{issued:?}"
+    );
+    assert!(dev.end(Signal::SIGTERM).await.success());
+}

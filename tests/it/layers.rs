@@ -59,7 +59,7 @@ const LIBRARIES: [(&str, &[&str]); 13] = [
     ("actix_web::", &["api", "dev"]),
     ("actix_http::", &["dev"]),
     ("utoipa_swagger_ui::", &["api"]),
-    ("askama::", &["api"]),
+    ("askama::", &["api", "dev"]),
     ("reqwest::", &["upstream", "auth/oidc"]),
     ("jsonwebtoken::", &["auth/oidc"]),
     ("ring::signature", &["auth/oidc"]),

@@ -142,3 +142,81 @@ async fn the_scripted_clock_is_ahead_or_missing() {
     assert!((3599..=3601).contains(&life), "{life}");
     assert_eq!(send().await.0, None);
 }
+
+/// Requests the verification page of a token as a browser does, or posts its form.
+async fn open_page(sandbox: &Sandbox, method: Method, token: &str) -> (u16, String) {
+    let path = match method {
+        Method::POST => "/verify".to_owned(),
+        _ => format!("/verify?token={token}"),
+    };
+    let request = call(sandbox, method, &path, "no credentials")
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(format!("token={token}"));
+    let response = request.header("accept", "text/html").send().await.unwrap();
+    let policy = response.headers()["content-security-policy"]
+        .to_str()
+        .unwrap();
+    assert!(policy.starts_with("default-src 'none'"), "{policy}");
+    (response.status().as_u16(), response.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn the_verification_page_shows_the_request_and_ends_the_token() {
+    let sandbox = start(|_| {}).await;
+    let body = json!({"country": "LT", "bank": "<b>Šiaulių</b>", "access": {"accounts": true, "transactions": true}});
+    let token = |body: &Value| body["tokenString"].as_str().unwrap().to_owned();
+    let (_, minted) = read(post(&sandbox, &body).send().await.unwrap()).await;
+    let first = token(&minted);
+    let (_, minted) = read(post(&sandbox, "{}").send().await.unwrap()).await;
+    let second = token(&minted);
+
+    let (status, page) = open_page(&sandbox, Method::GET, &first).await;
+    assert_eq!(status, 200);
+    for text in [
+        "<dd>LT</dd>",
+        "&#60;b&#62;Šiaulių",
+        "<dd>accounts, transactions</dd>",
+        "Finish verification",
+        "sandbox",
+    ] {
+        assert!(page.contains(text), "{text}: {page}");
+    }
+    let (status, page) = open_page(&sandbox, Method::POST, &first).await;
+    assert!(
+        status == 200 && page.contains("Verification finished"),
+        "{status} {page}"
+    );
+    for method in [Method::GET, Method::POST] {
+        let (status, page) = open_page(&sandbox, method, &first).await;
+        assert_eq!(status, 400);
+        assert!(
+            page.contains("TOKEN_NOT_VALID") && page.contains("already used"),
+            "{page}"
+        );
+    }
+    let response = call(&sandbox, Method::GET, &format!("/verify?token={first}"), "").send();
+    let (_, error) = read(response.await.unwrap()).await;
+    assert_eq!(error["identifier"], "TOKEN_NOT_VALID");
+
+    let (status, page) = open_page(&sandbox, Method::GET, &second).await;
+    assert!(
+        status == 200 && page.contains("<dd>any bank</dd>") && page.contains("<dd>none</dd>"),
+        "{page}"
+    );
+    for (unknown, why) in [("", "has not minted"), ("another", "has not minted")] {
+        let (status, page) = open_page(&sandbox, Method::GET, unknown).await;
+        assert!(status == 400 && page.contains(why), "{status} {page}");
+    }
+    sandbox.script([Answer::Expires { after_ms: -1 }]);
+    let (_, minted) = read(post(&sandbox, "{}").send().await.unwrap()).await;
+    let (status, page) = open_page(&sandbox, Method::POST, &token(&minted)).await;
+    assert!(
+        status == 400 && page.contains("has expired"),
+        "{status} {page}"
+    );
+    assert_eq!(
+        (sandbox.requests(), sandbox.minted()),
+        (3, 3),
+        "pages do not count"
+    );
+}

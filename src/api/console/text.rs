@@ -65,17 +65,7 @@ pub fn number(number: impl fmt::Display) -> String {
 
 /// Lists the granted access: `accounts, balances`.
 pub fn access(access: impl Borrow<Access>) -> String {
-    let access = access.borrow();
-    let parts = [
-        (access.accounts, "accounts"),
-        (access.balances, "balances"),
-        (access.transactions, "transactions"),
-    ];
-    let granted: Vec<_> = parts
-        .iter()
-        .filter(|(is_granted, _)| *is_granted)
-        .map(|(_, name)| *name)
-        .collect();
+    let granted = access.borrow().names();
     if granted.is_empty() {
         "no access".into()
     } else {

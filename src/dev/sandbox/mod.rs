@@ -1,4 +1,5 @@
-//! The sandbox: a stand-in for the provider that answers `POST /bank/tokens/`, with scripted faults for tests.
+//! The sandbox: a stand-in for the provider that answers `POST /bank/tokens/` and has a verification page, with scripted
+//! faults for tests.
 //!
 //! Its `Debug` output contains secrets, unlike the rest of the crate: its tokens give access to nothing.
 
@@ -6,6 +7,7 @@ mod answer;
 mod reply;
 mod service;
 mod validation;
+mod verification;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -71,6 +73,7 @@ impl Sandbox {
             App::new()
                 .app_data(data.clone())
                 .app_data(web::PayloadConfig::new(1 << 20))
+                .service(verification::resource())
                 .default_service(web::to(service::answer))
         })
         .workers(1)
@@ -99,6 +102,11 @@ impl Sandbox {
     /// Returns `http://` and the address, without a final slash.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.addr)
+    }
+
+    /// Returns the base of verification links, to which a token string is appended.
+    pub fn verification_base_url(&self) -> String {
+        format!("{}{}?token=", self.base_url(), verification::PATH)
     }
 
     /// Returns the listening address with the actual port.

@@ -8,7 +8,7 @@ use actix_web::http::{Method, header};
 use actix_web::{Error, HttpRequest, HttpResponse, web};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::validation::{self, TokenRequest};
@@ -30,6 +30,10 @@ pub struct RecordedRequest {
     pub body: String,
     /// The minted token string, whatever the answer.
     pub token_string: Option<String>,
+    /// The expiration in the answer.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// True once the user has finished the verification.
+    pub is_used: bool,
 }
 
 impl RecordedRequest {
@@ -77,6 +81,8 @@ impl State {
         let token_request = token_request.filter(|_| !matches!(answer, Answer::Status(..)));
         let minted = token_request.map(|token_request| reply::mint(&token_request, &answer));
         let (token_string, document) = minted.unzip();
+        let document = document.unwrap_or_default();
+        let expires_at = document["expiration"].as_str();
         self.requests += 1;
         self.minted += u64::from(token_string.is_some());
         if self.ledger.len() == MAX_LEDGER {
@@ -91,8 +97,10 @@ impl State {
                 .collect(),
             body: lossy(body.unwrap_or_default()),
             token_string,
+            expires_at: expires_at.and_then(|text| text.parse().ok()),
+            is_used: false,
         });
-        (answer, document.unwrap_or_default(), delay)
+        (answer, document, delay)
     }
 
     /// Checks a request in the order of Django REST framework: authentication and rate limit before the method.
