@@ -23,6 +23,7 @@ mod overdue;
 pub mod overview;
 pub mod partitions;
 pub mod schema;
+pub mod search;
 pub mod service_role;
 pub mod slots;
 mod standalone_event;
