@@ -109,7 +109,10 @@ fn token_page(meaning: Meaning, id: Uuid) -> String {
 /// Returns the address of the audit log with a filter, which shows the meaning.
 fn events_page(filter: &str, text: &str) -> String {
     let mut query = Serializer::new(String::new());
-    format!("/console/audit?{}", query.append_pair(filter, text).finish())
+    format!(
+        "/console/audit?{}",
+        query.append_pair(filter, text).finish()
+    )
 }
 
 #[derive(Template)]
@@ -232,13 +235,23 @@ async fn find_by_id(
         false => events_page("client", text),
     };
     let rows = [
-        (Meaning::UserId, ids.user_id.is_some(), found.has_user.then(user_page)),
+        (
+            Meaning::UserId,
+            ids.user_id.is_some(),
+            found.has_user.then(user_page),
+        ),
         (
             Meaning::TokenId,
             ids.token_id.is_some(),
-            ids.token_id.filter(|_| found.has_token).map(|id| token_page(Meaning::TokenId, id)),
+            ids.token_id
+                .filter(|_| found.has_token)
+                .map(|id| token_page(Meaning::TokenId, id)),
         ),
-        (Meaning::EventId, ids.token_id.is_some(), is_event.then(event_page)),
+        (
+            Meaning::EventId,
+            ids.token_id.is_some(),
+            is_event.then(event_page),
+        ),
         (
             Meaning::RequestId,
             ids.request_id.is_some(),
@@ -247,9 +260,15 @@ async fn find_by_id(
         (
             Meaning::Fingerprint,
             ids.fingerprint.is_some(),
-            ids.fingerprint.filter(|_| found.has_fingerprint).map(page_of_fingerprint),
+            ids.fingerprint
+                .filter(|_| found.has_fingerprint)
+                .map(page_of_fingerprint),
         ),
-        (Meaning::ApiKey, ids.api_key.is_some(), found.has_client.then(client_page)),
+        (
+            Meaning::ApiKey,
+            ids.api_key.is_some(),
+            found.has_client.then(client_page),
+        ),
     ];
     let (mut possible, mut matches) = (vec![], vec![]);
     for (meaning, is_possible, page) in rows {

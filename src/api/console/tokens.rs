@@ -91,8 +91,7 @@ async fn is_recorded(state: &ApiState, user_id: &str) -> Result<bool, Problem> {
         user_id: Some(user_id.to_owned()),
         ..SearchIds::default()
     };
-    let find =
-        async move |mut connection: Checkout| find_recorded_ids(&mut connection, &ids).await;
+    let find = async move |mut connection: Checkout| find_recorded_ids(&mut connection, &ids).await;
     Ok(state.db.run(Lane::Reads, find).await?.has_user)
 }
 

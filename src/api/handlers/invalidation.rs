@@ -99,7 +99,13 @@ pub async fn look_up_token(
     let token_string = errors.check_member("#/tokenString", read_token_string(token_string));
     let token_string = errors.into_result(token_string)?;
     let (fingerprint, token) = state.vendor.look_up(&token_string).await?;
-    record_lookup(&state, fingerprint, token.as_ref(), authorized.into_caller()).await?;
+    record_lookup(
+        &state,
+        fingerprint,
+        token.as_ref(),
+        authorized.into_caller(),
+    )
+    .await?;
     let token =
         token.ok_or_else(|| Problem::not_found("no token on record has this token string"))?;
     Ok(HttpResponse::Ok().json(RecordView::new(&token)))
