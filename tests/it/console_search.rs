@@ -3,6 +3,7 @@
 use chrono::Utc;
 use reqwest::Method;
 use serde_json::json;
+use sqlx::AssertSqlSafe;
 use token_vendor::db::search::{SearchIds, find_recorded_ids};
 use token_vendor::model::{AuditEvent, Scope};
 use uuid::Uuid;
@@ -124,17 +125,26 @@ async fn ids_of_deleted_records_lead_to_what_is_left() {
         .await
         .unwrap();
     let id = minted.text("id");
-    for (text, location) in [
-        ("u", "/console/users?userId=u&found=user+id".to_owned()),
-        (id, format!("/console/tokens/{id}?found=token+id")),
+    for (text, location, content) in [
+        (
+            "u",
+            "/console/users?userId=u&found=user+id".to_owned(),
+            "No tokens on record.",
+        ),
+        (
+            id,
+            format!("/console/tokens/{id}?found=token+id"),
+            "No token record has this id.",
+        ),
         (
             &fingerprint,
             format!("/console/audit?fingerprint={fingerprint}"),
+            id,
         ),
     ] {
         let found = search(&replica, text).await;
         assert_eq!(found.header("location"), location);
-        get_page(&replica, &location).await.has(200, id);
+        get_page(&replica, &location).await.has(200, content);
     }
 }
 
@@ -286,13 +296,15 @@ async fn a_search_reads_few_pages_of_a_large_log() {
                 false, '', 'k', CASE WHEN n > 5000 THEN 'same' ELSE md5(n::text) || md5(n::text) END
          FROM generate_series(1, 55000) n;
          INSERT INTO mints (user_id, id, country, bank, access, lifetime, lease_epoch, holder, client, request_id, started_at)
-         SELECT user_id, id, '', '', 0, 1, 1, '', '', '', now() FROM tokens;
-         VACUUM (ANALYZE) audit_events; VACUUM (ANALYZE) tokens; VACUUM (ANALYZE) mints",
+         SELECT user_id, id, '', '', 0, 1, 1, '', '', '', now() FROM tokens",
     )
     .execute(&world.db)
     .await
     .unwrap();
-    let one = one_connection(&world).await;
+    for table in ["audit_events", "tokens", "mints"] {
+        let vacuum = AssertSqlSafe(format!("VACUUM (ANALYZE) {table}"));
+        sqlx::raw_sql(vacuum).execute(&world.db).await.unwrap();
+    }
     let token: (Uuid, String) = sqlx::query_as(
         "SELECT token_id, fingerprint || fingerprint FROM audit_events WHERE request_id = 'r-once' LIMIT 1",
     )
@@ -309,6 +321,7 @@ async fn a_search_reads_few_pages_of_a_large_log() {
             fingerprint: Some(token.1.parse().unwrap()),
             api_key: Some(text.into()),
         };
+        let one = one_connection(&world).await;
         // Postgres makes up to five custom plans, then it may use a generic plan.
         for _ in 0..7 {
             let before = pages_fetched(&one, "audit_events|tokens|mints").await;
@@ -328,7 +341,7 @@ async fn a_search_reads_few_pages_of_a_large_log() {
                 (is_user, true, is_request, text == "admin"),
                 "{text}"
             );
-            let most = if text == "monitor" { 1_200 } else { 200 };
+            let most = if text == "monitor" { 1_400 } else { 400 };
             assert!(pages < most, "{text}: {pages} pages");
         }
     }

@@ -121,8 +121,8 @@ struct SearchPage {
     form_token: String,
     /// The records to choose from.
     matches: Vec<Match>,
-    /// The meanings of a text that is not on record.
-    unknown: Vec<Meaning>,
+    /// The meanings that the text was searched as.
+    meanings: Vec<Meaning>,
 }
 
 /// `GET /console/search`: shows the search box.
@@ -134,7 +134,7 @@ pub async fn show_search(
     let view = SearchPage {
         form_token: form::token(authorized.client(), LOOK_UP),
         matches: vec![],
-        unknown: vec![],
+        meanings: vec![],
     };
     page(StatusCode::OK, &view)
 }
@@ -167,10 +167,10 @@ pub async fn look_up(
     let token_string = errors.check_parameter("text", fields::token_string(token_string));
     let token_string = errors.into_result(token_string)?;
     let (fingerprint, token) = state.vendor.look_up(&token_string).await?;
-    let (mut unknown, mut matches) = (vec![], vec![]);
+    let (mut meanings, mut matches) = (vec![], vec![]);
     if token.is_none() && meaning == Meaning::TokenString {
         let may_manage = authorized.holds_scope(Scope::ClientsManage);
-        (unknown, matches) = find_by_id(&state, text.trim(), may_manage).await?;
+        (meanings, matches) = find_by_id(&state, text.trim(), may_manage).await?;
     }
     let form_token = form::token(authorized.client(), LOOK_UP);
     if matches.is_empty() {
@@ -178,7 +178,7 @@ pub async fn look_up(
         record_lookup(&state, fingerprint, token.as_ref(), caller).await?;
         let page = token.map(|token| token_page(meaning, token.id));
         matches.extend(page.map(|page| Match { meaning, page }));
-        unknown.push(meaning);
+        meanings.push(meaning);
     }
     if let [found] = &mut matches[..] {
         return Ok(see_other(std::mem::take(&mut found.page)));
@@ -190,7 +190,7 @@ pub async fn look_up(
     let view = SearchPage {
         form_token,
         matches,
-        unknown,
+        meanings,
     };
     let mut response = page(status, &view)?;
     if status == StatusCode::NOT_FOUND {
