@@ -1,12 +1,13 @@
 //! `/console/search`: one box for ids, fingerprints, token strings and verification links.
 
+use std::fmt::Display;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
 use percent_encoding::percent_decode_str;
 use secrecy::zeroize::Zeroizing;
 use url::form_urlencoded::Serializer;
-use uuid::Uuid;
 
 use super::{form, page, see_other};
 use crate::api::extract::authorization::{AuditRead, Authorized};
@@ -22,7 +23,7 @@ use crate::api::state::ApiState;
 use crate::db::audit_log::find_event;
 use crate::db::search::{SearchIds, find_recorded_ids};
 use crate::db::{Checkout, Lane};
-use crate::model::{Fingerprint, Scope, rules};
+use crate::model::{Scope, rules};
 
 /// The action of the search form, for its form token.
 const LOOK_UP: &str = "look up";
@@ -102,7 +103,7 @@ fn record_page(meaning: Meaning, path: &str, fields: &[(&str, &str)]) -> String 
     format!("{path}?{}", query.finish())
 }
 
-fn token_page(meaning: Meaning, id: Uuid) -> String {
+fn token_page(meaning: Meaning, id: impl Display) -> String {
     record_page(meaning, &format!("/console/tokens/{id}"), &[])
 }
 
@@ -157,13 +158,7 @@ pub async fn look_up(
     let ([text, form_token], mut errors) = body.read_form(["text", "formToken"]).await?;
     form::check_token(&request, &state, &authorized, LOOK_UP, form_token)?;
     let text = Zeroizing::new(text.unwrap_or_default());
-    let (meaning, token_string) = match text.trim().strip_prefix(&state.verification_base_url) {
-        Some(encoded) => {
-            let decoded = percent_decode_str(encoded).decode_utf8_lossy();
-            (Meaning::VerificationLink, decoded.into_owned())
-        }
-        None => (Meaning::TokenString, text.trim().to_owned()),
-    };
+    let (meaning, token_string) = read_token_string(text.trim(), &state.verification_base_url);
     let token_string = errors.check_parameter("text", fields::token_string(token_string));
     let token_string = errors.into_result(token_string)?;
     let (fingerprint, token) = state.vendor.look_up(&token_string).await?;
@@ -183,20 +178,28 @@ pub async fn look_up(
     if let [found] = &mut matches[..] {
         return Ok(see_other(std::mem::take(&mut found.page)));
     }
-    let status = match matches.is_empty() {
-        true => StatusCode::NOT_FOUND,
-        false => StatusCode::OK,
-    };
     let view = SearchPage {
         form_token,
         matches,
         meanings,
     };
-    let mut response = page(status, &view)?;
-    if status == StatusCode::NOT_FOUND {
-        response.extensions_mut().insert(LoggedOutcome("not-found"));
+    if !view.matches.is_empty() {
+        return page(StatusCode::OK, &view);
     }
+    let mut response = page(StatusCode::NOT_FOUND, &view)?;
+    response.extensions_mut().insert(LoggedOutcome("not-found"));
     Ok(response)
+}
+
+/// Returns the token string of a verification link. Any other text may be a token string itself.
+fn read_token_string(text: &str, verification_base_url: &str) -> (Meaning, String) {
+    match text.strip_prefix(verification_base_url) {
+        Some(encoded) => {
+            let decoded = percent_decode_str(encoded).decode_utf8_lossy();
+            (Meaning::VerificationLink, decoded.into_owned())
+        }
+        None => (Meaning::TokenString, text.to_owned()),
+    }
 }
 
 /// Returns the meanings that the form of the text allows, and the records that it belongs to.
@@ -224,56 +227,42 @@ async fn find_by_id(
         Ok((found, is_event))
     };
     let (found, is_event) = state.db.run(Lane::Reads, find).await?;
-    let user_page = || record_page(Meaning::UserId, "/console/users", &[("userId", text)]);
-    let event_page = || record_page(Meaning::EventId, &format!("/console/events/{text}"), &[]);
-    let page_of_fingerprint = |fingerprint: Fingerprint| match found.token_of_fingerprint {
-        Some(id) => token_page(Meaning::Fingerprint, id),
-        None => events_page("fingerprint", &fingerprint.to_string()),
-    };
-    let client_page = || match may_manage_clients {
-        true => record_page(Meaning::ApiKey, &format!("/console/clients/{text}"), &[]),
-        false => events_page("client", text),
-    };
-    let rows = [
-        (
-            Meaning::UserId,
-            ids.user_id.is_some(),
-            found.has_user.then(user_page),
-        ),
-        (
-            Meaning::TokenId,
-            ids.token_id.is_some(),
-            ids.token_id
-                .filter(|_| found.has_token)
-                .map(|id| token_page(Meaning::TokenId, id)),
-        ),
-        (
-            Meaning::EventId,
-            ids.token_id.is_some(),
-            is_event.then(event_page),
-        ),
+    // The digits of a UUID and of a fingerprint may be upper case.
+    let digits = text.to_ascii_lowercase();
+    let pages = [
+        record_page(Meaning::UserId, "/console/users", &[("userId", text)]),
+        token_page(Meaning::TokenId, &digits),
+        record_page(Meaning::EventId, &format!("/console/events/{digits}"), &[]),
+        events_page("requestId", text),
+        match found.token_of_fingerprint {
+            Some(id) => token_page(Meaning::Fingerprint, id),
+            None => events_page("fingerprint", &digits),
+        },
+        match may_manage_clients {
+            true => record_page(Meaning::ApiKey, &format!("/console/clients/{text}"), &[]),
+            false => events_page("client", text),
+        },
+    ];
+    let results = [
+        (Meaning::UserId, ids.user_id.is_some(), found.has_user),
+        (Meaning::TokenId, ids.token_id.is_some(), found.has_token),
+        (Meaning::EventId, ids.token_id.is_some(), is_event),
         (
             Meaning::RequestId,
             ids.request_id.is_some(),
-            found.has_request.then(|| events_page("requestId", text)),
+            found.has_request,
         ),
         (
             Meaning::Fingerprint,
             ids.fingerprint.is_some(),
-            ids.fingerprint
-                .filter(|_| found.has_fingerprint)
-                .map(page_of_fingerprint),
+            found.has_fingerprint,
         ),
-        (
-            Meaning::ApiKey,
-            ids.api_key.is_some(),
-            found.has_client.then(client_page),
-        ),
+        (Meaning::ApiKey, ids.api_key.is_some(), found.has_client),
     ];
-    let (mut possible, mut matches) = (vec![], vec![]);
-    for (meaning, is_possible, page) in rows {
-        possible.extend(is_possible.then_some(meaning));
-        matches.extend(page.map(|page| Match { meaning, page }));
+    let (mut meanings, mut matches) = (vec![], vec![]);
+    for ((meaning, is_possible, is_on_record), page) in results.into_iter().zip(pages) {
+        meanings.extend(is_possible.then_some(meaning));
+        matches.extend(is_on_record.then_some(Match { meaning, page }));
     }
-    Ok((possible, matches))
+    Ok((meanings, matches))
 }
