@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::DbError;
 use crate::model::Fingerprint;
 
-/// The ids to search for. An absent id matches nothing.
+/// The ids to search for. An absent id matches nothing. Has no `Debug`, because an unknown text may be a secret.
 #[derive(Clone, Default)]
 pub struct SearchIds {
     /// The id of a user.
@@ -40,8 +40,8 @@ pub struct RecordedIds {
 
 /// Finds which of the ids are on record.
 ///
-/// Each part of the statement reads the first entries of one index. With `= $1`, the planner could scan the table for an
-/// id that many rows have. No other index returns the rows in the order of the part.
+/// Each part of the statement reads the first entries of one index. Many rows can have the same user or request. With
+/// `= $1`, the planner could scan the table for them. Only one index returns the rows in the order of the part.
 pub async fn find_recorded_ids(
     connection: &mut PgConnection,
     ids: &SearchIds,
@@ -60,10 +60,9 @@ pub async fn find_recorded_ids(
                   WHERE user_id = ANY(ARRAY[$1]) ORDER BY user_id, occurred_at, id LIMIT 1000) e
             WHERE kind <> 'token.read' LIMIT 1)
            UNION ALL
-           (SELECT 'token', NULL FROM tokens WHERE id = $2)
+           (SELECT 'token', NULL FROM tokens WHERE id = $2 LIMIT 1)
            UNION ALL
-           (SELECT 'token', NULL FROM audit_events
-            WHERE kind <> 'token.reused' AND token_id = ANY(ARRAY[$2::uuid]) ORDER BY token_id, user_id LIMIT 1)
+           (SELECT 'token', NULL FROM audit_events WHERE kind <> 'token.reused' AND token_id = $2 LIMIT 1)
            UNION ALL
            (SELECT 'request', NULL FROM audit_events
             WHERE request_id = ANY(ARRAY[$3::text]) ORDER BY request_id, occurred_at, id LIMIT 1)
@@ -71,7 +70,7 @@ pub async fn find_recorded_ids(
            (SELECT 'fingerprint', id FROM tokens WHERE fingerprint = $4 ORDER BY issued_at DESC LIMIT 1)
            UNION ALL
            (SELECT 'fingerprint', NULL FROM audit_events
-            WHERE kind <> 'token.reused' AND fingerprint = ANY(ARRAY[$4::text]) ORDER BY fingerprint, user_id LIMIT 1)
+            WHERE kind <> 'token.reused' AND fingerprint = $4 LIMIT 1)
            UNION ALL
            (SELECT 'client', NULL FROM clients WHERE api_key = $5)"#,
         ids.user_id,
