@@ -24,6 +24,7 @@ pub mod overview;
 pub mod partitions;
 pub mod replicas;
 pub mod schema;
+pub mod search;
 pub mod service_role;
 pub mod slots;
 mod standalone_event;

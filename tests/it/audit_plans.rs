@@ -38,7 +38,7 @@ const SEED: &str = "
          LATERAL (SELECT md5(CASE WHEN is_once THEN 'once' ELSE owner || ' ' || n / 4999 % 8 END) AS token) AS t";
 
 /// Fills the log with events of the last three months. Returns the time range.
-async fn seed(db: &PgPool, events: i64) -> (DateTime<Utc>, DateTime<Utc>) {
+pub async fn seed(db: &PgPool, events: i64) -> (DateTime<Utc>, DateTime<Utc>) {
     let (from, to) = (Utc::now() - Months::new(3), Utc::now());
     sqlx::query("SELECT create_audit_partition($1 + make_interval(months => m)) FROM generate_series(0, 2) m")
         .bind(from)

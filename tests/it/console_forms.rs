@@ -86,7 +86,7 @@ async fn forms_of_other_sites_and_wrong_form_tokens_are_rejected() {
     let search = post_form(
         &replica,
         "/console/search",
-        &[("tokenString", "x"), ("formToken", "x")],
+        &[("text", "x"), ("formToken", "x")],
     );
     Page::of(search)
         .await

@@ -32,6 +32,7 @@ mod console_clients;
 mod console_events;
 mod console_forms;
 mod console_overview;
+mod console_search;
 mod credentials;
 mod database_clock;
 mod database_faults;

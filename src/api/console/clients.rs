@@ -8,6 +8,7 @@ use askama::Template;
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::search::Meaning;
 use super::{form, page, see_other, text};
 use crate::api::extract::authorization::{Authorized, ConsoleClients};
 use crate::api::extract::body::Body;
@@ -60,6 +61,7 @@ struct ClientPage {
     /// The action that the page asks to confirm.
     confirm: Option<Action>,
     is_done: bool,
+    found: Option<Meaning>,
     /// The form tokens of [`Action::ALL`].
     form_tokens: [String; 3],
 }
@@ -172,22 +174,25 @@ pub async fn show_client(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let mut errors = FieldErrors::default();
-    let [confirm, done] = read_parameters(request.query_string(), ["confirm", "done"], &mut errors);
+    let names = ["confirm", "done", "found"];
+    let [confirm, done, found] = read_parameters(request.query_string(), names, &mut errors);
     let confirm = errors.check_optional("confirm", confirm, Action::parse);
+    let found = errors.check_optional("found", found, Meaning::parse);
     errors.into_result(Some(()))?;
     let key = key.into_inner().0;
     let form_tokens =
         Action::ALL.map(|action| form::token(authorized.client(), &action.form_action(&key)));
-    let found = state.db.run(Lane::Reads, async move |mut connection| {
+    let client = state.db.run(Lane::Reads, async move |mut connection| {
         find_client_record(&mut connection, &key).await
     });
-    let client = found.await?;
+    let client = client.await?;
     let client = client.ok_or_else(|| Problem::not_found("no client has this key"))?;
     let view = ClientPage {
         client,
         now: now(),
         confirm,
         is_done: done.is_some(),
+        found,
         form_tokens,
     };
     page(StatusCode::OK, &view)

@@ -6,6 +6,7 @@ use askama::Template;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::search::Meaning;
 use super::{page, text};
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::query::read_parameters;
@@ -25,6 +26,7 @@ struct EventPage {
     /// The proof and the size of its tree, or why there is none. `None` if the page does not verify the event.
     verified: Option<Result<(ProofView, u64), NoProof>>,
     seals: bool,
+    found: Option<Meaning>,
 }
 
 /// `GET /console/events/{id}`: shows an event. With `?verify=1`, verifies that the sealed log contains it.
@@ -37,7 +39,8 @@ pub async fn show_event(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let mut errors = FieldErrors::default();
-    let [verify] = read_parameters(request.query_string(), ["verify"], &mut errors);
+    let [verify, found] = read_parameters(request.query_string(), ["verify", "found"], &mut errors);
+    let found = errors.check_optional("found", found, Meaning::parse);
     errors.into_result(Some(()))?;
     let id = id.into_inner();
     let record = AuditReadRecord {
@@ -60,6 +63,7 @@ pub async fn show_event(
         event,
         verified,
         seals: state.seals,
+        found,
     };
     page(StatusCode::OK, &view)
 }

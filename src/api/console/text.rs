@@ -29,10 +29,33 @@ impl fmt::Display for Time {
     }
 }
 
-/// Formats the distance of a time from now: `12 s ago`, `in 3 min`.
+/// Shows a time and its distance from now: `2026-11-22 09:39:08 3 min ago`.
+pub fn ago(at: impl Borrow<DateTime<Utc>>, now: impl Borrow<DateTime<Utc>>) -> Ago {
+    let at = *at.borrow();
+    Ago(Time(at), distance(at, now))
+}
+
+/// A [`Time`] and its distance from now.
+pub struct Ago(Time, String);
+
+impl HtmlSafe for Ago {}
+
+impl fmt::Display for Ago {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ago(time, distance) = self;
+        write!(f, "{time} <small>{distance}</small>")
+    }
+}
+
+/// Formats the distance of a time from now in one unit, rounded down: `119 s ago`, `in 3 min`.
 pub fn distance(at: impl Borrow<DateTime<Utc>>, now: impl Borrow<DateTime<Utc>>) -> String {
     let offset = *at.borrow() - *now.borrow();
-    let length = span(offset.abs());
+    let length = match offset.abs().num_seconds() {
+        seconds @ ..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
+    };
     if offset > TimeDelta::zero() {
         format!("in {length}")
     } else {
@@ -40,13 +63,20 @@ pub fn distance(at: impl Borrow<DateTime<Utc>>, now: impl Borrow<DateTime<Utc>>)
     }
 }
 
-/// Formats a duration in one unit, from seconds to days, rounded down: `119 s`, `2 min`.
+/// The units of durations, in seconds.
+const UNITS: [(i64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
+
+/// Formats a duration in one or two units: `30 d`, `1 h 30 min`. Smaller units are left out.
 pub fn span(length: impl Borrow<TimeDelta>) -> String {
-    match length.borrow().num_seconds() {
-        seconds @ ..120 => format!("{seconds} s"),
-        seconds @ 120..7200 => format!("{} min", seconds / 60),
-        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
-        seconds => format!("{} d", seconds / 86_400),
+    let mut rest = length.borrow().num_seconds();
+    let mut parts = UNITS.iter().filter_map(|(seconds, unit)| {
+        let count = rest / seconds;
+        rest %= seconds;
+        (count > 0).then(|| format!("{count} {unit}"))
+    });
+    match (parts.next(), parts.next()) {
+        (Some(first), Some(second)) => format!("{first} {second}"),
+        (first, _) => first.unwrap_or_else(|| "0 s".into()),
     }
 }
 
@@ -86,4 +116,26 @@ pub fn plain(text: impl fmt::Display) -> String {
         }
     };
     text.to_string().chars().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_has_at_most_two_units() {
+        for (seconds, text) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (90, "1 min 30 s"),
+            (3600, "1 h"),
+            (5400, "1 h 30 min"),
+            (7384, "2 h 3 min"),
+            (86_460, "1 d 1 min"),
+            (2_592_000, "30 d"),
+        ] {
+            assert_eq!(span(TimeDelta::seconds(seconds)), text);
+        }
+    }
 }

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::audit::FormQuery;
+use super::search::Meaning;
 use super::{page, text};
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::event_query::ListEvents;
@@ -16,9 +17,10 @@ use crate::api::handlers::tokens::{ListTokens, read_token, read_tokens};
 use crate::api::problem::Problem;
 use crate::api::problem::field_error::FieldErrors;
 use crate::api::state::ApiState;
-use crate::db::Lane;
 use crate::db::event_page::{EventFilter, EventOrder};
+use crate::db::search::{SearchIds, find_recorded_ids};
 use crate::db::tokens::{Mint, find_mint};
+use crate::db::{Checkout, Lane};
 use crate::model::{AuditEvent, EventKind, EventRef, InvalidationReason, Scope, Token};
 
 /// The maximum number of events on a token's page. Older events are left out.
@@ -30,9 +32,13 @@ struct UserPage {
     user_id: String,
     tokens: Vec<Token>,
     next: Option<String>,
+    /// True if the user has a token, a mint or an event.
+    is_known: bool,
     may_invalidate: bool,
     is_done: bool,
+    found: Option<Meaning>,
     reasons: &'static [InvalidationReason],
+    now: DateTime<Utc>,
 }
 
 impl UserPage {
@@ -42,6 +48,8 @@ impl UserPage {
 }
 
 /// `GET /console/users?userId=`: lists the user's tokens, newest first, in pages.
+///
+/// A user without a valid token can be invalidated too, because a mint may be in progress. An unknown user cannot.
 pub async fn show_user(
     authorized: Authorized<AuditRead>,
     request: HttpRequest,
@@ -49,25 +57,50 @@ pub async fn show_user(
 ) -> Result<HttpResponse, Problem> {
     let fields = FormQuery::from_request(&request);
     let is_done = !fields.value("done").is_empty();
-    let list = ListTokens::from_query(&fields.to_query(&["done"], &[]))?;
-    let Some(user_id) = list.filter.user_id.clone() else {
-        let mut errors = FieldErrors::default();
+    let mut errors = FieldErrors::default();
+    let found = Some(fields.value("found")).filter(|text| !text.is_empty());
+    let found = errors.check_optional("found", found.map(str::to_owned), Meaning::parse);
+    let list = ListTokens::from_query(&fields.to_query(&["done", "found"], &[]))?;
+    if list.filter.user_id.is_none() {
         errors.add_parameter("userId", "is required");
-        return Err(errors.into());
-    };
+    }
+    let user_id = errors.into_result(list.filter.user_id.clone())?;
     // A standby may not have received the invalidation yet.
     let db = if is_done { &state.db } else { state.reads() };
     let may_invalidate = authorized.holds_scope(Scope::TokensInvalidate);
     let (tokens, next) = read_tokens(&state, db, list, authorized.into_caller()).await?;
+    let is_known = !tokens.is_empty() || is_recorded(&state, &user_id).await?;
+    let removed = ["cursor", "done", "found"];
     let view = UserPage {
         user_id,
         tokens,
-        next: next.map(|cursor| fields.to_query(&["cursor", "done"], &[("cursor", &cursor)])),
-        may_invalidate,
+        next: next.map(|cursor| fields.to_query(&removed, &[("cursor", &cursor)])),
+        is_known,
+        may_invalidate: may_invalidate && is_known,
         is_done,
+        found,
         reasons: InvalidationReason::ALL,
+        now: now(),
     };
     page(StatusCode::OK, &view)
+}
+
+/// Asks the primary, because a standby may not have received the first mint of the user yet.
+async fn is_recorded(state: &ApiState, user_id: &str) -> Result<bool, Problem> {
+    let ids = SearchIds {
+        user_id: Some(user_id.to_owned()),
+        ..SearchIds::default()
+    };
+    let find = async move |mut connection: Checkout| find_recorded_ids(&mut connection, &ids).await;
+    Ok(state.db.run(Lane::Reads, find).await?.has_user)
+}
+
+fn now() -> DateTime<Utc> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the pages show ages relative to this time"
+    )]
+    Utc::now()
 }
 
 /// An entry of the timeline: one event, or consecutive reuses or reads by the same client.
@@ -95,6 +128,7 @@ struct TokenPage {
     has_older: bool,
     may_invalidate: bool,
     is_done: bool,
+    found: Option<Meaning>,
     reasons: &'static [InvalidationReason],
     now: DateTime<Utc>,
 }
@@ -115,7 +149,8 @@ pub async fn show_token(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, Problem> {
     let mut errors = FieldErrors::default();
-    let [done] = read_parameters(request.query_string(), ["done"], &mut errors);
+    let [done, found] = read_parameters(request.query_string(), ["done", "found"], &mut errors);
+    let found = errors.check_optional("found", found, Meaning::parse);
     errors.into_result(Some(()))?;
     let id = id.into_inner();
     let may_invalidate = authorized.holds_scope(Scope::TokensInvalidate);
@@ -160,12 +195,9 @@ pub async fn show_token(
         has_older: list.next_cursor.is_some(),
         may_invalidate,
         is_done: done.is_some(),
+        found,
         reasons: InvalidationReason::ALL,
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the page shows ages relative to this time"
-        )]
-        now: Utc::now(),
+        now: now(),
     };
     page(StatusCode::OK, &view)
 }

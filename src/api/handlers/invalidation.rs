@@ -14,7 +14,7 @@ use crate::api::problem::field_error::{Detail, FieldErrors};
 use crate::api::state::ApiState;
 use crate::db::audit_events::TokenReadRow;
 use crate::model::rules;
-use crate::model::{Caller, EventKind, InvalidationReason, Token, TokenString};
+use crate::model::{Caller, EventKind, Fingerprint, InvalidationReason, Token, TokenString};
 
 /// The members of the body that invalidates one token.
 pub const REASON: [&str; 1] = ["reason"];
@@ -98,25 +98,31 @@ pub async fn look_up_token(
     let ([token_string], mut errors) = body.read_object(LOOKUP).await?;
     let token_string = errors.check_member("#/tokenString", read_token_string(token_string));
     let token_string = errors.into_result(token_string)?;
-    let token = find_by_string(&state, &token_string, authorized.into_caller())
-        .await?
-        .ok_or_else(|| Problem::not_found("no token on record has this token string"))?;
+    let (fingerprint, token) = state.vendor.look_up(&token_string).await?;
+    record_lookup(
+        &state,
+        fingerprint,
+        token.as_ref(),
+        authorized.into_caller(),
+    )
+    .await?;
+    let token =
+        token.ok_or_else(|| Problem::not_found("no token on record has this token string"))?;
     Ok(HttpResponse::Ok().json(RecordView::new(&token)))
 }
 
-/// Returns the record of a token string, and records the lookup.
-pub async fn find_by_string(
+/// Records the lookup of a token string, which found this token or none.
+pub async fn record_lookup(
     state: &ApiState,
-    token_string: &TokenString,
+    fingerprint: Fingerprint,
+    token: Option<&Token>,
     caller: Caller,
-) -> Result<Option<Token>, Problem> {
-    let (fingerprint, token) = state.vendor.look_up(token_string).await?;
-    let read = match &token {
+) -> Result<(), Problem> {
+    let read = match token {
         Some(token) => TokenReadRow::of_record(EventKind::TokenLookedUp, caller, token),
         None => TokenReadRow::of_unknown_string(caller, fingerprint),
     };
-    state.token_reads.record(read).await?;
-    Ok(token)
+    Ok(state.token_reads.record(read).await?)
 }
 
 fn read_reason(value: Option<Json>) -> Result<InvalidationReason, Detail> {

@@ -81,9 +81,10 @@ let event;
 steps["search finds a token by its token string and no page shows the string"] = async () => {
   const page = await open();
   await go(page, "/console/search");
-  await page.getByLabel("Token string").fill(token.tokenString);
+  await page.getByLabel("token string").fill(token.tokenString);
   await page.keyboard.press("Enter");
-  await page.waitForURL(`${BASE_URL}/console/tokens/${token.id}`);
+  await page.waitForURL(`${BASE_URL}/console/tokens/${token.id}?found=token+string`);
+  assert.match(await page.getByRole("status").innerText(), /Found by its token string/);
   assert.ok(!(await page.content()).includes(token.tokenString));
   const history = await page.locator(".timeline li").allInnerTexts();
   assert.match(history[0], /token\.minted by dev/);
@@ -91,10 +92,36 @@ steps["search finds a token by its token string and no page shows the string"] =
   assert.match(history[2], /token\.looked_up by dev/);
   assert.match(history.at(-1), /^20.*expires in /s);
   await page.goBack();
-  assert.equal(await page.getByLabel("Token string").inputValue(), "");
-  await page.getByLabel("Token string").fill("unknown token");
-  await page.getByRole("button", { name: "Find token" }).click();
-  assert.match(await page.getByRole("alert").innerText(), /No token on record/);
+  assert.equal(await page.getByLabel("token string").inputValue(), "");
+  await close(page);
+};
+
+/** Submits the search box. */
+const search = async (page, text) => {
+  await go(page, "/console/search");
+  await page.getByLabel("token string").fill(text);
+  await page.getByRole("button", { name: "Search" }).click();
+  await page.waitForLoadState();
+};
+
+steps["one search box shows what a text was taken for"] = async () => {
+  const page = await open();
+  await search(page, ` ${token.verificationUrl} `);
+  assert.match(await page.getByRole("status").innerText(), /Found by its verification link/);
+  await search(page, token.id);
+  assert.match(await page.getByRole("status").innerText(), /Found by its token id/);
+  await issue({ userId: "dev" });
+  await search(page, "dev");
+  assert.match(await page.getByRole("status").innerText(), /belongs to 2 records/);
+  await page.getByRole("link", { name: "The tokens of the user" }).click();
+  await page.waitForURL(/console\/users/);
+  assert.match(await page.locator("tbody tr").first().innerText(), /\d+ s ago/);
+  await search(page, "unknown token");
+  assert.match(await page.getByRole("alert").innerText(), /^Nothing on record\..* user id, request id and token string\.$/);
+  assert.ok(!(await page.content()).includes("unknown token"));
+  await go(page, "/console/users?userId=unknown");
+  assert.match(await page.locator("main").innerText(), /No record of this user/);
+  assert.equal(await page.getByRole("button").count(), 0);
   await close(page);
 };
 
@@ -105,7 +132,7 @@ steps["a token can be invalidated with the keyboard only"] = async () => {
   assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to content");
   await page.keyboard.press("Enter");
   assert.equal(await page.evaluate(() => location.hash), "#main");
-  await tabTo(page, "#userId");
+  await tabTo(page, "#text");
   await page.keyboard.type(user);
   await page.keyboard.press("Enter");
   await page.waitForURL(/console\/users/);
@@ -202,6 +229,10 @@ steps["every page passes the accessibility checks and fits a phone screen, in li
     landing: "/",
     overview: "/console/",
     search: "/console/search",
+    "search-several": (page) => search(page, "dev"),
+    "search-none": (page) => search(page, "unknown token"),
+    found: `/console/tokens/${token.id}?found=token+string`,
+    "user-unknown": "/console/users?userId=unknown",
     user: `/console/users?userId=${encodeURIComponent(user)}`,
     token: `/console/tokens/${token.id}`,
     invalidated: `/console/tokens/${second.id}?done=1`,

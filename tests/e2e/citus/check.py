@@ -52,7 +52,8 @@ class Contract:
         self.herd()
         self.commands()
         for path in ("/maintenance/cleanup", "/metrics", "/openapi.json", "/docs/", "/console/", "/console/audit",
-                     f"/console/users?userId={user}", f"/console/tokens/{first['id']}"):
+                     f"/console/users?userId={user}", "/console/users?userId=nobody",
+                     f"/console/tokens/{first['id']}"):
             self.expect(200, "GET", path)
         for dry_run in (True, False):
             assert self.expect(200, "POST", "/maintenance/cleanup", {"dryRun": dry_run})["complete"]

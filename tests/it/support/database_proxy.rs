@@ -26,6 +26,8 @@ pub struct DatabaseProxy {
     database: String,
     /// The silence of all connections since the last change.
     open: Arc<Mutex<watch::Sender<Silence>>>,
+    /// All bytes that clients sent.
+    sent: Arc<Mutex<Vec<u8>>>,
 }
 
 impl DatabaseProxy {
@@ -48,13 +50,14 @@ impl DatabaseProxy {
             user: find("user"),
             database: url.path().trim_start_matches('/').into(),
             open: Arc::new(Mutex::new(watch::Sender::new(Silence::Nothing))),
+            sent: Arc::default(),
         };
-        let open = proxy.open.clone();
+        let (open, sent) = (proxy.open.clone(), proxy.sent.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let silence = open.lock().unwrap().subscribe();
-                let socket = socket.clone();
-                tokio::spawn(async move { connect(client, &socket, silence).await });
+                let (socket, sent) = (socket.clone(), sent.clone());
+                tokio::spawn(async move { connect(client, &socket, silence, &sent).await });
             }
         });
         proxy
@@ -71,6 +74,11 @@ impl DatabaseProxy {
         format!("postgres://{user}@{address}/{database}")
     }
 
+    /// Returns everything that the clients have sent to the database, as text.
+    pub fn sent(&self) -> String {
+        String::from_utf8_lossy(&self.sent.lock().unwrap()).into_owned()
+    }
+
     /// Lets the open connections go silent. New connections work.
     pub fn silence(&self, silence: Silence) {
         let next = watch::Sender::new(Silence::Nothing);
@@ -84,25 +92,32 @@ async fn connect(
     client: TcpStream,
     socket: &str,
     silence: watch::Receiver<Silence>,
+    sent: &Mutex<Vec<u8>>,
 ) -> io::Result<()> {
     let server = UnixStream::connect(socket).await?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let answers = silence.clone();
     tokio::try_join!(
-        pass(from_client, to_server, silence, |silence| silence
-            == Silence::Everything),
-        pass(from_server, to_client, answers, |silence| silence
+        pass(
+            from_client,
+            to_server,
+            silence,
+            Some(sent),
+            |silence| silence == Silence::Everything
+        ),
+        pass(from_server, to_client, answers, None, |silence| silence
             != Silence::Nothing),
     )?;
     Ok(())
 }
 
-/// Passes bytes in one direction, until it is silent.
+/// Passes bytes in one direction, until it is silent. Adds them to `record`.
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut silence: watch::Receiver<Silence>,
+    record: Option<&Mutex<Vec<u8>>>,
     is_silent: fn(Silence) -> bool,
 ) -> io::Result<()> {
     let copy = async {
@@ -110,7 +125,12 @@ async fn pass(
         loop {
             match from.read(&mut buffer).await? {
                 0 => return to.shutdown().await,
-                read => to.write_all(&buffer[..read]).await?,
+                read => {
+                    if let Some(record) = record {
+                        record.lock().unwrap().extend(&buffer[..read]);
+                    }
+                    to.write_all(&buffer[..read]).await?;
+                }
             }
         }
     };

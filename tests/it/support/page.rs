@@ -72,11 +72,11 @@ pub fn post_form(api: &Api, path: &str, fields: &[(&str, &str)]) -> RequestBuild
         .body(body.extend_pairs(fields).finish())
 }
 
-/// Submits the search form with this token string.
-pub async fn search(api: &Api, token_string: &str) -> Page {
+/// Submits the search form with this text.
+pub async fn search(api: &Api, text: &str) -> Page {
     let form_token = get_page(api, "/console/search")
         .await
         .attribute("formToken", "value");
-    let fields = [("formToken", &*form_token), ("tokenString", token_string)];
+    let fields = [("formToken", &*form_token), ("text", text)];
     Page::of(post_form(api, "/console/search", &fields)).await
 }
