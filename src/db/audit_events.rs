@@ -12,7 +12,7 @@ use sqlx::{Connection, PgConnection, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::DbError;
-use super::event_page::{EventFilter, EventOrder, EventPage, push_page, split_by_user};
+use super::event_page::{EventFilter, EventOrder, EventPage, push_page, split};
 use super::horizon::find_horizon;
 use super::tokens::TokenFilter;
 use crate::model::{Access, AuditEvent, Caller, Country, EventKind, EventRef, Fingerprint, Token};
@@ -31,7 +31,7 @@ pub async fn read_events(
     record: Option<&AuditReadRecord>,
     mut take: impl FnMut(&EventRef<'_>),
 ) -> Result<Option<DateTime<Utc>>, DbError> {
-    let filters = split_by_user(connection, filter).await?;
+    let filters = split(connection, filter).await?;
     let mut transaction = connection.begin_with(BEGIN).await?;
     let mut merged = Vec::new();
     for filter in &filters {
