@@ -2,7 +2,8 @@
 //!
 //! A page is read along one index, its access path. The path is the first of request, user, kind, client and
 //! time that the filter names. Each index ends in `(occurred_at, id)`, the order of the pages, so Postgres
-//! needs no sort and stops at the end of the page. A page of several kinds merges one read for each kind.
+//! needs no sort and stops at the end of the page. A page of several kinds is read along the time if the next events
+//! have enough of them. Otherwise it merges one read for each kind.
 //!
 //! The statement must be planned for its values (`plan_cache_mode = force_custom_plan`), because a user may
 //! have three events or a hundred thousand. `tests/it/audit_plans.rs` checks the query plans over a million
@@ -217,14 +218,48 @@ pub(super) fn select(with_names: bool) -> String {
     )
 }
 
+/// The length of a walk, in pages. A walk passes the events of other kinds, a merge plans one read for each kind.
+const WALK: i64 = 2;
+
+/// Appends the statement that reads a page from the next events of all kinds. The page is complete if it is full.
+///
+/// Returns false if there is a better access path than time, or if the filter names no or one kind.
+pub fn push_walk(
+    query: &mut QueryBuilder<Postgres>,
+    filter: &EventFilter,
+    page: EventPage,
+) -> bool {
+    let of_all_kinds = EventFilter {
+        kinds: vec![],
+        excluded_kinds: vec![],
+        ..filter.clone()
+    };
+    let names_token = filter.token_id.is_some() || filter.fingerprint.is_some();
+    let names_kinds = match filter.kinds.len() {
+        0 => !filter.excluded_kinds.is_empty(),
+        count => count > 1,
+    };
+    if of_all_kinds.path().is_some() || names_token || !names_kinds {
+        return false;
+    }
+    let walk = EventPage {
+        limit: WALK * page.limit,
+        ..page
+    };
+    query.push("SELECT * FROM (");
+    push_read(query, &of_all_kinds, walk);
+    query.push(") AS walk WHERE true");
+    push_kinds(query, filter);
+    push_order(query, page);
+    true
+}
+
 /// Appends the statement that reads a page of one of the filters from [`split`].
 pub fn push_page(query: &mut QueryBuilder<Postgres>, filter: &EventFilter, page: EventPage) {
     let is_along_other_index = filter.request_id.is_some() || filter.user_id.is_some();
     if filter.kinds.len() < 2 || is_along_other_index {
         return push_read(query, filter, page);
     }
-    let (direction, _) = page.order.sql();
-    let order = format!(" ORDER BY occurred_at {direction}, id {direction}");
     query.push("SELECT * FROM (");
     for (index, kind) in filter.kinds.iter().enumerate() {
         let of_kind = EventFilter {
@@ -241,10 +276,31 @@ pub fn push_page(query: &mut QueryBuilder<Postgres>, filter: &EventFilter, page:
             query.push(format_args!(" WHERE {column} = "));
             query.push_bind(value.to_owned());
         }
-        query.push(&order).push(")");
+        push_order(query, page);
+        query.push(")");
     }
-    query.push(") AS merged").push(&order).push(" LIMIT ");
+    query.push(") AS merged");
+    push_order(query, page);
+}
+
+fn push_order(query: &mut QueryBuilder<Postgres>, page: EventPage) {
+    let (direction, _) = page.order.sql();
+    query.push(format_args!(
+        " ORDER BY occurred_at {direction}, id {direction} LIMIT "
+    ));
     query.push_bind(page.limit);
+}
+
+/// Appends the conditions on kinds, except that of a single kind.
+fn push_kinds(query: &mut QueryBuilder<Postgres>, filter: &EventFilter) {
+    if filter.kinds.len() > 1 {
+        query.push(" AND kind = ANY(");
+        query.push_bind(filter.kinds.clone()).push(")");
+    }
+    if !filter.excluded_kinds.is_empty() {
+        query.push(" AND kind <> ALL(");
+        query.push_bind(filter.excluded_kinds.clone()).push(")");
+    }
 }
 
 /// Appends the statement that reads a page along one index.
@@ -252,10 +308,9 @@ fn push_read(query: &mut QueryBuilder<Postgres>, filter: &EventFilter, page: Eve
     let (direction, beyond) = page.order.sql();
     let path_column = filter.path().map(|(column, _)| column);
     query.push(select(page.with_names)).push(" WHERE true");
-    let (kind, kinds) = match &filter.kinds[..] {
-        [kind] => (Some(kind), None),
-        [] => (None, None),
-        kinds => (None, Some(kinds)),
+    let kind = match &filter.kinds[..] {
+        [kind] => Some(kind),
+        _ => None,
     };
     for (column, value) in [
         ("request_id", filter.request_id.as_ref()),
@@ -273,16 +328,7 @@ fn push_read(query: &mut QueryBuilder<Postgres>, filter: &EventFilter, page: Eve
             query.push_bind(value.clone());
         }
     }
-    if let Some(kinds) = kinds {
-        query
-            .push(" AND kind = ANY(")
-            .push_bind(kinds.to_vec())
-            .push(")");
-    }
-    if !filter.excluded_kinds.is_empty() {
-        query.push(" AND kind <> ALL(");
-        query.push_bind(filter.excluded_kinds.clone()).push(")");
-    }
+    push_kinds(query, filter);
     // With a bare `=`, the planner would take token and user as independent, expect too few events, and sort
     // all events of the user.
     if let Some(token_id) = filter.token_id {
