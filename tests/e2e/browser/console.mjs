@@ -164,8 +164,14 @@ steps["the audit page has one event per line, whole ids in copies and details in
   await go(page, "/console/audit");
   const rows = page.locator("tbody tr:visible");
   assert.equal(await rows.count(), 100);
-  const heights = await rows.evaluateAll((rows) => rows.map((row) => row.getBoundingClientRect().height));
-  assert.ok(Math.max(...heights) <= 40, `rows are up to ${Math.max(...heights)} px high`);
+  for (const width of [769, 900, 1024, 1920, 1280]) {
+    await page.setViewportSize({ width, height: 900 });
+    // The details of the first row must not move the columns of the others.
+    await page.locator("tbody summary").first().click();
+    const heights = await rows.evaluateAll((rows) => rows.map((row) => row.matches(".details") ? 0 : row.getBoundingClientRect().height));
+    assert.ok(Math.max(...heights) <= 40, `rows are up to ${Math.max(...heights)} px high at ${width} px`);
+    assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= width, `the page is wider than ${width} px`);
+  }
   assert.ok(!(await rows.allInnerTexts()).some((text) => text.includes("audit.read")));
 
   await go(page, `/console/audit?tokenId=${minted.id}`);
