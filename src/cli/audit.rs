@@ -60,9 +60,12 @@ pub(super) struct ExportArgs {
     /// Export only events of this client.
     #[arg(long, value_name = "KEY", value_parser = |text: &str| rules::api_key(text.into()))]
     client: Option<String>,
-    /// Export only events of this kind.
+    /// Export only events of this kind. May be repeated.
     #[arg(long, value_parser = kind_parser())]
-    kind: Option<EventKind>,
+    kind: Vec<EventKind>,
+    /// Leave out the events of this kind. May be repeated.
+    #[arg(long, value_name = "KIND", value_parser = kind_parser())]
+    exclude_kind: Vec<EventKind>,
     /// Export only events of this request.
     #[arg(long, value_name = "ID", value_parser = |text: &str| rules::printable(text.into()))]
     request_id: Option<String>,
@@ -97,7 +100,8 @@ async fn export(args: ExportArgs) -> Result<(), CliError> {
         user_id: args.user_id,
         token_id: args.token_id,
         client: args.client,
-        kind: args.kind,
+        kinds: names(&args.kind),
+        excluded_kinds: names(&args.exclude_kind),
         request_id: args.request_id,
         fingerprint: args.fingerprint,
         from: args.from,
@@ -156,6 +160,10 @@ async fn export(args: ExportArgs) -> Result<(), CliError> {
         tracing::info!(%complete_until, "events after this time may still appear; continue with --from");
     }
     Ok(())
+}
+
+fn names(kinds: &[EventKind]) -> Vec<String> {
+    kinds.iter().map(|kind| kind.name().into()).collect()
 }
 
 fn parse_time(text: &str) -> Result<DateTime<Utc>, &'static str> {

@@ -12,7 +12,7 @@ use sqlx::{Connection, PgConnection, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::DbError;
-use super::event_page::{EventFilter, EventOrder, EventPage, push_page, split_by_user};
+use super::event_page::{EventFilter, EventOrder, EventPage, push_page, push_walk, split};
 use super::horizon::find_horizon;
 use super::tokens::TokenFilter;
 use crate::model::{Access, AuditEvent, Caller, Country, EventKind, EventRef, Fingerprint, Token};
@@ -31,9 +31,12 @@ pub async fn read_events(
     record: Option<&AuditReadRecord>,
     mut take: impl FnMut(&EventRef<'_>),
 ) -> Result<Option<DateTime<Utc>>, DbError> {
-    let filters = split_by_user(connection, filter).await?;
+    let mut merged = walk(connection, filter, page).await?;
+    let filters = match merged[..] {
+        [] => split(connection, filter).await?,
+        _ => vec![],
+    };
     let mut transaction = connection.begin_with(BEGIN).await?;
-    let mut merged = Vec::new();
     for filter in &filters {
         let mut query = QueryBuilder::new("");
         push_page(&mut query, filter, page);
@@ -56,6 +59,25 @@ pub async fn read_events(
     };
     transaction.commit().await?;
     Ok(read_at)
+}
+
+/// Reads a page from the next events of all kinds. Returns no rows if they are not a full page.
+async fn walk(
+    connection: &mut PgConnection,
+    filter: &EventFilter,
+    page: EventPage,
+) -> Result<Vec<PgRow>, DbError> {
+    let mut query = QueryBuilder::new("");
+    if !push_walk(&mut query, filter, page) {
+        return Ok(vec![]);
+    }
+    let mut transaction = connection.begin_with(BEGIN).await?;
+    let mut rows = query.build().fetch_all(&mut *transaction).await?;
+    transaction.commit().await?;
+    if (rows.len() as i64) < page.limit {
+        rows.clear();
+    }
+    Ok(rows)
 }
 
 /// Merges the pages of several users into one.

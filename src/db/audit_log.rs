@@ -155,10 +155,7 @@ pub async fn list_erasures<T>(
     after: Option<Position>,
     map: impl Fn(&EventRef<'_>) -> T,
 ) -> Result<Vec<(Position, T)>, DbError> {
-    let filter = EventFilter {
-        kind: Some(EventKind::UserErased),
-        ..EventFilter::default()
-    };
+    let filter = EventFilter::of_kind(EventKind::UserErased);
     list_events(connection, &filter, after, 1_000, map).await
 }
 

@@ -146,10 +146,7 @@ pub async fn redact_reads(
 ) -> Result<(u64, Option<Position>), DbError> {
     let mut tx = connection.begin().await?;
     lock_log(&mut tx).await?;
-    let filter = EventFilter {
-        kind: Some(kind),
-        ..EventFilter::default()
-    };
+    let filter = EventFilter::of_kind(kind);
     let map = |event: &EventRef<'_>| {
         let detail = event
             .detail

@@ -2,14 +2,15 @@
 //!
 //! A page is read along one index, its access path. The path is the first of request, user, kind, client and
 //! time that the filter names. Each index ends in `(occurred_at, id)`, the order of the pages, so Postgres
-//! needs no sort and stops at the end of the page.
+//! needs no sort and stops at the end of the page. A page of several kinds is read along the time if the next events
+//! have enough of them. Otherwise it merges one read for each kind.
 //!
 //! The statement must be planned for its values (`plan_cache_mode = force_custom_plan`), because a user may
 //! have three events or a hundred thousand. `tests/it/audit_plans.rs` checks the query plans over a million
 //! events.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
@@ -26,8 +27,16 @@ pub struct EventFilter {
     pub token_id: Option<Uuid>,
     /// The API key of the caller.
     pub client: Option<String>,
-    /// The kind of the event.
-    pub kind: Option<EventKind>,
+    /// The names of the kinds, joined by OR. Empty for every kind.
+    #[serde(rename = "kind", serialize_with = "serialize_names")]
+    pub kinds: Vec<String>,
+    /// The names of the kinds whose events do not match.
+    #[serde(
+        rename = "excludeKind",
+        serialize_with = "serialize_names",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub excluded_kinds: Vec<String>,
     /// The request that caused the event.
     pub request_id: Option<String>,
     /// The fingerprint of the token string.
@@ -38,22 +47,39 @@ pub struct EventFilter {
     pub to: Option<DateTime<Utc>>,
 }
 
+/// Serializes a single name as a text, several as an array and none as null.
+fn serialize_names<S: Serializer>(names: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    match names {
+        [] => serializer.serialize_none(),
+        [name] => serializer.serialize_str(name),
+        names => names.serialize(serializer),
+    }
+}
+
 impl EventFilter {
-    /// Returns the column whose index is the access path. None stands for the index by time.
-    fn path_column(&self) -> Option<&'static str> {
-        // The index by kind excludes reuses, because most events are reuses.
-        let is_indexed = |kind| kind != EventKind::TokenReused;
-        if self.request_id.is_some() {
-            Some("request_id")
-        } else if self.user_id.is_some() {
-            Some("user_id")
-        } else if self.kind.is_some_and(is_indexed) {
-            Some("kind")
-        } else if self.client.is_some() {
-            Some("client")
-        } else {
-            None
+    /// Matches the events of one kind.
+    pub fn of_kind(kind: EventKind) -> Self {
+        EventFilter {
+            kinds: vec![kind.name().into()],
+            ..EventFilter::default()
         }
+    }
+
+    /// Returns the column whose index is the access path, and its value. None stands for the index by time.
+    fn path(&self) -> Option<(&'static str, &str)> {
+        let kind = match &self.kinds[..] {
+            // The index by kind excludes reuses, because most events are reuses.
+            [kind] if kind != EventKind::TokenReused.name() => Some(kind),
+            _ => None,
+        };
+        [
+            ("request_id", self.request_id.as_ref()),
+            ("user_id", self.user_id.as_ref()),
+            ("kind", kind),
+            ("client", self.client.as_ref()),
+        ]
+        .into_iter()
+        .find_map(|(column, value)| Some((column, value?.as_str())))
     }
 }
 
@@ -65,6 +91,16 @@ pub enum EventOrder {
     Asc,
     /// Newest first.
     Desc,
+}
+
+impl EventOrder {
+    /// Returns the direction in SQL, and the comparison that finds later rows of the order.
+    fn sql(self) -> (&'static str, char) {
+        match self {
+            EventOrder::Asc => ("ASC", '>'),
+            EventOrder::Desc => ("DESC", '<'),
+        }
+    }
 }
 
 /// The position and the size of a page (keyset pagination).
@@ -80,11 +116,53 @@ pub struct EventPage {
     pub with_names: bool,
 }
 
+/// Returns filters that the indexes serve. Each event that matches the given filter matches one of them.
+pub async fn split(
+    connection: &mut PgConnection,
+    filter: &EventFilter,
+) -> Result<Vec<EventFilter>, DbError> {
+    let mut filters = split_by_user(connection, filter).await?;
+    for filter in &mut filters {
+        if filter.kinds.is_empty() {
+            // The index of a request, a user or a client passes few events of other kinds.
+            if filter.excluded_kinds.is_empty() || filter.path().is_some() {
+                continue;
+            }
+            filter.kinds = list_kinds(connection).await?;
+        }
+        let excluded = std::mem::take(&mut filter.excluded_kinds);
+        filter.kinds.retain(|kind| !excluded.contains(kind));
+        if filter.kinds.is_empty() {
+            return Ok(vec![]);
+        }
+    }
+    Ok(filters)
+}
+
+/// Lists the kinds of all events, including kinds that a later version added.
+///
+/// Reads one entry of the index by kind for each kind.
+async fn list_kinds(connection: &mut PgConnection) -> Result<Vec<String>, DbError> {
+    let mut kinds = vec![EventKind::TokenReused.name().to_owned()];
+    let mut last = String::new();
+    loop {
+        let next = sqlx::query_scalar!(
+            "SELECT kind FROM audit_events WHERE kind <> 'token.reused' AND kind > $1 ORDER BY kind LIMIT 1",
+            last
+        );
+        let Some(next) = next.fetch_optional(&mut *connection).await? else {
+            return Ok(kinds);
+        };
+        kinds.push(next.clone());
+        last = next;
+    }
+}
+
 /// Finds the users of the filter's token and fingerprint. Returns the filter once for each user.
 ///
 /// A page by token or fingerprint is read along the index by user, because a handout has no index entry of
 /// its own for them. Returns the filter unchanged if it names neither, and nothing if no event can match.
-pub async fn split_by_user(
+async fn split_by_user(
     connection: &mut PgConnection,
     filter: &EventFilter,
 ) -> Result<Vec<EventFilter>, DbError> {
@@ -140,20 +218,105 @@ pub(super) fn select(with_names: bool) -> String {
     )
 }
 
-/// Appends the statement that reads a page of one of the filters from [`split_by_user`].
-pub fn push_page(query: &mut QueryBuilder<Postgres>, filter: &EventFilter, page: EventPage) {
-    let (direction, beyond) = match page.order {
-        EventOrder::Asc => ("ASC", '>'),
-        EventOrder::Desc => ("DESC", '<'),
+/// The length of a walk, in pages. A walk passes the events of other kinds, a merge plans one read for each kind.
+const WALK: i64 = 2;
+
+/// Appends the statement that reads a page from the next events of all kinds. The page is complete if it is full.
+///
+/// Returns false if there is a better access path than time, or if the filter names no or one kind.
+pub fn push_walk(
+    query: &mut QueryBuilder<Postgres>,
+    filter: &EventFilter,
+    page: EventPage,
+) -> bool {
+    let of_all_kinds = EventFilter {
+        kinds: vec![],
+        excluded_kinds: vec![],
+        ..filter.clone()
     };
-    let path_column = filter.path_column();
+    let names_token = filter.token_id.is_some() || filter.fingerprint.is_some();
+    let names_kinds = match filter.kinds.len() {
+        0 => !filter.excluded_kinds.is_empty(),
+        count => count > 1,
+    };
+    if of_all_kinds.path().is_some() || names_token || !names_kinds {
+        return false;
+    }
+    let walk = EventPage {
+        limit: WALK * page.limit,
+        ..page
+    };
+    query.push("SELECT * FROM (");
+    push_read(query, &of_all_kinds, walk);
+    query.push(") AS walk WHERE true");
+    push_kinds(query, filter);
+    push_order(query, page);
+    true
+}
+
+/// Appends the statement that reads a page of one of the filters from [`split`].
+pub fn push_page(query: &mut QueryBuilder<Postgres>, filter: &EventFilter, page: EventPage) {
+    let is_along_other_index = filter.request_id.is_some() || filter.user_id.is_some();
+    if filter.kinds.len() < 2 || is_along_other_index {
+        return push_read(query, filter, page);
+    }
+    query.push("SELECT * FROM (");
+    for (index, kind) in filter.kinds.iter().enumerate() {
+        let of_kind = EventFilter {
+            kinds: vec![kind.clone()],
+            ..filter.clone()
+        };
+        query.push(if index > 0 { " UNION ALL " } else { "" });
+        query.push("(SELECT * FROM (");
+        push_read(query, &of_kind, page);
+        query.push(") AS of_kind");
+        if let Some((column, value)) = of_kind.path() {
+            // All rows have this value. The condition tells Postgres that they are in order without the column, so
+            // it merges the reads row by row and ends them with the page.
+            query.push(format_args!(" WHERE {column} = "));
+            query.push_bind(value.to_owned());
+        }
+        push_order(query, page);
+        query.push(")");
+    }
+    query.push(") AS merged");
+    push_order(query, page);
+}
+
+fn push_order(query: &mut QueryBuilder<Postgres>, page: EventPage) {
+    let (direction, _) = page.order.sql();
+    query.push(format_args!(
+        " ORDER BY occurred_at {direction}, id {direction} LIMIT "
+    ));
+    query.push_bind(page.limit);
+}
+
+/// Appends the conditions on kinds, except that of a single kind.
+fn push_kinds(query: &mut QueryBuilder<Postgres>, filter: &EventFilter) {
+    if filter.kinds.len() > 1 {
+        query.push(" AND kind = ANY(");
+        query.push_bind(filter.kinds.clone()).push(")");
+    }
+    if !filter.excluded_kinds.is_empty() {
+        query.push(" AND kind <> ALL(");
+        query.push_bind(filter.excluded_kinds.clone()).push(")");
+    }
+}
+
+/// Appends the statement that reads a page along one index.
+fn push_read(query: &mut QueryBuilder<Postgres>, filter: &EventFilter, page: EventPage) {
+    let (direction, beyond) = page.order.sql();
+    let path_column = filter.path().map(|(column, _)| column);
     query.push(select(page.with_names)).push(" WHERE true");
-    let kind = filter.kind.map(|kind| kind.name().to_owned());
+    let kind = match &filter.kinds[..] {
+        [kind] => Some(kind),
+        _ => None,
+    };
     for (column, value) in [
-        ("request_id", &filter.request_id),
-        ("user_id", &filter.user_id),
-        ("kind", &kind),
-        ("client", &filter.client),
+        ("request_id", filter.request_id.as_ref()),
+        ("user_id", filter.user_id.as_ref()),
+        ("kind", kind),
+        ("client", filter.client.as_ref()),
     ] {
         let Some(value) = value else { continue };
         query.push(format_args!(" AND {column} = "));
@@ -165,6 +328,7 @@ pub fn push_page(query: &mut QueryBuilder<Postgres>, filter: &EventFilter, page:
             query.push_bind(value.clone());
         }
     }
+    push_kinds(query, filter);
     // With a bare `=`, the planner would take token and user as independent, expect too few events, and sort
     // all events of the user.
     if let Some(token_id) = filter.token_id {

@@ -258,12 +258,22 @@ async fn the_command_and_http_write_the_same_export() {
     let variables = world.variables(&[]);
     let to = after_seeded_events();
     for format in ["ndjson", "csv"] {
-        let query = format!("to={to}&client=c_2&format={format}");
+        let kinds =
+            "kind=token.minted&kind=token.reused&kind=access.denied&excludeKind=access.denied";
+        let query = format!("to={to}&{kinds}&client=c_2&format={format}");
         let expected = export(&replica, &query).await.text().await.unwrap();
         let arguments = [
             "audit", "export", "--to", &to, "--client", "c_2", "--format", format,
         ];
-        let output = run(&arguments, &variables).await;
+        let kinds: Vec<_> = kinds
+            .split(['&', '='])
+            .map(|word| match word {
+                "kind" => "--kind",
+                "excludeKind" => "--exclude-kind",
+                kind => kind,
+            })
+            .collect();
+        let output = run(&[&arguments[..], &kinds].concat(), &variables).await;
         assert_eq!(output.code, 0, "{}", output.err);
         assert!(output.out == expected && expected.len() > 1000);
         assert!(
@@ -284,6 +294,7 @@ async fn the_command_and_http_write_the_same_export() {
         &["--format", "xml"][..],
         &["--from", "yesterday"],
         &["--kind", "token.sold"],
+        &["--exclude-kind", "token.sold"],
         &["--token-id", "1"],
         &["--user-id", "u "],
         &["--user-id", ""],

@@ -4,9 +4,9 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use fastrand::Rng;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
-use token_vendor::model::AuditEvent;
+use token_vendor::model::{AuditEvent, EventKind};
 
-use crate::audit::{PATH, read_all_pages, seed, without_names};
+use crate::audit::{PATH, event, insert, read_all_pages, seed, without_names};
 use crate::support::{Answer, World};
 
 /// Returns a random combination of filters, as a query string and as a predicate.
@@ -33,7 +33,6 @@ fn random_filter(
     let by_user = choose("userId", sample.user_id.clone());
     let by_token = choose("tokenId", sample.token_id.map(|id| id.to_string()));
     let by_client = choose("client", sample.client.clone());
-    let by_kind = choose("kind", Some(sample.kind.clone()));
     let by_request = choose("requestId", sample.request_id.clone());
     let by_fingerprint = choose("fingerprint", sample.fingerprint.clone());
     let by_from = choose("from", Some(text(from)));
@@ -49,11 +48,21 @@ fn random_filter(
     {
         parameters.push(format!("to={}", text(to)));
     }
+    let mut choose_kinds = |name: &str| {
+        let mut kinds: Vec<&str> = Vec::new();
+        while random.u8(..3) == 0 {
+            kinds.push(random.choice(events).map_or("", |event| &event.kind));
+        }
+        parameters.extend(kinds.iter().map(|kind| format!("{name}={kind}")));
+        kinds.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (kinds, excluded) = (choose_kinds("kind"), choose_kinds("excludeKind"));
     let matches = move |event: &AuditEvent| {
         (!by_user || event.user_id == sample.user_id)
             && (!by_token || event.token_id == sample.token_id)
             && (!by_client || event.client == sample.client)
-            && (!by_kind || event.kind == sample.kind)
+            && (kinds.is_empty() || kinds.contains(&event.kind))
+            && !excluded.contains(&event.kind)
             && (!by_request || event.request_id == sample.request_id)
             && (!by_fingerprint || event.fingerprint == sample.fingerprint)
             && (!by_from || event.occurred_at >= from)
@@ -112,12 +121,13 @@ async fn invalid_parameters_are_named_in_the_response() {
     for (query, expected) in [
         ("x=1&format=csv", &["x", "format"][..]),
         (
-            "userId=&tokenId=1&client=&kind=&requestId=&fingerprint=&from=&to=&order=&limit=&cursor=",
+            "userId=&tokenId=1&client=&kind=&excludeKind=&requestId=&fingerprint=&from=&to=&order=&limit=&cursor=",
             &[
                 "userId",
                 "tokenId",
                 "client",
                 "kind",
+                "excludeKind",
                 "requestId",
                 "fingerprint",
                 "from",
@@ -128,12 +138,13 @@ async fn invalid_parameters_are_named_in_the_response() {
             ],
         ),
         (
-            "userId=%00&tokenId=%00&client=%00&kind=%00&requestId=%00&fingerprint=%00&from=%00&to=%00&order=%00&limit=%00&cursor=%00",
+            "userId=%00&tokenId=%00&client=%00&kind=%00&excludeKind=%00&requestId=%00&fingerprint=%00&from=%00&to=%00&order=%00&limit=%00&cursor=%00",
             &[
                 "userId",
                 "tokenId",
                 "client",
                 "kind",
+                "excludeKind",
                 "requestId",
                 "fingerprint",
                 "from",
@@ -144,7 +155,13 @@ async fn invalid_parameters_are_named_in_the_response() {
             ],
         ),
         ("kind=token.sold", &["kind"]),
-        ("kind=token.minted&kind=token.reused", &["kind"]),
+        (
+            "kind=token.minted&kind=token.sold&kind=&excludeKind=TOKEN.MINTED",
+            &["kind", "excludeKind"],
+        ),
+        ("kind=token.minted,token.reused", &["kind"]),
+        ("kind=%ff&kind=token.minted", &["kind"]),
+        ("userId=u&userId=u", &["userId"]),
         ("tokenId=00000000000000000000000000000000", &["tokenId"]),
         (
             "tokenId=%7B00000000-0000-0000-0000-000000000000%7D",
@@ -167,6 +184,10 @@ async fn invalid_parameters_are_named_in_the_response() {
             &format!("order=asc&kind=audit.read&cursor={cursor}"),
             &["cursor"],
         ),
+        (
+            &format!("order=asc&excludeKind=audit.read&cursor={cursor}"),
+            &["cursor"],
+        ),
         (&format!("order=asc&cursor={}", &cursor[1..]), &["cursor"]),
         (
             &format!("order=asc&cursor={cursor}&cursor={cursor}"),
@@ -186,6 +207,108 @@ async fn invalid_parameters_are_named_in_the_response() {
         replica.get(&format!("{PATH}?{centuries}")).await.status,
         200
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kinds_may_be_repeated_and_excluded() {
+    let world = World::new().await;
+    let replica = world.replica_with(&[("SEAL_INTERVAL", "off")]).await;
+    let at = Utc::now() - TimeDelta::hours(1);
+    let kinds = [
+        "token.minted",
+        "token.reused",
+        "access.denied",
+        "audit.read",
+    ];
+    let mut events: Vec<_> = (0..12)
+        .map(|n| event(n, at + TimeDelta::seconds(n as i64), kinds[n as usize % 4]))
+        .collect();
+    // A kind that a later version added.
+    events.push(event(12, at + TimeDelta::seconds(12), "token.sold"));
+    insert(&world.db, &events).await;
+    let to = (at + TimeDelta::minutes(1)).to_rfc3339_opts(SecondsFormat::Micros, true);
+    let read = async |filter: &str| {
+        let page = replica
+            .get(&format!("{PATH}?order=asc&to={to}&{filter}"))
+            .await;
+        assert_eq!(page.status, 200, "{page:?}");
+        let items = page.body["items"].as_array().unwrap().clone();
+        let kinds = items
+            .iter()
+            .map(|item| item["kind"].as_str().unwrap().to_owned());
+        kinds.collect::<Vec<_>>()
+    };
+    let expect = |matches: &dyn Fn(&str) -> bool| {
+        let found = events.iter().map(|event| event.kind.clone());
+        found.filter(|kind| matches(kind)).collect::<Vec<_>>()
+    };
+    for (filter, expected) in [
+        (
+            "kind=token.minted&kind=access.denied",
+            expect(&|kind| ["token.minted", "access.denied"].contains(&kind)),
+        ),
+        (
+            "kind=token.reused&kind=token.minted&kind=token.reused",
+            expect(&|kind| ["token.minted", "token.reused"].contains(&kind)),
+        ),
+        (
+            "excludeKind=audit.read",
+            expect(&|kind| kind != "audit.read"),
+        ),
+        (
+            "excludeKind=audit.read&excludeKind=token.reused",
+            expect(&|kind| !["audit.read", "token.reused"].contains(&kind)),
+        ),
+        (
+            "kind=token.minted&kind=audit.read&excludeKind=audit.read",
+            expect(&|kind| kind == "token.minted"),
+        ),
+        ("kind=audit.read&excludeKind=audit.read", vec![]),
+    ] {
+        assert_eq!(read(filter).await, expected, "{filter}");
+    }
+    let every: Vec<_> = EventKind::ALL
+        .iter()
+        .map(|kind| format!("excludeKind={kind}"))
+        .collect();
+    assert_eq!(read(&every.join("&")).await, ["token.sold"]);
+
+    // A cursor belongs to the set of kinds.
+    let list = |kinds: &str| format!("{PATH}?order=asc&limit=1&to={to}&{kinds}");
+    let page = replica
+        .get(&list("kind=token.minted&kind=token.reused"))
+        .await;
+    let cursor = page.text("nextCursor");
+    let same = "kind=token.reused&kind=token.minted&kind=token.reused";
+    let same = replica
+        .get(&format!("{}&cursor={cursor}", list(same)))
+        .await;
+    assert_eq!(same.body["items"][0]["kind"], "token.reused", "{same:?}");
+    for other in [
+        "kind=token.minted",
+        "excludeKind=token.minted&excludeKind=token.reused",
+        "kind=token.minted&kind=token.reused&excludeKind=audit.read",
+    ] {
+        let other = replica
+            .get(&format!("{}&cursor={cursor}", list(other)))
+            .await;
+        assert_eq!(other.pointers(), ["cursor"], "{other:?}");
+    }
+
+    let read =
+        "SELECT detail->'filter' FROM audit_events WHERE kind = 'audit.read' AND occurred_at > $1
+                ORDER BY occurred_at LIMIT 3";
+    let read: Vec<serde_json::Value> = sqlx::query_scalar(read)
+        .bind(at + TimeDelta::minutes(1))
+        .fetch_all(&world.db)
+        .await
+        .unwrap();
+    let filters = [
+        json!({"kind": ["access.denied", "token.minted"], "to": to}),
+        json!({"kind": ["token.minted", "token.reused"], "to": to}),
+        json!({"excludeKind": "audit.read", "to": to}),
+    ];
+    assert_eq!(read, filters);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -300,7 +300,7 @@ async fn audit_pages_list_all_matching_events_and_export_the_same() {
         let page = get_page(&replica, &path).await;
         found.extend(
             page.html
-                .split("<code>user-")
+                .split("<code class=\"short\">user-")
                 .skip(1)
                 .map(|rest| rest.split('<').next().unwrap().to_owned()),
         );
@@ -337,6 +337,128 @@ async fn audit_pages_list_all_matching_events_and_export_the_same() {
     invalid.has(400, "from must be an RFC 3339 time");
     invalid.has(400, "nonsense is not a parameter");
     invalid.has(400, "value=\"&#60;b&#62;\"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_page_hides_its_own_reads_unless_they_are_asked_for() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let at = Utc::now() - TimeDelta::hours(1);
+    let of_request = |id, kind| AuditEvent {
+        client: Some("c".into()),
+        request_id: Some("r-1".into()),
+        ..event(id, at, kind)
+    };
+    let events = [
+        of_request(1, "audit.read"),
+        of_request(2, "access.denied"),
+        of_request(3, "cleanup.ran"),
+    ];
+    insert(&world.db, &events).await;
+    let before = (at + TimeDelta::minutes(1)).format("%FT%T");
+    let id = |event: &AuditEvent| {
+        format!(
+            "<tr role=\"row\">\n    <td role=\"cell\" data-label=\"Time\"><a href=\"/console/events/{}\">",
+            event.id
+        )
+    };
+    for (query, expected, is_hidden) in [
+        ("", &[2, 3][..], true),
+        ("client=c&userId=&showReads=", &[2, 3], true),
+        ("showReads=1", &[1, 2, 3], false),
+        ("requestId=r-1", &[1, 2, 3], false),
+        ("kind=audit.read", &[1], false),
+        ("kind=audit.read&kind=cleanup.ran", &[1, 3], false),
+        ("kind=cleanup.ran", &[3], false),
+        ("excludeKind=cleanup.ran", &[2], true),
+        ("excludeKind=cleanup.ran&showReads=1", &[1, 2], false),
+        ("excludeKind=audit.read&showReads=1", &[2, 3], false),
+    ] {
+        let path = format!("/console/audit?to={before}&order=asc&{query}");
+        let page = get_page(&replica, &path).await;
+        assert_eq!(page.status, 200, "{query}: {}", page.html);
+        for (event, number) in events.iter().zip(1..) {
+            let is_shown = page.html.contains(&id(event));
+            assert_eq!(is_shown, expected.contains(&number), "{query}: {number}");
+        }
+        let hides = page.html.contains("Reads of the audit log are hidden");
+        assert_eq!(hides, is_hidden, "{query}");
+        // The export and the next page have the same events.
+        let export = page.attribute("Export all matching events", "href");
+        let export = replica.request(Method::GET, &export).send().await.unwrap();
+        let exported = export.text().await.unwrap();
+        assert_eq!(
+            exported.lines().count(),
+            expected.len(),
+            "{query}: {exported}"
+        );
+        if expected.len() > 1 {
+            let first = get_page(&replica, &format!("{path}&limit=1")).await;
+            let next = first.attribute("<p><a class=\"button\"", "href");
+            get_page(&replica, &next)
+                .await
+                .has(200, &id(&events[expected[1] - 1]));
+        }
+        if is_hidden {
+            let link = page.attribute("Reads of the audit log are hidden", "href");
+            get_page(&replica, &link).await.has(200, &id(&events[0]));
+        }
+    }
+    let page = get_page(
+        &replica,
+        "/console/audit?kind=cleanup.ran&kind=access.denied&excludeKind=keys.rotated",
+    )
+    .await;
+    page.has(
+        200,
+        "<summary>Only these kinds: cleanup.ran, access.denied</summary>",
+    );
+    page.has(200, "<summary>Without these kinds: keys.rotated</summary>");
+    page.has(200, "name=\"kind\" value=\"access.denied\" checked>");
+    page.has(200, "name=\"excludeKind\" value=\"keys.rotated\" checked>");
+    let page = get_page(&replica, "/console/audit?kind=cleanup.ran&kind=%3Cb%3E").await;
+    page.has(400, "kind must be one of");
+    page.has(
+        400,
+        "<summary>Only these kinds: cleanup.ran, &#60;b&#62;</summary>",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_the_audit_page_has_the_whole_ids() {
+    let world = World::new().await;
+    let replica = world.replica().await;
+    let user = "<&>\u{202e}".repeat(32);
+    let escaped = "&#60;&#38;&#62;\\u202e".repeat(32);
+    let request = replica.post("/bank/tokens/", &json!({"userId": user}));
+    let minted = send(request.header("x-request-id", "r-".repeat(64))).await;
+    assert_eq!(minted.status, 201);
+    let page = get_page(&replica, "/console/audit?kind=token.minted").await;
+    // The row and its details.
+    let whole = page
+        .html
+        .replace("<span class=\"middle\"><span>", "")
+        .replace("</span></span>", "");
+    let token = minted.text("id");
+    for (class, id) in [
+        (" class=\"short\"", &*escaped),
+        ("", &escaped),
+        (" class=\"short\"", token),
+        ("", token),
+        (" class=\"short\"", &"r-".repeat(64)),
+        ("", &"r-".repeat(64)),
+        ("", minted.text("fingerprint")),
+    ] {
+        let code = format!("<code{class}>{id}</code>");
+        assert_eq!(whole.matches(&code).count(), 1, "{code}: {}", page.html);
+    }
+    let (head, middle, tail) = (&token[..8], &token[8..28], &token[28..]);
+    page.has(
+        200,
+        &format!("{head}<span class=\"middle\"><span>{middle}</span></span>{tail}"),
+    );
+    // The name stands for the key in the row. The details have both.
+    page.has(200, &format!(">{}</a></td>", ADMIN.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

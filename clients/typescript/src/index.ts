@@ -110,7 +110,8 @@ export class Client {
 
   async *#pages<T>(path: string, filter: Record<string, unknown>): AsyncGenerator<T, void> {
     const query = new URLSearchParams();
-    for (const [name, value] of Object.entries(filter)) if (value !== undefined) query.set(name, String(value));
+    for (const [name, value] of Object.entries(filter))
+      if (value !== undefined) for (const one of [value].flat()) query.append(name, String(one));
     for (let cursor: string | null = ""; cursor !== null; ) {
       const page: { items: T[]; nextCursor: string | null } = await this.#send("GET", `${path}?${query}`);
       yield* page.items;

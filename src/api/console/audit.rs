@@ -1,6 +1,7 @@
 //! `/console/audit`: lists audit events with every filter of the API.
 //!
-//! Each view is recorded as an `audit.read` event.
+//! Each view is recorded as an `audit.read` event. Those events are hidden unless the checkbox or a filter asks for
+//! them.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -23,6 +24,9 @@ use crate::model::{AuditEvent, ClientRecord, EventKind, EventRef};
 
 /// The maximum number of clients that the filter offers by name.
 const MAX_OFFERED: i64 = 500;
+
+/// The field of the checkbox that shows the reads of the audit log. It is not a parameter of the API.
+const SHOW_READS: &str = "showReads";
 
 /// The query of a console form, converted to a query of the API.
 ///
@@ -54,6 +58,12 @@ impl FormQuery {
     pub fn value(&self, name: &str) -> &str {
         let found = self.0.iter().find(|(known, _)| known == name);
         found.map_or("", |(_, value)| value)
+    }
+
+    /// Returns all values of a field.
+    pub fn values(&self, name: &str) -> Vec<&str> {
+        let found = self.0.iter().filter(|(known, _)| known == name);
+        found.map(|(_, value)| &**value).collect()
     }
 
     /// Serializes the query without the fields `removed` and with the fields `added`.
@@ -88,10 +98,45 @@ impl AuditPage {
             .unwrap_or_default()
     }
 
+    /// True if `kind` is one of the values of the field.
+    fn is_selected(&self, name: &str, kind: &EventKind) -> bool {
+        self.fields.values(name).contains(&kind.name())
+    }
+
+    /// True if the page leaves out the reads of the audit log.
+    ///
+    /// A filter by kind or request may be there to find one. Events of a user or a token are no reads.
+    fn hides_reads(&self) -> bool {
+        [
+            "kind",
+            "requestId",
+            "userId",
+            "tokenId",
+            "fingerprint",
+            SHOW_READS,
+        ]
+        .iter()
+        .all(|name| self.fields.value(name).is_empty())
+    }
+
+    /// The query of the API for the events of the page.
+    fn api_query(&self, removed: &[&str], added: &[(&str, &str)]) -> String {
+        let hidden = [("excludeKind", EventKind::AuditRead.name())];
+        let hidden = &hidden[..usize::from(self.hides_reads())];
+        self.fields.to_query(
+            &[removed, &[SHOW_READS]].concat(),
+            &[added, hidden].concat(),
+        )
+    }
+
     /// The query of an export of all matching events.
     fn export_query(&self, format: &str) -> String {
-        self.fields
-            .to_query(&["order", "limit", "cursor"], &[("format", format)])
+        self.api_query(&["order", "limit", "cursor"], &[("format", format)])
+    }
+
+    /// The query of the first page with the reads of the audit log.
+    fn with_reads_query(&self) -> String {
+        self.fields.to_query(&["cursor"], &[(SHOW_READS, "1")])
     }
 
     /// The query of the page that `cursor` points to.
@@ -124,7 +169,7 @@ pub async fn show_audit(
         kinds: EventKind::ALL,
         clients: list_offered(&state).await?,
     };
-    match ListEvents::from_query(&view.fields.to_query(&[], &[])) {
+    match ListEvents::from_query(&view.api_query(&[], &[])) {
         Ok(list) => {
             let keep = |events: &mut Vec<_>, event: &EventRef<'_>| events.push(event.into());
             let list = read_events(&state, &list, authorized.into_caller(), keep).await?;

@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 
+use askama::Template;
 use askama::filters::HtmlSafe;
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -116,6 +117,38 @@ pub fn plain(text: impl fmt::Display) -> String {
         }
     };
     text.to_string().chars().map(escape).collect()
+}
+
+/// The number of characters that [`short`] shows at each end.
+const END: usize = 8;
+
+/// A long id whose middle is hidden. The document contains the whole id, so copies and screen readers get it.
+#[derive(Template)]
+#[template(
+    ext = "html",
+    source = r#"{{ head }}{% if !middle.is_empty() %}<span class="middle"><span>{{ middle }}</span></span>{% endif %}{{ tail }}"#
+)]
+pub struct Short {
+    head: String,
+    middle: String,
+    tail: String,
+}
+
+impl HtmlSafe for Short {}
+
+/// Hides the middle of an id of more than 18 characters. The element around it needs the class `short`.
+pub fn short(id: impl fmt::Display) -> Short {
+    let id: Vec<char> = plain(id).chars().collect();
+    let ends = match id.len() {
+        length @ ..=18 => length..length,
+        length => END..length - END,
+    };
+    let text = |part: &[char]| part.iter().collect();
+    Short {
+        head: text(&id[..ends.start]),
+        middle: text(&id[ends.clone()]),
+        tail: text(&id[ends.end..]),
+    }
 }
 
 #[cfg(test)]

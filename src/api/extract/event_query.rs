@@ -11,11 +11,12 @@ use crate::model::event_format::EventFormat;
 use crate::model::rules;
 
 /// The query parameters of the list.
-pub const LIST: [&str; 11] = [
+pub const LIST: [&str; 12] = [
     "userId",
     "tokenId",
     "client",
     "kind",
+    "excludeKind",
     "requestId",
     "fingerprint",
     "from",
@@ -26,17 +27,21 @@ pub const LIST: [&str; 11] = [
 ];
 
 /// The query parameters of the export.
-pub const EXPORT: [&str; 9] = [
+pub const EXPORT: [&str; 10] = [
     "userId",
     "tokenId",
     "client",
     "kind",
+    "excludeKind",
     "requestId",
     "fingerprint",
     "from",
     "to",
     "format",
 ];
+
+/// The parameters of both that may be repeated. Their values are joined by OR.
+pub const REPEATABLE: [&str; 2] = ["kind", "excludeKind"];
 
 /// The query of `GET /audit/events`.
 #[derive(Debug)]
@@ -55,13 +60,14 @@ impl ListEvents {
     /// Parses the query string. Returns every field error.
     pub fn from_query(query: &str) -> Result<Self, FieldErrors> {
         let mut errors = FieldErrors::default();
-        let [filter @ .., order, limit, cursor] = query::read_parameters(query, LIST, &mut errors);
+        let [filter @ .., order, limit, cursor] =
+            query::read_repeatable(query, LIST, &REPEATABLE, &mut errors);
         let filter = read_filter(filter, &mut errors);
-        let order = order.map_or(Some(EventOrder::Desc), |text| {
+        let order = first(order).map_or(Some(EventOrder::Desc), |text| {
             errors.check_parameter("order", event_order(&text))
         });
-        let limit = errors.check_parameter("limit", query::limit(limit));
-        let after = cursor.and_then(|text| {
+        let limit = errors.check_parameter("limit", query::limit(first(limit)));
+        let after = first(cursor).and_then(|text| {
             errors.check_parameter("cursor", Cursor::decode(&text, &(&filter, order)))
         });
         let query = order.zip(limit).map(|(order, limit)| ListEvents {
@@ -92,9 +98,9 @@ impl ExportEvents {
     /// Parses the query string. Returns every field error.
     pub fn from_query(query: &str) -> Result<Self, FieldErrors> {
         let mut errors = FieldErrors::default();
-        let [filter @ .., format] = query::read_parameters(query, EXPORT, &mut errors);
+        let [filter @ .., format] = query::read_repeatable(query, EXPORT, &REPEATABLE, &mut errors);
         let filter = read_filter(filter, &mut errors);
-        let format = format.map_or(Some(EventFormat::Ndjson), |text| {
+        let format = first(format).map_or(Some(EventFormat::Ndjson), |text| {
             let format = EventFormat::from_name(&text);
             errors.check_parameter("format", format.ok_or("must be ndjson or csv".into()))
         });
@@ -107,25 +113,32 @@ fn read_filter(
         user_id,
         token_id,
         client,
-        kind,
+        kinds,
+        excluded_kinds,
         request_id,
         fingerprint,
         from,
         to,
-    ]: [Option<String>; 8],
+    ]: [Vec<String>; 9],
     errors: &mut FieldErrors,
 ) -> EventFilter {
     let filter = EventFilter {
-        user_id: errors.check_optional("userId", user_id, rules::user_id),
-        token_id: errors.check_optional("tokenId", token_id, |text| uuid(&text)),
-        client: errors.check_optional("client", client, rules::api_key),
-        kind: errors.check_optional("kind", kind, event_kind),
-        request_id: errors.check_optional("requestId", request_id, rules::printable),
-        fingerprint: errors.check_optional("fingerprint", fingerprint, rules::printable),
+        user_id: errors.check_optional("userId", first(user_id), rules::user_id),
+        token_id: errors.check_optional("tokenId", first(token_id), |text| uuid(&text)),
+        client: errors.check_optional("client", first(client), rules::api_key),
+        kinds: event_kinds("kind", kinds, errors),
+        excluded_kinds: event_kinds("excludeKind", excluded_kinds, errors),
+        request_id: errors.check_optional("requestId", first(request_id), rules::printable),
+        fingerprint: errors.check_optional("fingerprint", first(fingerprint), rules::printable),
         ..EventFilter::default()
     };
-    let [from, to] = query::time_range(from, to, errors);
+    let [from, to] = query::time_range(first(from), first(to), errors);
     EventFilter { from, to, ..filter }
+}
+
+/// Returns the value of a parameter that is not repeatable.
+fn first(values: Vec<String>) -> Option<String> {
+    values.into_iter().next()
 }
 
 /// Parses a UUID in its 36-character form with hyphens.
@@ -136,11 +149,18 @@ pub fn uuid(text: &str) -> Result<Uuid, Detail> {
         .ok_or(Detail::Borrowed("must be a UUID with hyphens"))
 }
 
-fn event_kind(text: String) -> Result<EventKind, Detail> {
-    EventKind::from_name(&text).ok_or_else(|| {
+/// Parses the names of kinds. Sorts them and removes duplicates, because a cursor belongs to the set of kinds.
+fn event_kinds(name: &str, mut values: Vec<String>, errors: &mut FieldErrors) -> Vec<String> {
+    values.sort_unstable();
+    values.dedup();
+    if values
+        .iter()
+        .any(|value| EventKind::from_name(value).is_none())
+    {
         let names: Vec<_> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
-        format!("must be one of {}", names.join(", ")).into()
-    })
+        errors.add_parameter(name, format!("must be one of {}", names.join(", ")));
+    }
+    values
 }
 
 fn event_order(text: &str) -> Result<EventOrder, Detail> {

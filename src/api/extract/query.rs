@@ -24,7 +24,17 @@ pub fn read_parameters<const N: usize>(
     names: [&str; N],
     errors: &mut FieldErrors,
 ) -> [Option<String>; N] {
-    let mut found = [const { None }; N];
+    read_repeatable(query, names, &[], errors).map(|values| values.into_iter().next())
+}
+
+/// Returns the values of the named parameters as [`read_parameters`] does. Those in `repeatable` may appear many times.
+pub fn read_repeatable<const N: usize>(
+    query: &str,
+    names: [&str; N],
+    repeatable: &[&str],
+    errors: &mut FieldErrors,
+) -> [Vec<String>; N] {
+    let mut found = [const { Vec::new() }; N];
     let mut seen = [0; N];
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (raw_name, raw_value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -37,14 +47,11 @@ pub fn read_parameters<const N: usize>(
             continue;
         };
         seen[index] += 1;
-        match seen[index] {
-            1 => {
-                let value =
-                    decode(raw_value).ok_or(Detail::Borrowed("must be percent-encoded UTF-8"));
-                found[index] = errors.check_parameter(&name, value);
-            }
-            2 => errors.add_parameter(name, "must appear only once"),
-            _ => {}
+        if seen[index] == 1 || repeatable.contains(&&*name) {
+            let value = decode(raw_value).ok_or(Detail::Borrowed("must be percent-encoded UTF-8"));
+            found[index].extend(errors.check_parameter(&name, value));
+        } else if seen[index] == 2 {
+            errors.add_parameter(name, "must appear only once");
         }
     }
     found

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::members::{member, request_id};
 use super::schemas::{client, event, token};
 use super::{described, reference};
-use crate::api::extract::event_query::{EXPORT, LIST};
+use crate::api::extract::event_query::{EXPORT, LIST, REPEATABLE};
 use crate::api::handlers::tokens::FILTER;
 use crate::api::problem::ProblemKind;
 use crate::model::FailureKind;
@@ -36,16 +36,20 @@ pub fn parameters() -> Value {
     });
     for name in FILTER.iter().chain(&LIST).chain(&EXPORT) {
         let mut schema = match *name {
-            "kind" => described(reference("schemas", "EventKind"), "The kind of event."),
+            name if REPEATABLE.contains(&name) => json!({"type": "array", "items": reference("schemas", "EventKind"),
+                "description": match name {
+                    "kind" => "The kinds of events, one in each parameter. An event matches any of them.",
+                    _ => "The kinds of events to leave out, one in each parameter. They are left out even if `kind` names them.",
+                }}),
             // The service compares a fingerprint as text, so it accepts any printable value.
             "fingerprint" => described(request_id(), "The fingerprint of a token string."),
             name => member(name),
         };
         let description = schema.as_object_mut().and_then(|schema| schema.remove("description"));
-        let examples = [token(), event(), json!({
+        let examples = [json!({
             "from": "2026-11-01T00:00:00Z", "to": "2026-12-01T00:00:00+02:00", "limit": 100, "order": "asc",
-            "format": "csv",
-        })];
+            "format": "csv", "kind": ["token.minted", "token.reused"], "excludeKind": ["audit.read"],
+        }), token(), event()];
         parameters[*name] = json!({"name": name, "in": "query", "schema": schema, "description": description});
         // A cursor has no example, because it is valid only for the query that returned it.
         if let Some(example) = examples.iter().find_map(|example| example.get(name)) {

@@ -161,11 +161,13 @@ steps["the audit log can be filtered, paged and exported"] = async () => {
   const page = await open();
   await go(page, "/console/audit");
   await page.getByLabel("User id").fill(user);
-  await page.getByLabel("Kind").selectOption("token.reused");
+  await page.getByText("Only these kinds: any").click();
+  await page.getByRole("group", { name: "Only these kinds" }).getByLabel("token.reused").check();
   await page.getByLabel("From (UTC)").fill(new Date(Date.now() - 3600e3).toISOString().slice(0, 19));
   await page.getByLabel("Order").selectOption("oldest first");
   await page.getByRole("button", { name: "Show events" }).click();
-  const rows = page.locator("tbody tr");
+  assert.equal(await page.getByText("Only these kinds:").innerText(), "Only these kinds: token.reused");
+  const rows = page.locator("tbody tr:visible");
   assert.equal(await rows.count(), 3);
   for (const text of await rows.allInnerTexts()) assert.match(text, /token\.reused/);
   const link = page.getByRole("link", { name: "NDJSON" });
@@ -177,6 +179,61 @@ steps["the audit log can be filtered, paged and exported"] = async () => {
   await go(page, "/console/audit?limit=2");
   await page.getByRole("link", { name: "Next page" }).click();
   assert.equal(await rows.count(), 2);
+  await close(page);
+};
+
+steps["the audit page has one event per line, whole ids in copies and details in place"] = async () => {
+  const long = `${"long ".repeat(25)}${process.pid}`.slice(0, 128).trim();
+  const minted = await issue({ userId: long });
+  for (let n = 0; n < 100; n++) await issue({ userId: n % 2 ? long : user, country: "LT", access: { accounts: true } });
+  const page = await open();
+  await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
+  await go(page, "/console/audit");
+  const rows = page.locator("tbody tr:visible");
+  assert.equal(await rows.count(), 100);
+  for (const width of [769, 900, 1024, 1920, 1280]) {
+    await page.setViewportSize({ width, height: 900 });
+    // The details of the first row must not move the columns of the others.
+    await page.locator("tbody summary").first().click();
+    const heights = await rows.evaluateAll((rows) => rows.map((row) => row.matches(".details") ? 0 : row.getBoundingClientRect().height));
+    assert.ok(Math.max(...heights) <= 40, `rows are up to ${Math.max(...heights)} px high at ${width} px`);
+    assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= width, `the page is wider than ${width} px`);
+  }
+  assert.ok(!(await rows.allInnerTexts()).some((text) => text.includes("audit.read")));
+
+  await go(page, `/console/audit?tokenId=${minted.id}`);
+  for (const [id, part] of [[long, "users"], [minted.id, "tokens"]]) {
+    const code = rows.locator(`a[href*="/console/${part}"] code`);
+    const { x, y, width, height } = await code.boundingBox();
+    assert.ok(width < 160, "the id is short on the screen");
+    assert.equal(await page.getByRole("link", { name: id, exact: true }).first().count(), 1, "the whole id is the name");
+    // Drags over the short text, from outside of the link.
+    await page.mouse.move(x - 4, y + height / 2);
+    await page.mouse.down();
+    await page.mouse.move(x + width + 4, y + height / 2, { steps: 4 });
+    await page.mouse.up();
+    await page.keyboard.press("Control+C");
+    assert.equal(await page.evaluate(() => navigator.clipboard.readText()), id);
+  }
+
+  await tabTo(page, "tbody summary");
+  await page.keyboard.press("Enter");
+  assert.equal(await rows.count(), 2);
+  assert.match(await rows.nth(1).innerText(), new RegExp(`${long}[^]*${minted.id}[^]*${minted.fingerprint}`));
+  await page.keyboard.press("Enter");
+  assert.equal(await rows.count(), 1);
+
+  await go(page, "/console/audit");
+  await page.getByText("Without these kinds: none").click();
+  const without = page.getByRole("group", { name: "Without these kinds" });
+  await without.getByLabel("token.reused").check();
+  await without.getByLabel("token.minted").check();
+  await page.getByLabel("Show reads of the audit log").check();
+  await page.getByRole("button", { name: "Show events" }).click();
+  await page.getByText("Without these kinds: token.minted, token.reused").waitFor();
+  assert.ok(await page.getByLabel("Show reads of the audit log").isChecked());
+  const texts = await rows.allInnerTexts();
+  assert.ok(texts.some((text) => text.includes("audit.read")) && !texts.some((text) => /token\.(reused|minted)/.test(text)), texts[0]);
   await close(page);
 };
 
@@ -262,6 +319,7 @@ steps["every page passes the accessibility checks and fits a phone screen, in li
         const label = `${name}, ${colorScheme}, ${device}`;
         if (name === "overview") for (const table of await page.locator("details").all()) await table.locator("summary").click();
         if (SCREENSHOTS) await page.screenshot({ path: `${SCREENSHOTS}/${name}-${colorScheme}-${device}.png`, fullPage: true });
+        if (name === "audit") for (const closed of await page.locator("summary").all()) await closed.click();
         const { violations } = await page.evaluate(`${axe}; axe.run()`);
         const found = violations.map(({ id, nodes }) => [id, nodes.map((node) => node.html)]);
         assert.deepEqual(found, [], label);

@@ -89,6 +89,8 @@ class Contract:
         events = "/audit/events"
         for query in (f"userId={user}", f"tokenId={first['id']}", f"fingerprint={first['fingerprint']}",
                       "kind=token.minted", "kind=token.reused", f"userId={user}&kind=token.minted&order=asc",
+                      "kind=token.minted&kind=token.invalidated", "excludeKind=audit.read",
+                      "excludeKind=audit.read&excludeKind=token.reused",
                       f"client={self.cluster.credentials.split(':')[0]}"):
             page = self.expect(200, "GET", f"{events}?limit=2&{query}")
             assert len(page["items"]) == 2 and page["nextCursor"], query

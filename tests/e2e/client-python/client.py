@@ -36,6 +36,8 @@ with Client(base_url, key, secret) as client:
     kinds = [event.kind for event in client.events(user_id=user_id, order="asc", limit=2)]
     assert kinds[:4] == ["token.minted", "token.reused", "token.minted", "token.minted"], kinds
     assert kinds.count("token.invalidated") == 3, kinds
+    of_kinds = client.events(user_id=user_id, kind=["token.minted", "token.invalidated"], exclude_kind="token.minted", limit=2)
+    assert [event.kind for event in of_kinds] == ["token.invalidated"] * 3
 
     problem = problem_of(lambda: client.issue("", lifetime=-1))
     assert (problem.status, problem.slug) == (400, "validation") and problem.request_id

@@ -38,6 +38,8 @@ assert.equal(await client.invalidateUser(userId, "requested"), 1);
 const kinds = (await collect(client.events({ userId, order: "asc", limit: 2 }))).map((event) => event.kind);
 assert.deepEqual(kinds.slice(0, 4), ["token.minted", "token.reused", "token.minted", "token.minted"]);
 assert.equal(kinds.filter((kind) => kind === "token.invalidated").length, 3);
+const ofKinds = client.events({ userId, kind: ["token.minted", "token.invalidated"], excludeKind: ["token.minted"], limit: 2 });
+assert.deepEqual((await collect(ofKinds)).map((event) => event.kind), Array(3).fill("token.invalidated"));
 
 const invalid = await problemOf(client.issue({ userId: "", lifetime: -1 }));
 assert.deepEqual([invalid.status, invalid.slug], [400, "validation"]);

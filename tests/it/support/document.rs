@@ -110,17 +110,24 @@ pub fn example(
     for parameter in operation["parameters"].as_array().unwrap() {
         let parameter = resolve(document, parameter);
         let name = parameter["name"].as_str().unwrap();
-        let value = match &parameter["example"] {
+        let text = |value: &Value| match value {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
+        // An array stands for a parameter that is repeated.
+        let values = match &parameter["example"] {
+            Value::Array(values) => values.iter().map(text).collect(),
+            value => vec![text(value)],
+        };
         match parameter["in"].as_str().unwrap() {
-            "header" => headers.push((name, value)),
+            "header" => headers.push((name, values.concat())),
             // A cursor has no example.
             "query" if name != "cursor" => {
-                let separator = if path.contains('?') { '&' } else { '?' };
-                let value = utf8_percent_encode(&value, NON_ALPHANUMERIC);
-                path = format!("{path}{separator}{name}={value}");
+                for value in values {
+                    let separator = if path.contains('?') { '&' } else { '?' };
+                    let value = utf8_percent_encode(&value, NON_ALPHANUMERIC);
+                    path = format!("{path}{separator}{name}={value}");
+                }
             }
             _ => {}
         }

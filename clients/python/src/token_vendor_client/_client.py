@@ -1,7 +1,7 @@
 """The calls of the service."""
 
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from importlib.metadata import version
 from types import TracebackType
@@ -179,7 +179,8 @@ class Client:
         user_id: str | None = None,
         token_id: UUID | str | None = None,
         client: str | None = None,
-        kind: EventKind | str | None = None,
+        kind: EventKind | str | Iterable[EventKind | str] | None = None,
+        exclude_kind: EventKind | str | Iterable[EventKind | str] | None = None,
         request_id: str | None = None,
         fingerprint: str | None = None,
         from_: datetime | None = None,
@@ -187,7 +188,11 @@ class Client:
         order: ListEventsOrder | str = ListEventsOrder.DESC,
         limit: int = 100,
     ) -> Iterator[AuditEvent]:
-        """Iterates over the matching audit events. Loads pages of `limit` events. Each page is audited."""
+        """Iterates over the matching audit events. Loads pages of `limit` events. Each page is audited.
+
+        An event matches if its kind is one of `kind`, or if there is none, and is not one of `exclude_kind`.
+        """
+        kinds, excluded = _kinds(kind), _kinds(exclude_kind)
         cursor: str | Unset | None = UNSET
         while cursor is not None:
             result = list_events.sync(
@@ -195,7 +200,8 @@ class Client:
                 user_id=_set(user_id),
                 token_id=UNSET if token_id is None else UUID(str(token_id)),
                 client_query=_set(client),
-                kind=UNSET if kind is None else EventKind(kind),
+                kind=kinds,
+                exclude_kind=excluded,
                 request_id=_set(request_id),
                 fingerprint=_set(fingerprint),
                 from_=_set(from_),
@@ -220,6 +226,12 @@ def _basic(key: str, secret: str) -> Callable[[], str]:
 
 def _set(value: T | None) -> T | Unset:
     return UNSET if value is None else value
+
+
+def _kinds(value: EventKind | str | Iterable[EventKind | str] | None) -> list[EventKind] | Unset:
+    if value is None:
+        return UNSET
+    return [EventKind(kind) for kind in ([value] if isinstance(value, str) else value)]
 
 
 def _expect(kind: type[T], result: object) -> T:
