@@ -9,7 +9,7 @@ use askama::Template;
 use chrono::{DateTime, SubsecRound, Utc};
 use url::form_urlencoded::{Serializer, parse};
 
-use super::{page, text};
+use super::{now, page, text};
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::event_query::ListEvents;
 use crate::api::handlers::audit::read_events;
@@ -88,6 +88,7 @@ struct AuditPage {
     kinds: &'static [EventKind],
     /// The clients that the filter offers, at most [`MAX_OFFERED`].
     clients: Vec<ClientRecord>,
+    now: DateTime<Utc>,
 }
 
 impl AuditPage {
@@ -168,6 +169,7 @@ pub async fn show_audit(
         complete_until: None,
         kinds: EventKind::ALL,
         clients: list_offered(&state).await?,
+        now: now(),
     };
     match ListEvents::from_query(&view.api_query(&[], &[])) {
         Ok(list) => {

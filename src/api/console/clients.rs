@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::search::Meaning;
-use super::{form, page, see_other, text};
+use super::{form, now, page, see_other, text};
 use crate::api::extract::authorization::{Authorized, ConsoleClients};
 use crate::api::extract::body::Body;
 use crate::api::extract::client_key::ClientKey;
@@ -325,12 +325,4 @@ fn integer(text: &str, range: RangeInclusive<i32>) -> Result<i32, Detail> {
     let number = text.parse().ok().filter(|number| range.contains(number));
     let (start, end) = (range.start(), range.end());
     number.ok_or_else(|| format!("must be an integer from {start} to {end}").into())
-}
-
-fn now() -> DateTime<Utc> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the page shows the state at this time; nothing is decided by it"
-    )]
-    Utc::now()
 }

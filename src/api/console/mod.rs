@@ -18,6 +18,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
 use actix_web::{HttpResponse, HttpResponseBuilder, web};
 use askama::Template;
+use chrono::{DateTime, Utc};
 
 pub use self::audit::show_audit;
 pub use self::clients::{change_client, create_client, show_client, show_clients};
@@ -109,6 +110,15 @@ fn add_security_headers(response: &mut HttpResponseBuilder) -> &mut HttpResponse
     SECURITY_HEADERS
         .into_iter()
         .fold(response, |response, header| response.insert_header(header))
+}
+
+/// Returns the time to which pages relate ages. Nothing is decided by it.
+fn now() -> DateTime<Utc> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "pages show ages relative to this time"
+    )]
+    Utc::now()
 }
 
 /// Redirects after a POST, so that a reload of the target does not repeat the POST.

@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{page, text};
+use super::{now, page, text};
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::query::reject_parameters;
 use crate::api::handlers::health::{MAX_CLOCK_SKEW, MAX_SEAL_LAG};
@@ -217,11 +217,7 @@ pub async fn show_overview(
     };
     let (figures, log, lag, failures, replicas) = state.reads().run(Lane::Reads, read).await?;
     let minutes = figures.minutes;
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "an empty chart ends at this time"
-    )]
-    let current = minutes.last().map_or_else(Utc::now, |minute| minute.minute);
+    let current = minutes.last().map_or_else(now, |minute| minute.minute);
     let first = minutes.first().map_or(current, |minute| minute.minute);
     let minted = minutes.iter().rfind(|minute| minute.minted > 0);
     let last_success = minted.map(|minute| minute.minute);
@@ -240,11 +236,7 @@ pub async fn show_overview(
         .count();
     let last_hour = &entries[entries.len() - 60..];
     let view = OverviewPage {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the page shows ages relative to this time"
-        )]
-        now: Utc::now(),
+        now: now(),
         database_metrics: probe_metrics(&state).await,
         log,
         lag: (state.seals && lag > 0.0).then(|| TimeDelta::seconds(lag as i64)),

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::audit::FormQuery;
 use super::search::Meaning;
-use super::{page, text};
+use super::{now, page, text};
 use crate::api::extract::authorization::{AuditRead, Authorized};
 use crate::api::extract::event_query::ListEvents;
 use crate::api::extract::query::read_parameters;
@@ -93,14 +93,6 @@ async fn is_recorded(state: &ApiState, user_id: &str) -> Result<bool, Problem> {
     };
     let find = async move |mut connection: Checkout| find_recorded_ids(&mut connection, &ids).await;
     Ok(state.db.run(Lane::Reads, find).await?.has_user)
-}
-
-fn now() -> DateTime<Utc> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the pages show ages relative to this time"
-    )]
-    Utc::now()
 }
 
 /// An entry of the timeline: one event, or consecutive reuses or reads by the same client.
