@@ -418,6 +418,36 @@ steps["times show the local time on hover, and plots say that they need a script
   await close(plain);
 };
 
+steps["the verification page of the sandbox shows the request and ends the token"] = async () => {
+  const { verificationUrl } = await issue({ country: "EE", bank: "LHV", access: { balances: true } });
+  const looks = [["light", 1280], ["dark", 1280], ["light", 360], ["dark", 360]];
+  const check = async (path, finish) => {
+    for (const [colorScheme, width] of looks) {
+      const page = await (await browser.newContext({ colorScheme, viewport: { width, height: 740 } })).newPage();
+      const requests = [];
+      page.on("request", (request) => requests.push(request.url()));
+      await page.goto(verificationUrl);
+      const { violations } = await page.evaluate(`${axe}; axe.run()`);
+      assert.deepEqual(violations.map(({ id }) => id), [], `${path}, ${colorScheme}, ${width}`);
+      assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= width);
+      if (SCREENSHOTS) await page.screenshot({ path: `${SCREENSHOTS}/${path}-${colorScheme}-${width}.png` });
+      assert.deepEqual(requests.filter((url) => !url.startsWith(new URL(verificationUrl).origin)), []);
+      if (finish && colorScheme === "dark" && width === 360) await finish(page);
+      await page.context().close();
+    }
+  };
+  await check("verification", async (page) => {
+    assert.match(await page.locator("dl").innerText(), /EE[\s\S]*LHV[\s\S]*balances/);
+    await page.getByRole("button", { name: "Finish verification" }).click();
+    await page.getByRole("heading", { name: "Verification finished" }).waitFor();
+    const { violations } = await page.evaluate(`${axe}; axe.run()`);
+    assert.deepEqual(violations, []);
+  });
+  await check("used");
+  const response = await fetch(verificationUrl);
+  assert.deepEqual([response.status, (await response.json()).identifier], [400, "TOKEN_NOT_VALID"]);
+};
+
 let failed = 0;
 for (const [name, step] of Object.entries(steps)) {
   try {
