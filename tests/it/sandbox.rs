@@ -143,15 +143,10 @@ async fn the_scripted_clock_is_ahead_or_missing() {
     assert_eq!(send().await.0, None);
 }
 
-/// Requests the verification page of a token as a browser does, or posts its form.
+/// Requests the verification page of a token as a browser does, or finishes the verification.
 async fn open_page(sandbox: &Sandbox, method: Method, token: &str) -> (u16, String) {
-    let path = match method {
-        Method::POST => "/verify".to_owned(),
-        _ => format!("/verify?token={token}"),
-    };
-    let request = call(sandbox, method, &path, "no credentials")
-        .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-        .body(format!("token={token}"));
+    let path = format!("/verify?token={token}");
+    let request = call(sandbox, method, &path, "no credentials");
     let response = request.header("accept", "text/html").send().await.unwrap();
     let policy = response.headers()["content-security-policy"]
         .to_str()

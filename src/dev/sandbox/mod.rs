@@ -73,7 +73,11 @@ impl Sandbox {
             App::new()
                 .app_data(data.clone())
                 .app_data(web::PayloadConfig::new(1 << 20))
-                .service(verification::resource())
+                .service(
+                    web::resource(verification::PATH)
+                        .get(verification::verify)
+                        .post(verification::verify),
+                )
                 .default_service(web::to(service::answer))
         })
         .workers(1)

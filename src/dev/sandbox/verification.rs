@@ -2,11 +2,11 @@
 //!
 //! The provider documents that `TOKEN_NOT_VALID` means "expired, already used, or does not exist", and no status for it.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::Mutex;
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, ContentType};
-use actix_web::{HttpRequest, HttpResponse, Resource, web};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse, web};
 use askama::Template;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -19,13 +19,13 @@ use super::validation;
 /// The path of the page. The query `?token=` names the token string.
 pub(super) const PATH: &str = "/verify";
 
-/// Allows nothing but the style in the page and its form.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; \
+/// Allows nothing but the style in the page, its form and its empty icon. Without the icon, browsers would ask for one.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'; \
                       base-uri 'none'";
 
-/// The query of the page and the fields of its form.
+/// The query of the page.
 #[derive(Deserialize)]
-struct Fields {
+pub(super) struct Parameters {
     #[serde(default)]
     token: String,
 }
@@ -38,59 +38,42 @@ pub(super) struct Grant {
     expires_at: DateTime<Utc>,
 }
 
-enum View<'a> {
-    Open { token_string: &'a str, grant: Grant },
+enum View {
+    Open(Grant),
     Finished,
     NotValid { why: &'static str },
 }
 
 #[derive(Template)]
 #[template(path = "sandbox/verify.html")]
-struct Page<'a> {
-    path: &'static str,
-    view: View<'a>,
+struct Page {
+    view: View,
 }
 
-/// Returns the page and its form.
-pub(super) fn resource() -> Resource {
-    web::resource(PATH)
-        .route(web::get().to(show))
-        .route(web::post().to(finish))
-}
-
-async fn show(
+/// Shows the request of a token (`GET`), or finishes its verification (`POST`).
+pub(super) async fn verify(
     request: HttpRequest,
-    fields: web::Query<Fields>,
+    query: web::Query<Parameters>,
     state: web::Data<Mutex<State>>,
 ) -> HttpResponse {
-    let token_string = &fields.token;
-    let found = lock(&state)
-        .find_minted(token_string)
-        .and_then(|minted| read_grant(minted, now()));
-    respond(
-        &request,
-        found.map(|grant| View::Open {
-            token_string,
-            grant,
-        }),
-    )
-}
-
-/// Marks the token as used.
-async fn finish(
-    request: HttpRequest,
-    fields: web::Form<Fields>,
-    state: web::Data<Mutex<State>>,
-) -> HttpResponse {
-    let found = lock(&state).find_minted(&fields.token).and_then(|minted| {
-        read_grant(minted, now())?;
-        minted.is_used = true;
-        Ok(View::Finished)
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the sandbox acts as the provider, which has its own clock"
+    )]
+    let now = Utc::now();
+    let mut state = state.lock().expect("the lock is not poisoned");
+    let found = state.find_minted(&query.token).and_then(|minted| {
+        let grant = read_grant(minted, now)?;
+        minted.is_used = request.method() == Method::POST;
+        Ok(match minted.is_used {
+            true => View::Finished,
+            false => View::Open(grant),
+        })
     });
     respond(&request, found)
 }
 
-fn respond(request: &HttpRequest, found: Result<View<'_>, &'static str>) -> HttpResponse {
+fn respond(request: &HttpRequest, found: Result<View, &'static str>) -> HttpResponse {
     let accept = request.headers().get(header::ACCEPT);
     let accept = accept.and_then(|value| value.to_str().ok());
     let is_browser = accept.is_some_and(|accept| accept.contains("text/html"));
@@ -106,7 +89,7 @@ fn respond(request: &HttpRequest, found: Result<View<'_>, &'static str>) -> Http
             }));
         }
     };
-    let page = Page { path: PATH, view };
+    let page = Page { view };
     HttpResponse::build(status)
         .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
         .insert_header((header::REFERRER_POLICY, "no-referrer"))
@@ -115,24 +98,14 @@ fn respond(request: &HttpRequest, found: Result<View<'_>, &'static str>) -> Http
         .body(page.render().expect("the template writes to a string"))
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().expect("the lock is not poisoned")
-}
-
-fn now() -> DateTime<Utc> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the sandbox acts as the provider, which has its own clock"
-    )]
-    Utc::now()
-}
-
 impl State {
     fn find_minted(&mut self, token_string: &str) -> Result<&mut RecordedRequest, &'static str> {
         let is_it =
             |request: &&mut RecordedRequest| request.token_string.as_deref() == Some(token_string);
         let found = self.ledger.iter_mut().rev().find(is_it);
-        found.ok_or("The sandbox has not minted this token since its start.")
+        found.ok_or(
+            "The sandbox has not minted this token since its start. Invalidate it to get another.",
+        )
     }
 }
 
