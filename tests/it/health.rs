@@ -176,6 +176,17 @@ async fn metrics_and_health_can_have_an_address_of_their_own() {
         statuses
     };
     assert_eq!(statuses(process.base.clone()).await, [404, 404, 404, 200]);
+    let api = Api::at(process.base.clone());
+    let landing = send(api.anonymous(Method::GET, "/")).await;
+    assert_eq!(landing.body["links"]["readiness"], json!(null));
+    let page = api
+        .anonymous(Method::GET, "/")
+        .header("accept", "text/html");
+    let page = page.send().await.unwrap().text().await.unwrap();
+    assert!(
+        page.contains("/docs/") && !page.contains("/health/ready"),
+        "{page}"
+    );
     let operators = format!("http://{operators}");
     assert_eq!(statuses(operators).await, [200, 200, 200, 404]);
     let ready = run(&["health"], &variables).await;

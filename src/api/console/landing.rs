@@ -10,15 +10,21 @@ use super::page;
 use crate::api::extract::query::reject_parameters;
 use crate::api::problem::Problem;
 
+const READINESS: &str = "/health/ready";
+
 #[derive(Template)]
 #[template(path = "console/landing.html")]
-struct LandingPage;
+struct LandingPage {
+    /// False if `METRICS_ADDR` has the health.
+    has_health: bool,
+}
 
 /// `GET /`. Returns a page for browsers and JSON for programs, which rarely ask for HTML.
 pub async fn show_landing(request: HttpRequest) -> Result<HttpResponse, Problem> {
     reject_parameters(request.query_string())?;
+    let has_health = request.resource_map().has_resource(READINESS);
     let mut response = match accepts_html(request.headers()) {
-        true => page(StatusCode::OK, &LandingPage)?,
+        true => page(StatusCode::OK, &LandingPage { has_health })?,
         false => HttpResponse::Ok().json(json!({
             "name": env!("CARGO_PKG_NAME"),
             "version": env!("CARGO_PKG_VERSION"),
@@ -26,7 +32,7 @@ pub async fn show_landing(request: HttpRequest) -> Result<HttpResponse, Problem>
                 "docs": "/docs/",
                 "console": "/console/",
                 "openapi": "/openapi.json",
-                "readiness": "/health/ready",
+                "readiness": has_health.then_some(READINESS),
             },
         })),
     };
