@@ -102,7 +102,7 @@ async fn commits_that_hang_do_not_accumulate_connections() {
         .await;
     let minted = replica.issue(json!({"userId": "u"})).await;
     minted.assert_minted("fwd=uri-miss; stored");
-    server.set("synchronous_standby_names", "nope").await;
+    server.hang_commits().await;
     let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'token-vendor'";
     for round in 0..4 {
         let calls = (0..8).map(|n| {

@@ -78,6 +78,37 @@ impl Server {
         admin.execute("SELECT pg_reload_conf()").await.unwrap();
     }
 
+    /// Makes commits wait for a standby that does not exist, and waits until they do.
+    pub async fn hang_commits(&self) {
+        self.set("synchronous_standby_names", "nope").await;
+        // The checkpointer applies the setting, some time after the reload.
+        loop {
+            let mut probe = self.admin().await;
+            let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+                .fetch_one(&mut probe)
+                .await
+                .unwrap();
+            let write = "SELECT pg_logical_emit_message(true, '', '')";
+            let commit = tokio::spawn(async move { probe.execute(write).await.is_ok() });
+            let mut admin = self.admin().await;
+            let mut is_waiting = false;
+            while !is_waiting && !commit.is_finished() {
+                is_waiting = sqlx::query_scalar(
+                    "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep')",
+                )
+                .bind(pid)
+                .fetch_one(&mut admin)
+                .await
+                .unwrap();
+            }
+            if is_waiting {
+                let end = sqlx::query("SELECT pg_terminate_backend($1)").bind(pid);
+                end.execute(&mut admin).await.unwrap();
+                return;
+            }
+        }
+    }
+
     /// Runs a query that returns a number.
     pub async fn count(&self, query: &'static str) -> i64 {
         let mut admin = self.admin().await;
