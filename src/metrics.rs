@@ -1,5 +1,5 @@
-//! All metrics of the service, in one table. `GET /metrics` returns them, with those of the process. No label contains a user, a
-//! bank or a token.
+//! All metrics of the service, in one table. `GET /metrics` returns them, with those of the process. No label contains a
+//! user, a bank or a token.
 
 mod process;
 

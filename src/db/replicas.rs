@@ -25,7 +25,7 @@ pub struct Replica {
     pub clock_skew: f64,
 }
 
-/// What a replica reports about itself.
+/// The report of a replica about itself.
 #[derive(Clone, Debug)]
 pub struct ReplicaReport {
     /// The id, which its mint records name as their holder.
